@@ -65,7 +65,7 @@ func TestMembersFileIsWatched(t *testing.T) {
 	}()
 	for n := 1; n <= 3; n++ {
 		write(strings.Repeat(peerID(1).String()+"\n", n)) // the size always changes
-		for len(<-applied) != n { // the first look may see the file before
+		for len(<-applied) != n {                         // the first look may see the file before
 		}
 	}
 	write("nonsense\n")

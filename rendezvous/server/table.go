@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net"
 	"net/netip"
 	"time"
 
@@ -117,10 +118,11 @@ type account struct {
 // An agent is one session. All fields belong to the table, under its owner's
 // lock, save those of the first group, which never change.
 type agent struct {
-	id     uint64 // its flow at every target, never zero
-	peer   ri2n.PeerID
-	remote netip.AddrPort
-	since  time.Time
+	id      uint64 // its flow at every target, never zero
+	peer    ri2n.PeerID
+	remote  netip.AddrPort
+	since   time.Time
+	session session // for the server; the table never calls it
 
 	role       role
 	registered bool
@@ -137,8 +139,9 @@ type agent struct {
 	account      *account
 
 	outbox  []protocol.Message
-	writing bool // a writer is at work, or on the list of the woken
-	gone    bool // the session must be closed, with reason, once outbox is out
+	control net.Conn // for the writer; nil until the agent has opened it
+	writing bool     // a writer is at work, or on the list of the woken
+	gone    bool     // the session must be closed, with reason, once outbox is out
 	reason  protocol.Reason
 }
 

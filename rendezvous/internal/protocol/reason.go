@@ -55,3 +55,18 @@ func (r Reason) String() string {
 	}
 	return fmt.Sprintf("reason-%d", uint8(r))
 }
+
+// firstCode is where ri2n's codes of applications begin.
+const firstCode = 0x1000
+
+// CloseCode returns the code with which a session is closed for r.
+func (r Reason) CloseCode() uint64 { return firstCode + uint64(r) }
+
+// ReasonOf returns the reason that a close code stands for, or false when it
+// is not one of this protocol.
+func ReasonOf(code uint64) (Reason, bool) {
+	if code < firstCode || code > firstCode+0xff {
+		return 0, false
+	}
+	return Reason(code - firstCode), true
+}
