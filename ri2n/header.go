@@ -86,7 +86,7 @@ func expandPacketNumber(largest packetNumber, truncated uint32) packetNumber {
 	switch {
 	case candidate+window/2 <= expected && candidate+window <= maxVarint:
 		return candidate + window
-	case candidate > expected+window/2 && candidate >= window:
+	case candidate >= window && (candidate > expected+window/2 || candidate > maxVarint):
 		return candidate - window
 	}
 	return candidate

@@ -1,0 +1,3 @@
+package ri2n
+
+func keyVectorNames() []string { return nil }
