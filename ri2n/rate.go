@@ -54,8 +54,8 @@ func (d *lossDetector) finishRate(s *rateSample, rtt *rttEstimator, out *ackOutc
 }
 
 // setAppLimited records that the sender has run out of data while the
-// congestion window had room: samples of what is now in flight, and of what
-// is sent until it has been delivered, underestimate the path.
+// congestion window had room: samples from packets sent until what is now in
+// flight has been delivered underestimate the path.
 func (d *lossDetector) setAppLimited() {
 	d.appLimitedUntil = max(1, d.delivered+uint64(d.inFlight))
 }
