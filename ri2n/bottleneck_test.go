@@ -52,6 +52,7 @@ type bottleneckRun struct {
 	rng    *rand.Rand
 
 	linkFree time.Time
+	dead     bool // nothing passes
 
 	sent     *lossDetector
 	rttEst   rttEstimator
@@ -132,7 +133,7 @@ func (r *bottleneckRun) transmit() {
 		r.linkFree = r.now
 	}
 	wait := r.linkFree.Sub(r.now)
-	if wait.Seconds()*r.rate > float64(r.queue) || r.rng.Float64() < r.loss {
+	if wait.Seconds()*r.rate > float64(r.queue) || r.rng.Float64() < r.loss || r.dead {
 		r.drops++
 		return
 	}
@@ -235,7 +236,7 @@ func TestCubicFillsTheLink(t *testing.T) {
 		{"timers 2 ms late", func(b *bottleneck) { b.late = 2 * ms }, 0.95},
 		{"thin ACKs", func(b *bottleneck) { b.threshold = 32 }, 0.95},
 		{"reordering by jitter", func(b *bottleneck) { b.jitter = 2 * ms }, 0.90},
-		{"1 Gbit/s", func(b *bottleneck) { b.rate *= 10; b.queue *= 10 }, 0.90},
+		{"400 Mbit/s", func(b *bottleneck) { b.rate *= 4; b.queue *= 4 }, 0.95},
 		{"10 ms", func(b *bottleneck) { b.rtt = 10 * ms; b.queue = 125_000 }, 0.95},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -252,5 +253,46 @@ func TestCubicFillsTheLink(t *testing.T) {
 				t.Errorf("utilisation = %.3f, want at least %.2f", got, tt.want)
 			}
 		})
+	}
+}
+
+// Random loss slows CUBIC down but never stops it, and every packet is in the
+// end acknowledged or lost.
+func TestRandomLoss(t *testing.T) {
+	for _, loss := range []float64{0.001, 0.01, 0.03, 0.12, 0.5} {
+		b := bottleneck{rate: 100e6 / 8, rtt: 40 * ms, queue: 500_000, mss: 1200, loss: loss, seed: 9}
+		r := b.run(t, newCubic(b.mss), 5*time.Second)
+		half := r.delivered
+		r.until(20 * time.Second)
+		t.Logf("%v %%: %.2f Mbit/s, %v", 100*loss, float64(r.delivered)*8/20e6, r)
+		if r.delivered == half {
+			t.Errorf("loss of %v: nothing delivered after 5 s: %v", loss, r)
+		}
+		if r.spurious != 0 {
+			t.Errorf("loss of %v: %d spurious losses on a link that keeps order", loss, r.spurious)
+		}
+		waiting := r.sent.ackElicitingInFlight()
+		if n := r.sends*b.mss - r.delivered - r.drops*b.mss; n < 0 || n > waiting*b.mss {
+			t.Errorf("loss of %v: %d bytes unaccounted for with %d packets in flight", loss, n, waiting)
+		}
+	}
+}
+
+// After a black-out of two seconds the flow is back within a PTO, and at full
+// rate soon after.
+func TestBlackout(t *testing.T) {
+	b := bottleneck{rate: 100e6 / 8, rtt: 40 * ms, queue: 500_000, mss: 1200, seed: 4}
+	r := b.run(t, newCubic(b.mss), 3*time.Second)
+	r.dead = true
+	r.until(5 * time.Second)
+	r.dead = false
+	if r.ptos < 3 || r.ptos > 6 {
+		t.Errorf("probes in 2 s = %d, want 3 to 6: the interval doubles", r.ptos)
+	}
+	r.until(8 * time.Second)
+	before := r.delivered
+	r.until(10 * time.Second)
+	if got := r.utilisation(8*time.Second, 10*time.Second, before); got < 0.9 {
+		t.Errorf("utilisation 3 s after the black-out = %.3f, want 0.9: %v", got, r)
 	}
 }

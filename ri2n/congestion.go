@@ -87,5 +87,6 @@ func (u *windowUse) limited(cwnd float64, mss int, slowStart bool) bool {
 	if slowStart {
 		return 2*most >= cwnd
 	}
-	return most+float64(3*mss) >= cwnd
+	// A sender that waits for room for a burst stays a little below.
+	return most+max(float64(3*mss), cwnd/16) >= cwnd
 }
