@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Limits of the outgoing datagram queue (docs/wire-format.md; relays depend on
-// them, since a queue that grows old is worse than a loss).
+// Limits of the outgoing datagram queue. What carries datagrams, a relayed
+// session or an audio stream, suffers more from their age than from a loss.
 const (
 	maxFlowDatagrams = 64                    // queued for one flow
 	maxFlowDelay     = 50 * time.Millisecond // age at which a datagram is dropped

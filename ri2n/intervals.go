@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"math"
 	"slices"
 	"sort"
 )
@@ -106,6 +107,18 @@ func (s *intervalSet) takeFirst(max uint64) (interval, bool) {
 	s.sum -= v.end - v.start
 	s.trim()
 	return v, true
+}
+
+// advance moves a mark below the set from edge to end, and on over what the set
+// holds without a hole from there. It returns the mark and removes all below
+// it.
+func (s *intervalSet) advance(edge, end uint64) uint64 {
+	if len(s.list) == 0 {
+		return end
+	}
+	s.add(edge, end)
+	v, _ := s.takeFirst(math.MaxUint64)
+	return v.end
 }
 
 // len returns the number of intervals.

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// maxRecvGaps is the number of holes that a recvBuffer keeps track of (16 KiB).
-// Single-byte frames with holes between them must not make the list of holes
-// larger than the data (RUSTSEC-2026-0185).
+// maxRecvGaps is the number of holes that a recvBuffer keeps track of, in a
+// list of at most 24 KiB. Single-byte frames with holes between them must not
+// cost much more than the window that the peer was granted (RUSTSEC-2026-0185).
 const maxRecvGaps = 1024
 
 // maxRecvSpan is the distance, in bytes, from the first unread byte beyond
@@ -128,10 +128,8 @@ func (b *recvBuffer) store(off, end uint64, data []byte) error {
 		b.ahead.add(off, end)
 		return nil
 	}
-	b.ready = max(b.ready, end)
-	if v, ok := b.ahead.first(); ok && v.start <= b.ready {
-		b.ready = max(b.ready, v.end)
-		b.ahead.remove(0, b.ready)
+	if end > b.ready {
+		b.ready = b.ahead.advance(b.ready, end)
 	}
 	return nil
 }
@@ -297,15 +295,4 @@ func (b *recvBuffer) reset() {
 	b.ahead = intervalSet{}
 	b.ready = b.read0
 	b.dropped = true
-}
-
-// memory returns the bytes of slabs, tables and lists that the buffer holds.
-func (b *recvBuffer) memory() int {
-	total := len(b.blocks.ring)*24 + cap(b.ahead.list)*16
-	for i := range b.blocks.len() {
-		if s := b.blocks.at(i).slab; s != nil {
-			total += len(s.buf)
-		}
-	}
-	return total
 }

@@ -246,11 +246,7 @@ func (b *sendBuffer) onAcked(off uint64, n int, fin bool) {
 		b.acked.add(start, stop)
 		return
 	}
-	b.base = stop
-	if v, ok := b.acked.first(); ok && v.start <= b.base {
-		b.base = max(b.base, v.end)
-		b.acked.remove(0, b.base)
-	}
+	b.base = b.acked.advance(b.base, stop)
 	for b.segs.len() > 0 && b.segs.at(0).end() <= b.base {
 		g := b.segs.pop()
 		b.cursor = max(0, b.cursor-1)
