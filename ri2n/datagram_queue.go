@@ -28,11 +28,13 @@ const maxInboxDatagrams = 256
 //
 // A flow that holds its maximum loses its oldest datagram to the new one, as
 // does the flow that holds most bytes when the whole queue is full. The zero
-// value is an empty queue. The caller holds the session's mutex.
+// value is an empty queue. The caller holds the session's mutex. What expires
+// is dropped when its flow's turn comes, so a queue that nobody pops keeps it.
 type datagramQueue struct {
 	flows map[uint64]*datagramFlow // those with something queued
 	turns fifo[*datagramFlow]      // the same flows in the order of their turns
 	spare *datagramFlow            // the flow last forgotten, to be used again
+	wide  bool                     // flows has held many: a map does not shrink by itself
 	count int
 	size  int // bytes queued
 
@@ -171,6 +173,7 @@ func (q *datagramQueue) admit(id uint64) *datagramFlow {
 		q.flows = make(map[uint64]*datagramFlow)
 	}
 	q.flows[id] = f
+	q.wide = q.wide || len(q.flows) > fifoKeep
 	q.turns.push(f)
 	return f
 }
@@ -179,6 +182,9 @@ func (q *datagramQueue) admit(id uint64) *datagramFlow {
 func (q *datagramQueue) forget() {
 	f := q.turns.pop()
 	delete(q.flows, f.id)
+	if len(q.flows) == 0 && q.wide {
+		q.flows, q.wide = nil, false
+	}
 	*f = datagramFlow{queue: f.queue}
 	q.spare = f
 }

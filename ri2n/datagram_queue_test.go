@@ -92,8 +92,8 @@ func TestDatagramQueueRefusesFlows(t *testing.T) {
 		t.Errorf("after a pop the new flow was refused")
 	}
 	q.reset()
-	if q.len() != 0 || len(q.flows) != 0 || q.size != 0 {
-		t.Errorf("after reset: len %d, %d flows, %d bytes", q.len(), len(q.flows), q.size)
+	if q.len() != 0 || q.flows != nil || q.size != 0 || len(q.turns.ring) > fifoKeep {
+		t.Errorf("after reset: len %d, %d flows, %d bytes, %d turns", q.len(), len(q.flows), q.size, len(q.turns.ring))
 	}
 }
 
@@ -123,13 +123,16 @@ func TestDatagramQueueKeepsWhatDoesNotFit(t *testing.T) {
 	if b, ok := q.pop(queueEpoch, 1199); ok {
 		t.Errorf("pop into 1199 bytes = %d bytes", len(b))
 	}
-	for _, want := range []int{1200, 10} {
+	q.push(queueEpoch, 1, make([]byte, largeDatagram+1)) // larger than any pooled buffer
+	for _, want := range []int{1200, 10, largeDatagram + 1} {
 		if got := q.peekSize(queueEpoch); got != want {
 			t.Errorf("peekSize = %d, want %d", got, want)
 		}
-		if b, ok := q.pop(queueEpoch, 1200); !ok || len(b) != want {
+		b, ok := q.pop(queueEpoch, 1<<16)
+		if !ok || len(b) != want {
 			t.Errorf("pop = %d bytes, %v, want %d", len(b), ok, want)
 		}
+		q.release(b)
 	}
 }
 
@@ -287,6 +290,11 @@ func TestDatagramInbox(t *testing.T) {
 	q.push(nil)
 	if b, ok := q.pop(); !ok || b == nil || len(b) != 0 {
 		t.Errorf("empty datagram: pop = %v, %v", b, ok)
+	}
+	q.push(p)
+	q.reset()
+	if _, ok := q.pop(); ok || q.len() != 0 {
+		t.Error("pop after reset")
 	}
 }
 

@@ -9,9 +9,13 @@ import (
 // An interval is the half-open range [start, end) of stream offsets.
 type interval struct{ start, end uint64 }
 
+// intervalKeep is the capacity that an empty set may keep, so that packets
+// which change places now and then do not allocate each time. It is a guess.
+const intervalKeep = 8
+
 // An intervalSet is a set of offsets, held as sorted intervals that neither
-// overlap nor touch. The zero value is the empty set; an empty set holds no
-// memory.
+// overlap nor touch. The zero value is the empty set. An empty set keeps room
+// for at most intervalKeep intervals.
 type intervalSet struct {
 	list []interval
 	sum  uint64 // offsets in the set
@@ -142,8 +146,9 @@ func (s *intervalSet) touching(start, end uint64) (i, j int) {
 	return i, j
 }
 
+// trim gives the memory of an empty set back if it is more than a little.
 func (s *intervalSet) trim() {
-	if len(s.list) == 0 {
+	if len(s.list) == 0 && cap(s.list) > intervalKeep {
 		s.list = nil
 	}
 }

@@ -130,7 +130,7 @@ func TestRecvBufferReset(t *testing.T) {
 	if b.highest() != 1<<40+10 || b.readable() != 0 || b.eof() {
 		t.Errorf("highest %d, readable %d, eof %v", b.highest(), b.readable(), b.eof())
 	}
-	if slabs, lists := b.memory(); slabs > 0 || lists > 16*fifoKeep {
+	if slabs, lists := b.memory(); slabs > 0 || lists > 16*(fifoKeep+intervalKeep) {
 		t.Errorf("holds %d bytes of slabs and %d of lists", slabs, lists)
 	}
 	if err := b.insert(1<<40+10, []byte{1}, false); !errors.Is(err, errFinalSize) {
@@ -197,7 +197,7 @@ func TestRecvBufferGaps(t *testing.T) {
 			if n := b.read(p); n != window || !bytes.Equal(p, patternBytes(tt.start, window)) {
 				t.Errorf("read %d bytes, or other bytes than sent", n)
 			}
-			if slabs, lists := b.memory(); slabs > 0 || lists > 16*fifoKeep {
+			if slabs, lists := b.memory(); slabs > 0 || lists > 16*(fifoKeep+intervalKeep) {
 				t.Errorf("empty, yet holds %d bytes of slabs and %d of lists", slabs, lists)
 			}
 		})

@@ -162,6 +162,45 @@ func TestSendBufferReset(t *testing.T) {
 	}
 }
 
+func TestSendBufferCopyRange(t *testing.T) {
+	var b sendBuffer
+	b.write(patternBytes(0, 3000), 1<<20)
+	b.writeOwned(patternBytes(3000, 5000), nil)
+	b.write(patternBytes(8000, 100_000), 1<<20)
+	b.next(108_000, 1<<20)
+	b.onAcked(0, 500, false)
+	b.onAcked(600, 100, false) // acknowledged, yet not forgotten
+	for _, tt := range []struct {
+		off  uint64
+		n    int
+		want bool
+	}{
+		{500, 1, true},
+		{500, 107_500, true},
+		{2999, 2, true},
+		{7999, 2, true},
+		{107_999, 1, true},
+		{600, 100, true},
+		{499, 2, false},
+		{0, 500, false},
+		{107_999, 2, false},
+		{0, 0, true},
+	} {
+		p := make([]byte, tt.n)
+		if got := b.copyRange(p, tt.off); got != tt.want || got && !bytes.Equal(p, patternBytes(tt.off, tt.n)) {
+			t.Errorf("copyRange(%d+%d) = %v, want %v, or other bytes", tt.off, tt.n, got, tt.want)
+		}
+	}
+	if b.finished() {
+		t.Error("finished before finish")
+	}
+	b.finish()
+	if !b.finished() {
+		t.Error("not finished after finish")
+	}
+	b.reset()
+}
+
 // slabBytes is the memory that b holds in slabs.
 func (b *sendBuffer) slabBytes() (n int) {
 	for i := range b.segs.len() {
@@ -195,7 +234,7 @@ func TestSendBufferMemory(t *testing.T) {
 			if got := b.slabBytes(); got != 0 || b.buffered() != 0 {
 				t.Errorf("%d bytes in pieces of %d: empty, yet holds %d bytes of slabs", size, piece, got)
 			}
-			if len(b.segs.ring) > fifoKeep || b.acked.list != nil || b.lost.list != nil {
+			if len(b.segs.ring) > fifoKeep || cap(b.acked.list) > intervalKeep || cap(b.lost.list) > intervalKeep {
 				t.Errorf("empty, yet holds %d segments, %v, %v", len(b.segs.ring), b.acked, b.lost)
 			}
 		}
