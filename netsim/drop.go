@@ -52,6 +52,16 @@ type Stats struct {
 	InFlight  int    // on links
 }
 
+// statistics returns the counters as they stand.
+func (c *core) statistics() Stats {
+	st := c.stats
+	for _, n := range c.nodes {
+		st.InFlight += n.up.inFlight + n.down.inFlight
+	}
+	return st
+}
+
+// appendDrops adds what counts holds above zero.
 func appendDrops(out []Drop, place string, counts *[causes]uint64) []Drop {
 	for c, n := range counts {
 		if n > 0 {
