@@ -2,6 +2,7 @@ package netsim
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
@@ -43,6 +44,8 @@ type Drop struct {
 	Cause   DropCause
 	Packets uint64
 }
+
+func (d Drop) String() string { return fmt.Sprintf("%s: %v %d", d.Place, d.Cause, d.Packets) }
 
 // Stats counts packets since the start.
 type Stats struct {

@@ -174,7 +174,7 @@ func near(t *testing.T, what string, got, n int, p float64) {
 }
 
 func TestLinkLoss(t *testing.T) {
-	const count = 50_000
+	const count = 20_000
 	for _, p := range []float64{0, 0.001, 0.1, 0.9, 1} {
 		l := newLine(t, 1, netsim.Link{Loss: p})
 		l.send(count, 100, time.Microsecond)
