@@ -1,0 +1,3 @@
+package kernel
+
+func runChild() bool { return false }
