@@ -16,7 +16,7 @@ func notPermitted(what string, err error) error {
 		unix.ENOSYS, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, fs.ErrPermission,
 	} {
 		if errors.Is(err, refusal) {
-			return fmt.Errorf("kernel: %s was refused (%w): %w", what, err, ErrNotPermitted)
+			return fmt.Errorf("kernel: %s: %w: %w", what, err, ErrNotPermitted)
 		}
 	}
 	return fmt.Errorf("kernel: %s: %w", what, err)

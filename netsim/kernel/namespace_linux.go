@@ -57,7 +57,7 @@ func newNamespace() (*namespace, error) {
 // enter moves the calling thread to a new namespace.
 func (ns *namespace) enter() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return notPermitted("a network namespace", err)
+		return notPermitted("making a network namespace", err)
 	}
 	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
