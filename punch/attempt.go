@@ -92,6 +92,8 @@ type attempt struct {
 	agent    *ice.Agent
 	best     Pair // of the highest stage so far
 	answered bool
+	// toldDirect: the controlling side selected a pair.
+	toldDirect bool
 }
 
 // An attemptEvent comes from the gate or from the ICE agent.
@@ -214,8 +216,11 @@ func (a *attempt) handle(now time.Time, m message) {
 		a.due = now.Add(min(now.Sub(a.offered)/2, maxStartWait))
 	case m.kind == messageStart && !a.controlling && a.phase == phaseWaiting:
 		a.begin(now)
-	case m.kind == messageReason && !a.controlling && m.reason != Direct:
-		if a.phase < phaseLingering && a.best.Stage < Valid {
+	case m.kind == messageReason && !a.controlling && a.phase < phaseLingering:
+		switch {
+		case m.reason == Direct:
+			a.toldDirect = true
+		case a.best.Stage < Valid:
 			a.finish(now, m.reason)
 		}
 	}
@@ -348,6 +353,11 @@ func (a *attempt) advance(now time.Time) {
 	case phaseChecking:
 		a.fail(now)
 	case phaseConcluding:
+		if a.toldDirect && a.best.Stage > 0 {
+			// Our checks were lost, theirs were not.
+			a.finish(now, Direct)
+			return
+		}
 		a.finish(now, a.explain())
 	case phaseLingering:
 		a.phase = phaseOver

@@ -122,6 +122,18 @@ func (f Finding) String() string {
 // MarshalText implements [encoding.TextMarshaler].
 func (f Finding) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 
+// UnmarshalText implements [encoding.TextUnmarshaler]; it accepts what
+// [Finding.String] returns.
+func (f *Finding) UnmarshalText(b []byte) error {
+	for _, x := range []Finding{NotMeasured, Yes, No} {
+		if x.String() == string(b) {
+			*f = x
+			return nil
+		}
+	}
+	return fmt.Errorf("punch: %q is neither unknown, yes nor no", b)
+}
+
 // found turns a measured bool into a Finding.
 func found(yes bool) Finding {
 	if yes {

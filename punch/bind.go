@@ -142,9 +142,16 @@ func (m *Mux) transact(ctx context.Context, server netip.AddrPort, change change
 
 // Gather asks every server for the reflexive transport address of the socket
 // and returns the candidates of the link: the host candidates given, then each
-// distinct reflexive address. Servers that do not answer before ctx ends are
-// left out. The behavior is what [Classify] makes of the answers.
+// distinct reflexive address. Without host candidates the socket's own address
+// is one, unless it is a wildcard. Servers that do not answer before ctx ends
+// are left out. The behavior is what [Classify] makes of the answers.
+//
+// The result is true now: gather again before an attempt that follows a change
+// of the network, such as a restarted router.
 func (m *Mux) Gather(ctx context.Context, host []netip.AddrPort, servers []netip.AddrPort) ([]Candidate, Behavior) {
+	if len(host) == 0 && !m.local.Addr().IsUnspecified() {
+		host = []netip.AddrPort{m.local}
+	}
 	seen := m.observe(ctx, servers)
 	var list []Candidate
 	add := func(kind Kind, a netip.AddrPort) {
