@@ -6,6 +6,9 @@ SHELL := /bin/bash
 # A Go that was unpacked into /usr/local and is not in PATH is found as well.
 GO := $(shell command -v go || { test -x /usr/local/go/bin/go && echo /usr/local/go/bin/go; })
 GO_NEEDED := 1.26
+ifneq ($(GO),)
+export PATH := $(patsubst %/,%,$(dir $(GO))):$(PATH)
+endif
 
 # Services and containers start programs without HOME; Go keeps its cache there.
 ifeq ($(strip $(HOME)),)
@@ -48,16 +51,16 @@ demo: build
 	bin/netsim demo
 
 test: go-version
-	@GO='$(GO)' scripts/test $(TESTFLAGS)
+	@scripts/test $(TESTFLAGS)
 
 check: go-version
-	@GO='$(GO)' scripts/check
+	@scripts/check
 
 bench: build
 	bin/ri2n-bench local
 
 fuzz: go-version
-	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz
+	@FUZZTIME='$(FUZZTIME)' scripts/fuzz
 
 clean:
 	rm -rf bin
