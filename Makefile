@@ -3,7 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench fuzz build clean go-version
 
-# A Go that was unpacked into /usr/local and is not in PATH is found as well.
+# A Go that was unpacked into /usr/local and is not in PATH is found as well. An
+# older one than go.mod asks for fetches that version itself, unless GOTOOLCHAIN
+# forbids it.
 GO := $(shell command -v go || { test -x /usr/local/go/bin/go && echo /usr/local/go/bin/go; })
 GO_NEEDED := 1.26
 ifneq ($(GO),)
@@ -36,16 +38,19 @@ go-version:
 		echo 'Get it: https://go.dev/dl/ (unpack the archive into /usr/local), then run make again.' >&2; \
 		exit 1; \
 	fi; \
-	have=$$(cd / && $(GO) env GOVERSION); \
-	if [ "$$(printf '%s\n' '$(GO_NEEDED)' "$${have#go}" | sort -V | head -n 1)" != '$(GO_NEEDED)' ]; then \
-		echo "Go $(GO_NEEDED) or newer is needed; $(GO) is $$have." >&2; \
+	need=$(GO_NEEDED); have=$$(cd / && go env GOVERSION); \
+	if [ "$$(cd / && go env GOTOOLCHAIN)" = local ]; then \
+		need=$$(awk '$$1 == "go" { print $$2 }' go.mod); \
+	fi; \
+	if [ "$$(printf '%s\n' "$$need" "$${have#go}" | sort -V | head -n 1)" != "$$need" ]; then \
+		echo "Go $$need or newer is needed; $(GO) is $$have." >&2; \
 		echo 'Get it: https://go.dev/dl/ (unpack the archive into /usr/local), then run make again.' >&2; \
 		exit 1; \
 	fi
 
 build: go-version
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
 demo: build
 	bin/netsim demo
