@@ -34,14 +34,20 @@ type skip struct {
 // the output of tests that fail, and the closing line of each package.
 type report struct {
 	w       io.Writer
-	pending map[testName][]string // output of tests that have not ended
+	pending map[testName][]string // output of tests that have not ended, or failed below one that has not
 	order   []testName            // of pending, as they started
+	closing map[string][]string   // output of packages outside tests, by package
 	skips   []skip
 	counts  map[string]int // by closing action, top-level tests and subtests alike
 }
 
 func newReport(w io.Writer) *report {
-	return &report{w: w, pending: make(map[testName][]string), counts: make(map[string]int)}
+	return &report{
+		w:       w,
+		pending: make(map[testName][]string),
+		closing: make(map[string][]string),
+		counts:  make(map[string]int),
+	}
 }
 
 // read consumes events until r ends. Lines that are no events, which go test
@@ -73,26 +79,50 @@ func (r *report) add(e event) {
 	case "build-output":
 		io.WriteString(r.w, e.Output)
 	case "output":
-		switch {
-		case e.Test != "":
-			if _, ok := r.pending[name]; !ok {
-				r.order = append(r.order, name)
-			}
-			r.pending[name] = append(r.pending[name], e.Output)
-		case e.Output != "PASS\n":
-			io.WriteString(r.w, e.Output)
+		if e.Test == "" {
+			r.closing[e.Package] = append(r.closing[e.Package], e.Output)
+			return
 		}
+		if _, ok := r.pending[name]; !ok {
+			r.order = append(r.order, name)
+		}
+		r.pending[name] = append(r.pending[name], e.Output)
 	case "pass", "fail", "skip":
 		if e.Test == "" {
+			r.closePackage(e)
 			return
 		}
 		r.counts[e.Action]++
-		out := r.take(name)
 		switch e.Action {
+		case "pass":
+			r.take(name)
 		case "fail":
-			io.WriteString(r.w, strings.Join(out, ""))
+			if !strings.Contains(e.Test, "/") {
+				r.fail(name)
+			}
 		case "skip":
-			r.skips = append(r.skips, skip{name, reasonOf(out)})
+			r.skips = append(r.skips, skip{name, reasonOf(r.take(name))})
+		}
+	}
+}
+
+// fail prints a test that failed, then its subtests that did.
+func (r *report) fail(name testName) {
+	for _, n := range r.order {
+		if n == name || n.pkg == name.pkg && strings.HasPrefix(n.test, name.test+"/") {
+			io.WriteString(r.w, strings.Join(r.take(n), ""))
+		}
+	}
+}
+
+// closePackage prints how a package ended: the closing line, and before it
+// what the package wrote outside its tests if it failed.
+func (r *report) closePackage(e event) {
+	lines := r.closing[e.Package]
+	delete(r.closing, e.Package)
+	for i, line := range lines {
+		if e.Action == "fail" || i == len(lines)-1 {
+			io.WriteString(r.w, line)
 		}
 	}
 }
@@ -112,6 +142,9 @@ func (r *report) finish() (kernel []skip) {
 		if out := r.take(name); len(out) > 0 {
 			fmt.Fprintf(r.w, "--- did not end: %s %s\n%s", name.pkg, name.test, strings.Join(out, ""))
 		}
+	}
+	for _, lines := range r.closing {
+		io.WriteString(r.w, strings.Join(lines, ""))
 	}
 	sort.Slice(r.skips, func(i, j int) bool {
 		a, b := r.skips[i].testName, r.skips[j].testName
