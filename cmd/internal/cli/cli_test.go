@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -273,4 +274,23 @@ func useProgress(w io.Writer) {
 	p.Set(50)
 	p.Close()
 	p.Close()
+}
+
+func TestPaceText(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		moved, left int64
+		elapsed     time.Duration
+		want        string
+	}{
+		{"nothing yet", 0, 100, time.Second, ""},
+		{"half way", 10 << 20, 20 << 20, 2 * time.Second, "5.0 MiB/s  4s"},
+		{"done", 10 << 20, 0, 2 * time.Second, "5.0 MiB/s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := paceText(tt.moved, tt.left, tt.elapsed); got != tt.want {
+				t.Errorf("paceText(%d, %d, %v) = %q, want %q", tt.moved, tt.left, tt.elapsed, got, tt.want)
+			}
+		})
+	}
 }

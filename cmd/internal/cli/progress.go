@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ func NewProgress(w io.Writer, name string, total, done int64) *Progress {
 	if !IsTerminal(w) {
 		return p
 	}
+	start := time.Now()
 	p.container = mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(150*time.Millisecond))
 	p.bar = p.container.New(total,
 		mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
@@ -33,9 +35,9 @@ func NewProgress(w io.Writer, name string, total, done int64) *Progress {
 		mpb.AppendDecorators(
 			decor.Counters(decor.SizeB1024(0), "% .1f / % .1f"),
 			decor.Name("  "),
-			decor.AverageSpeed(decor.SizeB1024(0), "% .1f"),
-			decor.Name("  "),
-			decor.AverageETA(decor.ET_STYLE_GO),
+			decor.Any(func(now decor.Statistics) string {
+				return paceText(now.Current-done, now.Total-now.Current, time.Since(start))
+			}),
 			decor.Any(func(decor.Statistics) string {
 				if note := p.note.Load(); note != nil {
 					return "  " + *note
@@ -47,7 +49,6 @@ func NewProgress(w io.Writer, name string, total, done int64) *Progress {
 	if done > 0 {
 		p.bar.SetRefill(done)
 		p.bar.SetCurrent(done)
-		p.bar.DecoratorAverageAdjust(time.Now())
 	}
 	return p
 }
@@ -70,4 +71,19 @@ func (p *Progress) Close() {
 	}
 	p.bar.Abort(false)
 	p.container.Wait()
+}
+
+// paceText says how fast moved bytes went in the given time, and how long the
+// bytes that are left take at that rate. What an earlier run had moved does not
+// count.
+func paceText(moved, left int64, elapsed time.Duration) string {
+	if moved <= 0 || elapsed <= 0 {
+		return ""
+	}
+	perSecond := float64(moved) / elapsed.Seconds()
+	text := fmt.Sprintf("%.1f MiB/s", perSecond/(1<<20))
+	if left > 0 {
+		text += "  " + time.Duration(float64(left)/perSecond*float64(time.Second)).Round(time.Second).String()
+	}
+	return text
 }
