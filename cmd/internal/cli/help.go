@@ -44,6 +44,25 @@ func help(cmd *cobra.Command, _ []string) {
 	writeExitTable(w)
 }
 
+// helpCommand replaces cobra's, which calls an unknown topic a success.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Explain a command",
+		Example: root.Name() + " help version",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, rest, err := root.Find(args)
+			switch {
+			case err == nil && len(rest) == 0:
+				return target.Help()
+			case len(rest) > 0:
+				return unknownCommand(target, rest[0])
+			}
+			return unknownCommand(root, args[0])
+		},
+	}
+}
+
 // indent gives each line of an example the same two spaces.
 func indent(s string) string {
 	lines := strings.Split(strings.Trim(s, "\n"), "\n")

@@ -68,8 +68,16 @@ func Prepare(root *cobra.Command) {
 	root.SilenceUsage = true
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpFunc(help)
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		help(cmd, nil)
+		return nil
+	})
 	if root.PersistentFlags().Lookup("json") == nil {
 		root.PersistentFlags().Bool("json", false, "print the result as one JSON document")
+	}
+	if !hasChild(root, "help") {
+		root.SetHelpCommand(helpCommand(root))
+		root.InitDefaultHelpCmd()
 	}
 	for _, add := range []func(*cobra.Command) *cobra.Command{versionCommand, completionCommand, manCommand} {
 		cmd := add(root)

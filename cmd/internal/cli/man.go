@@ -2,7 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,12 +33,24 @@ func manCommand(root *cobra.Command) *cobra.Command {
 				}
 				c.Long = strings.TrimSpace(c.Long) + "\n\nExit codes:\n\n" + strings.ReplaceAll(codes.String(), "  ", "    ")
 			})
-			return doc.GenManTree(root, &doc.GenManHeader{
+			err := doc.GenManTree(root, &doc.GenManHeader{
 				Title:   strings.ToUpper(root.Name()),
 				Section: "1",
 				Source:  "Instant Grid " + Version(root.Name()).Version,
 				Manual:  "Instant Grid",
 			}, args[0])
+			if err != nil {
+				return err
+			}
+			pages, err := filepath.Glob(filepath.Join(args[0], root.Name()+"*.1"))
+			if err != nil {
+				return err
+			}
+			if JSON(cmd) {
+				return PrintJSON(cmd, "man", map[string]any{"pages": pages})
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.Join(pages, "\n"))
+			return err
 		},
 	}
 }
