@@ -159,7 +159,8 @@ func (e *RefusedError) Is(target error) bool {
 // An UnreachableError: the rendezvous could not be reached, or was lost.
 type UnreachableError struct {
 	Server Address
-	Err    error
+	Err    error // what the last attempt met; nil: nothing yet
+	ended  error // of the context that ended the waiting
 }
 
 func (e *UnreachableError) Error() string {
@@ -190,7 +191,15 @@ func (e *UnreachableError) Next() string {
 	return "check that it runs and that UDP port " + strconv.Itoa(int(e.Server.Port)) + " is open to it: grid netcheck"
 }
 
-func (e *UnreachableError) Unwrap() error { return e.Err }
+func (e *UnreachableError) Unwrap() []error {
+	var causes []error
+	for _, err := range []error{e.Err, e.ended} {
+		if err != nil {
+			causes = append(causes, err)
+		}
+	}
+	return causes
+}
 
 // An AddressError is a text that is no rendezvous address.
 type AddressError struct {
