@@ -96,7 +96,6 @@ func (s *Server) readControl(ctx context.Context, a *agent) error {
 	if err != nil {
 		return err
 	}
-	defer control.Close()
 	s.mu.Lock()
 	a.control = control
 	gone := a.gone
