@@ -2,12 +2,9 @@ package ri2n
 
 import "slices"
 
-const (
-	// maxReceivedRanges bounds what is remembered of received packet numbers,
-	// and maxAckRanges what is told of it (docs/wire-format.md, PATH_ACK).
-	maxReceivedRanges = 64
-	maxAckRanges      = 32
-)
+// maxReceivedRanges bounds what is remembered of received packet numbers, of
+// which maxAckRanges are told (docs/wire-format.md, PATH_ACK).
+const maxReceivedRanges = 64
 
 // A receivedPackets is the set of packet numbers received on one path. It
 // holds at most maxReceivedRanges ranges; when a gap too many appears, it
