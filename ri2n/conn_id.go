@@ -4,14 +4,6 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
-	"fmt"
-)
-
-// Labels under which the TLS exporter gives the keys of connection IDs
-// (docs/wire-format.md, section 5.4).
-const (
-	cidLabelClient = "EXPORTER-ri2n client cid"
-	cidLabelServer = "EXPORTER-ri2n server cid"
 )
 
 // A cidDeriver gives the connection IDs that one side receives its packets
@@ -26,27 +18,6 @@ func newCIDDeriver(key [16]byte) *cidDeriver {
 		panic("ri2n: 16 bytes are an AES-128 key: " + err.Error())
 	}
 	return &cidDeriver{block}
-}
-
-// exportCIDDerivers returns the derivers of the connection IDs under which the
-// client and the server receive. The exporter is that of the session's TLS
-// (tls.ConnectionState.ExportKeyingMaterial); both ends get the same two.
-func exportCIDDerivers(exporter func(label string, context []byte, length int) ([]byte, error)) (client, server *cidDeriver, err error) {
-	export := func(label string) *cidDeriver {
-		var key []byte
-		if err == nil {
-			key, err = exporter(label, nil, 16)
-		}
-		if err != nil {
-			return nil
-		}
-		return newCIDDeriver([16]byte(key))
-	}
-	client, server = export(cidLabelClient), export(cidLabelServer)
-	if err != nil {
-		return nil, nil, fmt.Errorf("ri2n: export keys of connection IDs: %w", err)
-	}
-	return client, server, nil
 }
 
 // cid returns the connection ID of the seq-th use of path.

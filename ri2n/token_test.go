@@ -3,7 +3,6 @@ package ri2n
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"net/netip"
 	"sync"
@@ -209,34 +208,6 @@ func TestDerivedConnIDs(t *testing.T) {
 	}
 	if got, again := client.cid(3, 4), newCIDDeriver([16]byte{1}).cid(3, 4); got != again {
 		t.Errorf("the two sides derive %#x and %#x", got, again)
-	}
-}
-
-func TestExportCIDDerivers(t *testing.T) {
-	exporter := func(label string, context []byte, n int) ([]byte, error) {
-		sum := sha256.Sum256([]byte(label))
-		return sum[:n], nil
-	}
-	client, server, err := exportCIDDerivers(exporter)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// docs/wire-format.md, section 5.4.
-	for _, tt := range []struct {
-		label string
-		got   *cidDeriver
-	}{
-		{"EXPORTER-ri2n client cid", client},
-		{"EXPORTER-ri2n server cid", server},
-	} {
-		key, _ := exporter(tt.label, nil, 16)
-		if got, want := tt.got.cid(1, 2), newCIDDeriver([16]byte(key)).cid(1, 2); got != want {
-			t.Errorf("%s: connection ID %#x, want %#x", tt.label, got, want)
-		}
-	}
-	failure := errors.New("handshake has not ended")
-	if _, _, err := exportCIDDerivers(func(string, []byte, int) ([]byte, error) { return nil, failure }); !errors.Is(err, failure) {
-		t.Errorf("error = %v, want one that wraps %v", err, failure)
 	}
 }
 
