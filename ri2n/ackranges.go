@@ -2,12 +2,9 @@ package ri2n
 
 import "slices"
 
-const (
-	// maxReceivedRanges bounds what is remembered of received packet numbers,
-	// and maxAckRanges what is told of it (docs/wire-format.md, PATH_ACK).
-	maxReceivedRanges = 64
-	maxAckRanges      = 32
-)
+// maxReceivedRanges bounds what is remembered of received packet numbers, of
+// which maxAckRanges are told (docs/wire-format.md, PATH_ACK).
+const maxReceivedRanges = 64
 
 // A receivedPackets is the set of packet numbers received on one path. It
 // holds at most maxReceivedRanges ranges; when a gap too many appears, it
@@ -113,6 +110,25 @@ func (r *receivedPackets) forgetBelow(n packetNumber) {
 		r.last.smallest = max(r.last.smallest, n)
 	}
 	r.shrink()
+}
+
+// contains reports whether n is in the set, or too old to tell.
+func (r *receivedPackets) contains(n packetNumber) bool {
+	switch {
+	case n < r.floor:
+		return true
+	case !r.any || n > r.last.largest:
+		return false
+	case n >= r.last.smallest:
+		return true
+	}
+	i, _ := slices.BinarySearchFunc(r.older, n, func(a ackRange, n packetNumber) int {
+		if a.largest < n {
+			return -1
+		}
+		return 1
+	})
+	return i < len(r.older) && r.older[i].smallest <= n
 }
 
 // inOrder reports whether n, not added yet, is the number that follows the

@@ -51,11 +51,11 @@ type PathInfo struct {
 	RTTVar, MinRTT time.Duration
 	MTU            int // bytes of UDP payload, or of a carrier's datagram
 
-	CongestionWindow, BytesInFlight                        int
+	CongestionWindow, BytesInFlight                             int
 	PacketsSent, PacketsReceived, PacketsLost, PacketsDuplicate uint64
-	BytesSent, BytesReceived                               uint64
-	ProbeTimeouts, Failovers                               uint64
-	LastReceived                                           time.Time // zero: never
+	BytesSent, BytesReceived                                    uint64
+	ProbeTimeouts, Failovers                                    uint64
+	LastReceived                                                time.Time // zero: never
 }
 
 const (
@@ -93,15 +93,15 @@ type path struct {
 	opened  time.Time
 
 	// Address validation (RFC 9000, section 8.2).
-	proven       bool // the peer answers at remote
-	challenge    [8]byte
-	challengeAt  time.Time // next transmission; zero: none under way
-	challenges   int       // sent at this size
-	responses    [][8]byte // owed
-	received     int       // bytes since remote was learned, for the 3x limit
-	sent         int
-	mtu          int
-	previous     netip.AddrPort // proven remote before a NAT rebinding; zero: none
+	proven      bool // the peer answers at remote
+	challenge   [8]byte
+	challengeAt time.Time // next transmission; zero: none under way
+	challenges  int       // sent at this size
+	responses   [][8]byte // owed
+	received    int       // bytes since remote was learned, for the 3x limit
+	sent        int
+	mtu         int
+	previous    netip.AddrPort // proven remote before a NAT rebinding; zero: none
 
 	// Receiving.
 	numbers receivedPackets
@@ -122,7 +122,7 @@ type path struct {
 	suspectSince time.Time // zero: not suspect
 	probeAt      time.Time // next probe of a failed path
 	probeWait    time.Duration
-	peerSuspects bool // the peer has told us so
+	peerSuspects bool      // the peer has told us so
 	silenceAt    time.Time // a PING tells whether the sender has gone; zero: not armed
 	lastReceived time.Time
 	lastSent     time.Time
@@ -138,7 +138,6 @@ type path struct {
 	packetsSent, packetsReceived, packetsLost, packetsDuplicate uint64
 	bytesSent, bytesReceived                                    uint64
 	probeTimeouts, failovers                                    uint64
-
 }
 
 func (s *Session) newPath(id pathID, l *Link, remote netip.AddrPort, now time.Time) *path {
@@ -153,7 +152,7 @@ func (s *Session) newPath(id pathID, l *Link, remote netip.AddrPort, now time.Ti
 		settled:  make(chan struct{}),
 		opened:   now,
 		mtu:      size,
-		acks:     newAckPolicy(),
+		acks:     ackPolicy{maxAckDelay: maxAckDelay},
 		loss:     newLossDetector(s.random),
 		cc:       newCubic(size),
 		lastSent: now,

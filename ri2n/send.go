@@ -387,13 +387,13 @@ func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, [
 
 // dataDue reports whether streams or datagrams wait to be sent.
 func (s *Session) dataDue(now time.Time) bool {
-	return len(s.sendQueue) > 0 || s.datagrams.len() > 0 && s.datagrams.peekSize(now) > 0
+	return len(s.sendQueue) > 0 || s.datagrams.len() > 0 && s.datagrams.peekSize(now) >= 0
 }
 
 func (s *Session) appendDatagrams(b []byte, limit int, refs []frameRef, now time.Time) ([]byte, []frameRef) {
 	for s.datagrams.len() > 0 {
 		n := s.datagrams.peekSize(now)
-		if n == 0 || datagramHeaderLen(n, false)+n > limit-len(b) {
+		if n < 0 || datagramHeaderLen(n, false)+n > limit-len(b) {
 			break
 		}
 		d, ok := s.datagrams.pop(now, n)

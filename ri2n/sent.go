@@ -19,7 +19,7 @@ type frameRef struct {
 	length uint32
 	id     uint64
 	offset uint64
-	stream *sendStream
+	stream *Stream
 }
 
 // A sentState is what became of a packet number.

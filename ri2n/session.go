@@ -68,22 +68,22 @@ type Session struct {
 	pathsChanged chan struct{}
 
 	// Streams and credit.
-	streams       map[uint64]*Stream
-	sendQueue     []*Stream // have data or a FIN to send
-	controlQueue  []*Stream // have control frames to send
-	acceptQueue   []*Stream
-	nextStream    uint64
-	streamLimit   uint64 // the peer's: how many we may open
-	opened        uint64 // by us
-	peerOpened    uint64
-	peerClosed    uint64
-	peerLimit     uint64 // told to the peer
-	sendCredit    uint64 // the peer's MAX_DATA
-	sendUsed      uint64
-	recvCredit    uint64 // our MAX_DATA
-	recvHighest   uint64 // sum of the highest offsets
-	recvConsumed  uint64
-	recvWindow    creditWindow
+	streams      map[uint64]*Stream
+	sendQueue    []*Stream // have data or a FIN to send
+	controlQueue []*Stream // have control frames to send
+	acceptQueue  []*Stream
+	nextStream   uint64
+	streamLimit  uint64 // the peer's: how many we may open
+	opened       uint64 // by us
+	peerOpened   uint64
+	peerClosed   uint64
+	peerLimit    uint64 // told to the peer
+	sendCredit   uint64 // the peer's MAX_DATA
+	sendUsed     uint64
+	recvCredit   uint64 // our MAX_DATA
+	recvHighest  uint64 // sum of the highest offsets
+	recvConsumed uint64
+	recvWindow   creditWindow
 
 	// Frames owed.
 	doneDue, maxDataDue, maxStreamsDue, maxPathsDue bool
@@ -99,7 +99,7 @@ type Session struct {
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	flushAgain   bool
+	unstored     bool       // the packet in hand carried data that found no room
 	outcome      ackOutcome // scratch
 	refs         []frameRef // scratch
 }
@@ -107,9 +107,9 @@ type Session struct {
 type sessionState uint8
 
 const (
-	sessionOpen sessionState = iota
-	sessionLingering // closed by us; written data is still on its way
-	sessionDraining  // CLOSE sent or received
+	sessionOpen      sessionState = iota
+	sessionLingering              // closed by us; written data is still on its way
+	sessionDraining               // CLOSE sent or received
 	sessionGone
 )
 
