@@ -26,7 +26,7 @@ const (
 	// seen. RFC 9002 begins with 1 s; a home link answers far sooner, and a
 	// repeated flight costs the wait of one packet.
 	handshakePTO    = 300 * time.Millisecond
-	maxHandshakePTO = 2 * time.Second
+	maxHandshakePTO = time.Second
 
 	// tombstone is how long a finished handshake answers to its connection
 	// IDs, so that a late copy of its Initials begins no second one.
