@@ -13,6 +13,9 @@ import (
 //
 // NATs and hosts form a tree below the core. Each is attached to its parent by
 // one link. The core itself adds no delay.
+//
+// Addresses are given in the order of the description, so that equal scenarios
+// have equal addresses; see NATNode.Inside.
 type Scenario struct {
 	Name  string
 	Seed  uint64 // of every random choice
@@ -27,6 +30,11 @@ type NATNode struct {
 	Parent string // a NAT's name; empty: the core
 	Uplink Link   // toward the parent
 	NAT    NAT
+	// Inside is the network behind the NAT. The zero value picks the first
+	// 192.168.N.0/24 that no other NAT has. A carrier's NAT may state a part
+	// of 100.64.0.0/10 (RFC 6598); two homes may state the same network, as
+	// real ones do.
+	Inside netip.Prefix
 }
 
 // A HostNode is a computer.
@@ -49,6 +57,9 @@ type Link struct {
 	Reorder   float64 // share of packets that jitter may deliver out of order
 	MTU       int     // bytes of IP packet; zero: 1500; larger packets are dropped
 	Cut       bool    // nothing passes
+	// Down is the direction toward the node where it differs from the
+	// direction toward the parent; its own Down is not used. Nil: alike.
+	Down *Link
 }
 
 // GilbertElliott is two-state burst loss.
@@ -82,11 +93,20 @@ type NAT struct {
 	Mapping    Behavior
 	Filtering  Behavior
 	Allocation Allocation
-	Lifetime   time.Duration // of an idle mapping; zero: 2 min
+	// Lifetime is how long an idle mapping, and each remote that its filter
+	// lets in, is kept (RFC 4787, section 4.3). Zero means 2 min; a negative
+	// value keeps them until a reboot. Outbound packets refresh both.
+	Lifetime time.Duration
+	// InboundRefresh says that inbound packets refresh the mapping, too.
+	InboundRefresh bool
+	// Hairpinning says that insiders reach one another by their outside
+	// addresses, and see these as sources (RFC 4787, section 6).
+	Hairpinning bool
 }
 
 // A Network is a running scenario.
 type Network interface {
+	// Host returns the host of that name, nil if the scenario has none.
 	Host(name string) Host
 	// Reboot makes a NAT forget all mappings.
 	Reboot(nat string) error

@@ -112,6 +112,25 @@ func (r *receivedPackets) forgetBelow(n packetNumber) {
 	r.shrink()
 }
 
+// contains reports whether n is in the set, or too old to tell.
+func (r *receivedPackets) contains(n packetNumber) bool {
+	switch {
+	case n < r.floor:
+		return true
+	case !r.any || n > r.last.largest:
+		return false
+	case n >= r.last.smallest:
+		return true
+	}
+	i, _ := slices.BinarySearchFunc(r.older, n, func(a ackRange, n packetNumber) int {
+		if a.largest < n {
+			return -1
+		}
+		return 1
+	})
+	return i < len(r.older) && r.older[i].smallest <= n
+}
+
 // inOrder reports whether n, not added yet, is the number that follows the
 // largest, so that its arrival reveals neither a gap nor reordering.
 func (r *receivedPackets) inOrder(n packetNumber) bool {

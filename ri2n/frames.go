@@ -52,7 +52,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	if largest, any := p.numbers.largest(); any {
 		newest = pkt.number > largest
 	}
-	if p.numbers.add(pkt.number) {
+	if p.numbers.contains(pkt.number) {
 		s.endpoint.counters.duplicates.Add(1)
 		p.packetsDuplicate++
 		return nil
@@ -69,6 +69,13 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	if v != nil {
 		return v
 	}
+	if s.unstored {
+		// Not acknowledged, so the peer sends again what had no room.
+		s.unstored = false
+		s.endpoint.counters.streamGapsRefused.Add(1)
+		return nil
+	}
+	p.numbers.add(pkt.number)
 	p.acks.received(now, pkt.number, eliciting, !inOrder, urgent)
 	if eliciting {
 		// When what was a flow of packets stops, one PING finds out whether

@@ -627,7 +627,6 @@ func (h *handshake) complete(now time.Time) {
 	h.state = handshakeComplete
 	h.session = s
 	h.endpoint.counters.handshakesCompleted.Add(1)
-	early := h.endpoint.takeEarly(h)
 	if !h.client {
 		h.endpoint.dropHalfOpen(h)
 		h.release()
@@ -645,7 +644,7 @@ func (h *handshake) complete(now time.Time) {
 			s.CloseWithError(codeRefused, "too many sessions wait to be accepted")
 		}
 	}
-	for _, p := range early {
+	for _, p := range h.endpoint.takeEarly(h) {
 		r := receiver{endpoint: h.endpoint, link: p.link, now: now}
 		r.datagram(p.data, p.from)
 		r.finish()

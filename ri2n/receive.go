@@ -56,8 +56,14 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 	}
 	rt := e.routes.findShort(h.dcid)
 	if rt == nil {
-		e.unknownShort(r.link, from, b, h.dcid, r.now)
-		return
+		if e.holdEarly(r.link, from, b) {
+			return
+		}
+		// Its handshake may have completed between the two looks.
+		if rt = e.routes.findShort(h.dcid); rt == nil {
+			e.unknownShort(r.link, from, b, h.dcid, r.now)
+			return
+		}
 	}
 	s := rt.session
 	number := expandPacketNumber(packetNumber(rt.largest.Load()), h.pn)
@@ -97,13 +103,10 @@ func (r *receiver) finish() {
 	r.session = nil
 }
 
-// unknownShort handles a packet whose connection ID nobody has: an early
-// packet of a handshake in progress, a stateless reset, or a packet of a
-// session that we have forgotten, whose sender deserves a reset.
+// unknownShort handles a packet whose connection ID nobody has: a stateless
+// reset, or a packet of a session that we have forgotten, whose sender
+// deserves one.
 func (e *Endpoint) unknownShort(l *Link, from netip.AddrPort, b []byte, id connID, now time.Time) {
-	if e.holdEarly(l, from, b) {
-		return
-	}
 	e.counters.unknownConnection.Add(1)
 	if s := e.routes.findReset(b); s != nil {
 		s.statelessReset(now)

@@ -99,7 +99,7 @@ type Session struct {
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	flushAgain   bool
+	unstored     bool       // the packet in hand carried data that found no room
 	outcome      ackOutcome // scratch
 	refs         []frameRef // scratch
 }

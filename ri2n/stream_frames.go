@@ -60,7 +60,8 @@ func (s *Session) onStream(now time.Time, f streamFrame) *violation {
 		case errors.Is(err, errFinalSize):
 			return &violation{codeFinalSize, "STREAM"}
 		case errors.Is(err, errTooManyGaps):
-			return nil // as if the packet had been lost
+			s.unstored = true // as if the packet had been lost
+			return nil
 		}
 		return &violation{codeProtocolViolation, "stream data contradict themselves"}
 	}
