@@ -156,8 +156,13 @@ func (e *Endpoint) acceptInitial(l *Link, from netip.AddrPort, datagram []byte, 
 			return
 		}
 		if h, err = e.newServerHandshake(hdr, start, client, server, now); err != nil {
-			e.counters.handshakesFailed.Add(1)
-			return
+			// A ClientHello of two datagrams reaches two workers at once: the
+			// second finds the connection ID taken, by the handshake that
+			// waits for this very datagram.
+			if h = e.routes.findLong(hdr.dcid); h == nil {
+				e.counters.handshakesFailed.Add(1)
+				return
+			}
 		}
 	}
 	h.receive(l, from, datagram, start.retried, now)

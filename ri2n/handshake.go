@@ -16,6 +16,7 @@ const (
 	alpn = "ri2n/1"
 
 	maxHandshakeTuples = 8
+	maxHeldPackets     = 4        // a server's flight is two or three
 	maxCryptoBuffer    = 16 << 10 // of one level, in bytes
 
 	// At most two certificates and 8 KiB of them are looked at.
@@ -67,6 +68,7 @@ type handshake struct {
 	tls       *tls.QUICConn
 	tlsDone   bool
 	spaces    [2]cryptoSpace // Initial, Handshake
+	held      []heldPacket   // at most maxHeldPackets of the Handshake level
 	secrets   applicationSecrets
 	params    transportParams // the peer's
 	tuples    []*tuple
@@ -109,6 +111,14 @@ type cryptoSpace struct {
 	received    receivedPackets
 	ackDue      bool
 	sent        []sentCrypto
+}
+
+// A heldPacket came before the keys that open it (RFC 9001, section 5.7).
+type heldPacket struct {
+	tuple     *tuple
+	hdr       longHeader
+	packet    []byte
+	headerLen int
 }
 
 // sentCrypto remembers which part of out a packet carried.
@@ -324,7 +334,11 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 	if h.state != handshakeRunning || !advanced {
 		return
 	}
-	if err := h.feedTLS(); err != nil {
+	err := h.feedTLS()
+	if err == nil {
+		err = h.takeHeld()
+	}
+	if err != nil {
 		h.fail(now, err)
 		return
 	}
@@ -335,6 +349,22 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		return
 	}
 	h.flush(now, !h.client && fresh)
+}
+
+// takeHeld handles the packets that came before their keys, once those are
+// there.
+func (h *handshake) takeHeld() error {
+	if len(h.held) == 0 || h.spaces[1].read == nil {
+		return nil
+	}
+	held := h.held
+	h.held = nil
+	for _, p := range held {
+		if _, err := h.packet(p.tuple, p.hdr, p.packet, p.headerLen); err != nil {
+			return err
+		}
+	}
+	return h.feedTLS()
 }
 
 // tuple returns the ledger of a transport address. A server learns new ones
@@ -373,7 +403,12 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 		space = &h.spaces[1]
 	}
 	if space.read == nil {
-		return false, nil // reordered; it will be repeated
+		// It has overtaken the packet that brings its keys. Without keeping
+		// it the handshake would wait for the peer's PTO.
+		if len(h.held) < maxHeldPackets {
+			h.held = append(h.held, heldPacket{t, hdr, packet, headerLen})
+		}
+		return false, nil
 	}
 	payload, err := space.read.open(packet, headerLen, 0, packetNumber(hdr.pn))
 	if err != nil {
@@ -658,6 +693,7 @@ func (h *handshake) release() {
 		h.tls = nil
 	}
 	h.spaces = [2]cryptoSpace{}
+	h.held = nil
 	h.token = nil
 }
 
