@@ -343,9 +343,23 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		return
 	}
 	if h.tlsDone {
+		// The session must be known before our last flight leaves: its first
+		// packets may be here before that call returns.
 		h.path = t
+		s, err := newSession(h, now)
+		if err == nil {
+			if err = h.endpoint.addSession(s); err != nil {
+				s.mu.Lock()
+				s.leave()
+				s.mu.Unlock()
+			}
+		}
+		if err != nil {
+			h.fail(now, err)
+			return
+		}
 		h.flush(now, true)
-		h.complete(now)
+		h.complete(s, now)
 		return
 	}
 	h.flush(now, !h.client && fresh)
@@ -649,16 +663,8 @@ func (h *handshake) checkParams(p transportParams) error {
 	return nil
 }
 
-// complete makes the session.
-func (h *handshake) complete(now time.Time) {
-	s, err := newSession(h, now)
-	if err == nil {
-		err = h.endpoint.addSession(s)
-	}
-	if err != nil {
-		h.fail(now, err)
-		return
-	}
+// complete hands the session to who waits for it.
+func (h *handshake) complete(s *Session, now time.Time) {
 	h.state = handshakeComplete
 	h.session = s
 	h.endpoint.counters.handshakesCompleted.Add(1)

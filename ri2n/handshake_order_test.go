@@ -94,3 +94,17 @@ func TestDialWaitsForNoRepetition(t *testing.T) {
 		})
 	}
 }
+
+// TestFirstPacketsFindTheirSession: the server may answer the dialer's last
+// flight before the dialer's send has returned, on another core.
+func TestFirstPacketsFindTheirSession(t *testing.T) {
+	a, b := newTestEndpoint(t), newTestEndpoint(t)
+	la, lb := addLoopback(t, a), addLoopback(t, b)
+	for range 50 {
+		client, server := connectSessions(t, a, b, Remote{Link: la, Addr: linkAddr(lb)})
+		streamPair(t, client, server)
+		if resets := a.counters.statelessResetsSent.Load() + b.counters.statelessResetsSent.Load(); resets != 0 {
+			t.Fatalf("stateless resets sent = %d, want 0: a session answered a packet of its own with one", resets)
+		}
+	}
+}
