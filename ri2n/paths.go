@@ -151,6 +151,7 @@ func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) 
 	p.link, p.remote = l, from
 	p.received, p.sent = 0, 0
 	p.proven, p.chosen = false, false
+	s.reinject(p) // what is lost on the old route says nothing of the new one
 	p.rtt.reset()
 	p.cc.Reset()
 	p.prove(s, now)

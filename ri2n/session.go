@@ -599,7 +599,7 @@ func (s *Session) deadline(now time.Time) time.Time {
 			sooner(p.suspectSince.Add(abandonAfter))
 		}
 		if p.limited {
-			sooner(p.pacer.nextTime(now, p.packetSize()))
+			sooner(p.pacer.nextTime(now, maxBurst))
 		}
 	}
 	if !at.IsZero() && !at.After(now) {
