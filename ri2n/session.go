@@ -176,7 +176,6 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		s.addRoute(id)
 	}
 	p := s.newPath(0, h.path.link, h.path.addr, now)
-	p.route = e.routes.findShort(p.localID)
 	p.mtu = h.datagramSize(h.path)
 	p.cc = newCubic(p.mtu)
 	p.received, p.sent = h.path.received, h.path.sent
