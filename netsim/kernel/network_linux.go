@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"hash/fnv"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -33,13 +34,14 @@ type node struct {
 	address netip.Addr // toward the parent
 	parent  *node      // nil: the core
 	index   int        // among the parent's children, or those of the core
-	nat     *netsim.NAT
+	nat     *router    // nil: a host
 	gateway netip.Addr // of a NAT: its address inside
 
-	// Guarded by Network.mu.
-	link netsim.Link
-	mtu  int   // of the devices
-	wire *wire // nil: a veth pair
+	// Guarded by Network.mu, as is nat.first.
+	link  netsim.Link
+	mtu   int    // of the devices
+	wire  *wire  // nil: a veth pair
+	boots uint64 // of a NAT, after the first
 }
 
 // Check reports, as an error that wraps ErrNotPermitted, why Start would be
@@ -56,11 +58,9 @@ func Check() error {
 			return err
 		}
 		defer tun.Close()
-		return installNAT(trackedNAT, netip.AddrFrom4([4]byte{192, 0, 2, 1}))
+		return router{outside: netip.AddrFrom4([4]byte{192, 0, 2, 1})}.install()
 	})
 }
-
-var trackedNAT = netsim.NAT{Filtering: netsim.AddressAndPortDependent}
 
 // Start builds the scenario and returns the running network; the caller ends
 // it with Close. The error wraps ErrNotPermitted where the system refuses,
@@ -130,7 +130,7 @@ func (n *Network) build(sc netsim.Scenario, addresses map[string]netsim.NodeAddr
 		if err != nil {
 			return err
 		}
-		nd.nat = &nat.NAT
+		nd.nat = &router{nat: nat.NAT, outside: nd.address}
 		nd.gateway = addresses[nat.Name].Inside.Addr().Next()
 	}
 	for _, host := range sc.Hosts {
@@ -151,7 +151,8 @@ func (n *Network) build(sc netsim.Scenario, addresses map[string]netsim.NodeAddr
 		if nd.nat == nil {
 			continue
 		}
-		if err := nd.ns.do(func() error { return installNAT(*nd.nat, nd.address) }); err != nil {
+		nd.nat.first = n.firstPort(nd)
+		if err := nd.ns.do(nd.nat.install); err != nil {
 			return fmt.Errorf("make NAT %s: %w", nd.name, err)
 		}
 	}
@@ -265,10 +266,21 @@ func (n *Network) Reboot(nat string) error {
 	if nd == nil || nd.nat == nil {
 		return fmt.Errorf("kernel: reboot: no NAT is named %q", nat)
 	}
-	if err := nd.ns.do(forget); err != nil {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nd.boots++
+	nd.nat.first = n.firstPort(nd)
+	if err := nd.ns.do(nd.nat.reboot); err != nil {
 		return fmt.Errorf("reboot %s: %w", nat, err)
 	}
 	return nil
+}
+
+// firstPort draws where sequential ports begin: in the lower half, so that
+// many follow.
+func (n *Network) firstPort(nd *node) uint16 {
+	rng := rand.New(rand.NewPCG(n.seed+nd.boots, stream(nd.name)))
+	return uint16(lowestPort + rng.IntN(ports/2-lowestPort))
 }
 
 // SetUplink changes the link between a node and its parent. Packets on their
