@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -328,6 +329,43 @@ func TestNestedNAT(t *testing.T) {
 	if got := a.mapped(a2); got != a.addr() {
 		t.Errorf("neighbor sees %v, want %v", got, a.addr())
 	}
+}
+
+// Two homes with one private network, as real ones have.
+func TestEqualPrivateNetworks(t *testing.T) {
+	sc := twoHomes(portRestricted, portRestricted)
+	for i := range sc.NATs {
+		sc.NATs[i].Inside = netip.MustParsePrefix("192.168.178.0/24")
+	}
+	n := start(t, sc)
+	if a, b := n.Host("a").Addr(), n.Host("b").Addr(); a != b {
+		t.Errorf("hosts have %v and %v, want the same", a, b)
+	}
+	if !punch(t, n) {
+		t.Error("the hosts did not reach each other")
+	}
+}
+
+func TestTwoNetworksAtOnce(t *testing.T) {
+	needRoot(t)
+	var group sync.WaitGroup
+	for range 3 {
+		group.Go(func() {
+			n, err := Start(twoHomes(portRestricted, netsim.NAT{}))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer n.Close()
+			s := listen(t, n, "server", 3478)
+			for _, host := range []string{"a", "b"} {
+				e := listen(t, n, host, 5000)
+				s.send(e.mapped(s), "back")
+				e.receive()
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestStartRefusesWrongScenario(t *testing.T) {

@@ -90,19 +90,32 @@ func (r router) addMapping(b *ruleset) error {
 	raw := b.base("untracked", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	b.rule(raw, ifUDP(), []expr.Any{&expr.Notrack{}})
 
-	in := b.base("inbound", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
-	b.rule(in, fromUplink(), ifUDP(), m.inbound())
-
 	translate := b.chain("translate")
 	b.rule(translate, m.outbound(r))
-
 	r.addAllocation(b, m)
+	mapped := b.chain("mapped")
+	b.rule(mapped, m.loadKey(), lookup(m.outer, regInside, regOutside), verdict(expr.VerdictGoto, "translate"))
+	b.rule(mapped, verdict(expr.VerdictGoto, "allocate"))
 
 	out := b.base("outbound", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityFilter)
-	b.rule(out, toUplink(), ifUDP(),
-		m.loadKey(), lookup(m.outer, regInside, regOutside), verdict(expr.VerdictGoto, "translate"))
-	b.rule(out, toUplink(), ifUDP(), verdict(expr.VerdictGoto, "allocate"))
+	b.rule(out, toUplink(), ifUDP(), verdict(expr.VerdictGoto, mapped.Name))
+
+	in := b.base("inbound", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+	if r.nat.Hairpinning {
+		// First outbound, then inbound as if it came from outside.
+		b.rule(in, ifDevice(expr.MetaKeyIIFNAME, expr.CmpOpNeq, uplinkName), ifUDP(), r.ifToOutside(),
+			verdict(expr.VerdictJump, mapped.Name))
+		b.rule(in, ifUDP(), r.ifToOutside(), m.inbound())
+		return nil
+	}
+	b.rule(in, fromUplink(), ifUDP(), m.inbound())
 	return nil
+}
+
+// ifToOutside matches packets to the router's outside address.
+func (r router) ifToOutside() []expr.Any {
+	addr := r.outside.As4()
+	return append(load(reg0, destinationAddress), &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: addr[:]})
 }
 
 func newMapping(b *ruleset, nat netsim.NAT) (*mapping, error) {
@@ -190,11 +203,12 @@ func (m *mapping) outbound(r router) []expr.Any {
 	add(refresh(m.outer, regInside, regOutside))
 	add(refresh(m.inner, regOutside, regInside))
 	add(refresh(m.taken, regOutside, 0))
+	add(store(regOutside, sourcePort))
 	if m.remotes != nil {
-		add(load(regOutside+1, []field{destinationAddress, destinationPort}[:m.nat.Filtering]...))
+		add(load(regOutside, append([]field{sourcePort},
+			[]field{destinationAddress, destinationPort}[:m.nat.Filtering]...)...))
 		add(refresh(m.remotes, regOutside, 0))
 	}
-	add(store(regOutside, sourcePort))
 	addr := r.outside.As4()
 	add([]expr.Any{&expr.Immediate{Register: regScratch, Data: addr[:]}})
 	add(store(regScratch, sourceAddress))

@@ -16,20 +16,18 @@ import (
 // port-dependent. In these, inbound packets always refresh the mapping, and a
 // lifetime counts in whole seconds, rounded up.
 //
-// All other types are rules without connection tracking, which keep a table
+// All other types, and these with hairpinning, are rules without connection tracking, which keep a table
 // of mappings and one of remotes: any mapping, filtering and allocation.
 // ICMP errors do not pass these inward. Two random mappings may, with the
 // probability of chance twice in a row, share a port; the second then
 // receives nothing.
 //
-// In either kind TCP is tracked by connection, with kept or random ports.
+// In either kind TCP is not looped back and is tracked by connection, with kept or random ports.
 func Supports(n netsim.NAT) error {
 	unsupported := func(reason string) error {
 		return fmt.Errorf("kernel: NAT with %s: %w", reason, ErrUnsupported)
 	}
 	switch {
-	case n.Hairpinning:
-		return unsupported("hairpinning: its rules do not turn packets back")
 	case n.InboundRefresh && !tracked(n) && n.Filtering < n.Mapping:
 		return unsupported("inbound refresh and a filter weaker than the mapping: " +
 			"a packet from a stranger does not tell which mapping to refresh")
@@ -41,7 +39,7 @@ func Supports(n netsim.NAT) error {
 func tracked(n netsim.NAT) bool {
 	const dependent = netsim.AddressAndPortDependent
 	switch {
-	case n.Filtering != dependent:
+	case n.Filtering != dependent, n.Hairpinning:
 		return false
 	case n.Mapping == netsim.EndpointIndependent:
 		return n.Allocation == netsim.Preserving

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/netsim"
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -332,6 +333,98 @@ func TestInsidersWithOnePort(t *testing.T) {
 	}
 }
 
+func TestHairpinning(t *testing.T) {
+	restricted := portRestricted // by rules without connection tracking
+	restricted.Hairpinning = true
+	for _, tt := range []struct {
+		name string
+		nat  netsim.NAT
+		want bool // both ways
+	}{
+		{"none", portRestricted, false},
+		{"none, by rules", netsim.NAT{}, false},
+		{"port-restricted", restricted, true},
+		{"open", netsim.NAT{Hairpinning: true, Allocation: netsim.Random}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			sc := netsim.Scenario{
+				NATs:  []netsim.NATNode{{Name: "home", NAT: tt.nat}},
+				Hosts: []netsim.HostNode{{Name: "server"}, {Name: "a", Parent: "home"}, {Name: "b", Parent: "home"}},
+			}
+			n := start(t, sc)
+			s, a, b := listen(t, n, "server", 3478), listen(t, n, "a", 5000), listen(t, n, "b", 5001)
+			outA, outB := a.mapped(s), b.mapped(s)
+			a.send(outB, "first") // opens a's mapping toward b
+			a.silent()
+			b.within(time.Millisecond)
+			for _, way := range []struct {
+				from, to end
+				dst, src netip.AddrPort
+			}{{b, a, outA, outB}, {a, b, outB, outA}} {
+				way.from.send(way.dst, "hairpin")
+				wait := 150 * time.Millisecond
+				if tt.want {
+					wait = 10 * time.Second
+				}
+				text, src, ok := way.to.within(wait)
+				if ok != tt.want {
+					t.Fatalf("%v to %v arrived = %v, want %v", way.from.addr(), way.dst, ok, tt.want)
+				}
+				if ok && (text != "hairpin" || src != way.src) {
+					t.Errorf("received %q from %v, want hairpin from %v", text, src, way.src)
+				}
+			}
+			if got := a.mapped(s); got != outA {
+				t.Errorf("then mapped to %v, want %v", got, outA)
+			}
+		})
+	}
+}
+
+// Batches that a socket hands to the kernel in one piece (UDP_SEGMENT), and
+// packets that it has to fragment, pass NATs of both kinds in both directions.
+func TestSegmentsAndFragments(t *testing.T) {
+	byRules := portRestricted
+	byRules.Allocation = netsim.Random
+	n := start(t, twoHomes(portRestricted, byRules))
+	s := listen(t, n, "server", 3478)
+	const size, count = 1200, 20
+	segment := func(e end, size int) {
+		raw, err := e.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			if err := unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, size); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	for _, host := range []string{"a", "b"} {
+		e := listen(t, n, host, 5000)
+		outside := e.mapped(s)
+		for _, way := range []struct {
+			name     string
+			from, to end
+			dst, src netip.AddrPort
+		}{{"out", e, s, s.addr(), outside}, {"in", s, e, outside, s.addr()}} {
+			segment(way.from, size)
+			way.from.send(way.dst, strings.Repeat("x", size*count))
+			for i := range count {
+				if text, src := way.to.receive(); len(text) != size || src != way.src {
+					t.Fatalf("%s %s: segment %d has %d bytes from %v, want %d from %v",
+						host, way.name, i, len(text), src, size, way.src)
+				}
+			}
+			segment(way.from, 0)
+			way.from.send(way.dst, strings.Repeat("x", 2000))
+			if text, src := way.to.receive(); len(text) != 2000 || src != way.src {
+				t.Errorf("%s %s: %d bytes in fragments from %v, want 2000 from %v", host, way.name, len(text), src, way.src)
+			}
+		}
+	}
+}
+
 func TestSupports(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -341,7 +434,7 @@ func TestSupports(t *testing.T) {
 		{"zero", netsim.NAT{}, true},
 		{"port-restricted", portRestricted, true},
 		{"symmetric", symmetric, true},
-		{"hairpinning", netsim.NAT{Hairpinning: true}, false},
+		{"hairpinning", netsim.NAT{Hairpinning: true}, true},
 		{"inbound refresh", netsim.NAT{InboundRefresh: true}, true},
 		{"inbound refresh through a weak filter", netsim.NAT{
 			Mapping: netsim.AddressDependent, InboundRefresh: true,

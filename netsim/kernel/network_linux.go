@@ -220,7 +220,16 @@ func attachVeth(nd *node) error {
 		return err
 	}
 	lower := device{name: uplinkName, local: nd.address, via: nd.parent.gateway}
-	return nd.ns.do(func() error { return lower.configure(nd.mtu) })
+	err = nd.ns.do(func() error {
+		if err := lower.configure(nd.mtu); err != nil {
+			return err
+		}
+		return waitUp(lower.name)
+	})
+	if err != nil {
+		return err
+	}
+	return nd.parent.ns.do(func() error { return waitUp(upper.name) })
 }
 
 // upperEnd returns the device of nd's link in its parent's namespace.

@@ -44,6 +44,12 @@ func (r router) install() error {
 	if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
 		return err
 	}
+	if r.nat.Hairpinning {
+		// Its own outside address is then a source of what insiders send.
+		if err := setSysctl("net/ipv4/conf/all/accept_local", "1"); err != nil {
+			return err
+		}
+	}
 	if err := r.reload(); err != nil {
 		return err
 	}
