@@ -121,7 +121,7 @@ func (sc Scenario) natsParentsFirst() ([]NATNode, error) {
 		for i, n := range sc.NATs {
 			if !placed[n.Name] {
 				return nil, &ScenarioError{Field: fmt.Sprintf("nats[%d].parent", i), Node: n.Name,
-					Reason: fmt.Sprintf("%q is, in the end, behind %q itself", n.Parent, n.Name)}
+					Reason: fmt.Sprintf("%q does not lead to the core", n.Parent)}
 			}
 		}
 	}

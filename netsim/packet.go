@@ -1,0 +1,44 @@
+package netsim
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// A packet is one IP packet that carries a UDP datagram.
+type packet struct {
+	src, dst netip.AddrPort
+	payload  []byte
+}
+
+// headerBytes is what IPv4 and UDP add to a payload.
+const headerBytes = 20 + 8
+
+// maxPayload is the largest UDP payload in an IPv4 packet, in bytes.
+const maxPayload = 65535 - headerBytes
+
+// size returns the length of the IP packet in bytes.
+func (p *packet) size() int { return len(p.payload) + headerBytes }
+
+// usualPayload holds what fits in an MTU of 1500; larger buffers are left to
+// the collector.
+const usualPayload = 1500
+
+var packetPool = sync.Pool{New: func() any {
+	return &packet{payload: make([]byte, 0, usualPayload)}
+}}
+
+// newPacket returns a packet that holds a copy of payload.
+func newPacket(src, dst netip.AddrPort, payload []byte) *packet {
+	p := packetPool.Get().(*packet)
+	p.src, p.dst = src, dst
+	p.payload = append(p.payload[:0], payload...)
+	return p
+}
+
+// free gives p back; nobody may use it afterwards.
+func (p *packet) free() {
+	if cap(p.payload) <= usualPayload {
+		packetPool.Put(p)
+	}
+}

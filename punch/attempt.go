@@ -1,0 +1,407 @@
+package punch
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/pion/ice/v4"
+)
+
+const (
+	// offerRetry is the first wait for an answer to an offer; it doubles.
+	offerRetry   = 300 * time.Millisecond
+	offerTries   = 5
+	maxStartWait = time.Second
+	// startFallback is when the controlled side begins without a START.
+	startFallback = 1500 * time.Millisecond
+	// defaultCheckTime covers two seconds of checks and the answers of a slow
+	// path.
+	defaultCheckTime = 4 * time.Second
+	// reasonGrace is how long the controlled side waits for the reason of the
+	// controlling side after its own checks ended.
+	reasonGrace = 2 * time.Second
+	// linger is how long an agent goes on after selection, so that the peer's
+	// last checks are answered.
+	linger = 3 * time.Second
+)
+
+// A Pair is a remote transport address that works, or seems to, from a link.
+type Pair struct {
+	Link       uint16 // ours, as in [Link]
+	PeerLink   uint16 // the peer's
+	Remote     netip.AddrPort
+	Stage      Stage
+	Generation uint32
+}
+
+// A Result is how an attempt ended.
+type Result struct {
+	Pair                 // of a direct result
+	Reason Reason        // Direct, or why not
+	Took   time.Duration // since the offer left or arrived
+	// Behaviors as both sides saw themselves.
+	Local, Remote Behavior
+}
+
+// phase of an attempt.
+type phase uint8
+
+const (
+	phaseOffering phase = iota + 1 // controlling: no answer yet
+	phaseWaiting                   // descriptions exchanged, checks not begun
+	phaseChecking
+	phaseConcluding // controlled: waits for the other side's reason
+	phaseLingering  // result known, agent still answers
+	phaseOver
+)
+
+// An attempt tries one pair of links once: one exchange of descriptions, one
+// ICE agent, one result. Its loop goroutine owns all fields below loop.
+type attempt struct {
+	id          uint64
+	controlling bool
+	peer        string
+	mux         *Mux
+	log         *slog.Logger
+	checkTime   time.Duration
+	signal      func(message)
+	onPair      func(Pair)
+	onResult    func(Result)
+	local       Description
+	gate        *attemptGate
+
+	messages chan message
+	events   chan attemptEvent
+	closing  chan struct{} // asked to end
+	ending   chan struct{} // the loop takes no more events
+	stopOnce sync.Once
+
+	// loop
+	phase    phase
+	timer    *time.Timer
+	due      time.Time // of the current phase; zero: never
+	began    time.Time
+	rtt      time.Duration // of the session; zero: unknown
+	offers   int
+	wait     time.Duration // until the next offer
+	offered  time.Time     // the last offer left
+	remote   Description
+	agent    *ice.Agent
+	best     Pair // of the highest stage so far
+	answered bool
+	// toldDirect: the controlling side selected a pair.
+	toldDirect bool
+}
+
+// An attemptEvent comes from the gate or from the ICE agent.
+type attemptEvent struct {
+	remote netip.AddrPort
+	stage  Stage
+}
+
+// maxEvents holds every event that an attempt can have: three stages for each
+// candidate and each peer-reflexive address.
+const maxEvents = 3 * (maxCandidates + maxPeerReflexive)
+
+// newAttempt opens the mux for an attempt; run starts it.
+func newAttempt(a *attempt) (*attempt, error) {
+	a.messages = make(chan message, 8)
+	a.events = make(chan attemptEvent, maxEvents)
+	a.closing = make(chan struct{})
+	a.ending = make(chan struct{})
+	a.gate = &attemptGate{
+		filter:   &a.mux.filter,
+		localPwd: a.local.Pwd,
+		remotes:  make(map[netip.AddrPort]*remoteState),
+	}
+	a.gate.report = a.post
+	if err := a.mux.open(a.local.Ufrag, a.peer, a.gate); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// post hands an event to the loop. There is room for all that can happen.
+func (a *attempt) post(remote netip.AddrPort, s Stage) {
+	select {
+	case a.events <- attemptEvent{remote, s}:
+	case <-a.ending:
+	default:
+	}
+}
+
+// receive hands a message to the loop; what does not fit is as good as lost.
+func (a *attempt) receive(m message) {
+	select {
+	case a.messages <- m:
+	default:
+	}
+}
+
+// stop asks the loop to end without a result.
+func (a *attempt) stop() { a.stopOnce.Do(func() { close(a.closing) }) }
+
+// run is the loop of the attempt. The controlled side starts with the offer
+// among its messages.
+func (a *attempt) run() {
+	a.began = time.Now()
+	a.timer = time.NewTimer(time.Hour)
+	defer a.timer.Stop()
+	defer a.end()
+	if a.controlling {
+		a.phase, a.wait = phaseOffering, offerRetry
+		a.offer(a.began)
+	} else {
+		a.phase = phaseOffering
+	}
+	for a.phase != phaseOver {
+		if a.due.IsZero() {
+			a.timer.Stop()
+		} else {
+			a.timer.Reset(time.Until(a.due))
+		}
+		select {
+		case m := <-a.messages:
+			a.handle(time.Now(), m)
+		case e := <-a.events:
+			a.see(time.Now(), e)
+		case <-a.timer.C:
+			if now := time.Now(); !a.due.IsZero() && !now.Before(a.due) {
+				a.advance(now)
+			}
+		case <-a.closing:
+			return
+		}
+	}
+}
+
+// end closes the agent and the mux's conns.
+func (a *attempt) end() {
+	close(a.ending)
+	if a.agent != nil {
+		if err := a.agent.GracefulClose(); err != nil {
+			a.log.Debug("punch: close ICE agent", "err", err)
+		}
+	}
+	a.mux.RemoveConnByUfrag(a.local.Ufrag)
+}
+
+// offer sends the offer, again if need be.
+func (a *attempt) offer(now time.Time) {
+	a.offers++
+	a.offered = now
+	a.due = now.Add(max(a.wait, 2*a.rtt))
+	a.wait *= 2
+	a.signal(message{kind: messageOffer, attempt: a.id, rtt: a.rtt, description: a.local})
+}
+
+// handle takes a message of the peer.
+func (a *attempt) handle(now time.Time, m message) {
+	switch {
+	case m.kind == messageOffer && !a.controlling:
+		a.answer(now, m)
+	case m.kind == messageAnswer && a.phase == phaseOffering:
+		a.remote = m.description
+		a.prepare()
+		if a.rtt > 0 {
+			// The other side counts half a round trip from its answer.
+			a.begin(now)
+			return
+		}
+		a.signal(message{kind: messageStart, attempt: a.id})
+		a.phase = phaseWaiting
+		a.due = now.Add(min(now.Sub(a.offered)/2, maxStartWait))
+	case m.kind == messageStart && !a.controlling && a.phase == phaseWaiting:
+		a.begin(now)
+	case m.kind == messageReason && !a.controlling && a.phase < phaseLingering:
+		switch {
+		case m.reason == Direct:
+			a.toldDirect = true
+		case a.best.Stage < Valid:
+			a.finish(now, m.reason)
+		}
+	}
+}
+
+// answer answers an offer. The checks of both sides begin together: half a
+// round trip after the answer left, which is when it arrives. Were ours
+// earlier, they could reach the other NAT before it expects them, and some
+// routers then give its own checks another port.
+func (a *attempt) answer(now time.Time, m message) {
+	first := !a.answered
+	if first {
+		a.answered = true
+		a.remote = m.description
+		a.prepare()
+	}
+	a.signal(message{kind: messageAnswer, attempt: a.id, description: a.local})
+	if !first || a.phase == phaseOver {
+		return
+	}
+	a.phase = phaseWaiting
+	if m.rtt > 0 {
+		a.due = now.Add(min(m.rtt/2, maxStartWait))
+	} else {
+		a.due = now.Add(startFallback)
+	}
+}
+
+// prepare makes the agent and gives it the peer's candidates, so that only
+// begin is left to do when the time has come.
+func (a *attempt) prepare() {
+	candidates := a.gate.learn(a.remote, sameOutside(a.local, a.remote), a.mux.local)
+	agent, err := newICEAgent(a.mux, a.local.Ufrag, a.local.Pwd, a.log)
+	if err != nil {
+		a.log.Warn("punch: no ICE agent", "err", err)
+		return
+	}
+	a.agent = agent
+	if err := a.load(agent, candidates); err != nil {
+		a.log.Warn("punch: prepare ICE agent", "err", err)
+	}
+}
+
+func (a *attempt) load(agent *ice.Agent, candidates []Candidate) error {
+	if err := agent.OnCandidate(func(ice.Candidate) {}); err != nil {
+		return err
+	}
+	err := agent.OnSelectedCandidatePairChange(func(_, remote ice.Candidate) {
+		if addr, err := netip.ParseAddr(remote.Address()); err == nil {
+			a.post(netip.AddrPortFrom(addr.Unmap(), uint16(remote.Port())), Selected)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if err := agent.GatherCandidates(); err != nil {
+		return err
+	}
+	for _, c := range candidates {
+		ic, err := iceCandidate(c)
+		if err != nil {
+			return fmt.Errorf("candidate %v: %w", c.Addr, err)
+		}
+		if err := agent.AddRemoteCandidate(ic); err != nil {
+			return fmt.Errorf("candidate %v: %w", c.Addr, err)
+		}
+	}
+	return nil
+}
+
+// sameOutside reports whether both sides name one outside address.
+func sameOutside(a, b Description) bool {
+	for _, x := range a.Candidates {
+		for _, y := range b.Candidates {
+			if x.Kind == KindServerReflexive && y.Kind == KindServerReflexive &&
+				x.Addr.Addr().Unmap() == y.Addr.Addr().Unmap() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// begin starts the checks.
+func (a *attempt) begin(now time.Time) {
+	a.phase = phaseChecking
+	a.due = now.Add(a.checkTime)
+	if a.agent == nil {
+		a.fail(now)
+		return
+	}
+	start := a.agent.StartAccept
+	if a.controlling {
+		start = a.agent.StartDial
+	}
+	if _, err := start(a.remote.Ufrag, a.remote.Pwd); err != nil {
+		a.log.Warn("punch: start ICE agent", "err", err)
+		a.fail(now)
+	}
+}
+
+// see takes a sign that a pair works.
+func (a *attempt) see(now time.Time, e attemptEvent) {
+	p := Pair{
+		Link: a.local.Link, PeerLink: a.remote.Link, Generation: a.local.Generation,
+		Remote: e.remote, Stage: e.stage,
+	}
+	if e.stage > a.best.Stage {
+		a.best = p
+	}
+	if a.onPair != nil {
+		a.onPair(p)
+	}
+	if e.stage == Selected && (a.phase == phaseChecking || a.phase == phaseConcluding) {
+		a.finish(now, Direct)
+	}
+}
+
+// advance does what is due in the current phase.
+func (a *attempt) advance(now time.Time) {
+	switch a.phase {
+	case phaseOffering:
+		if a.offers < offerTries {
+			a.offer(now)
+			return
+		}
+		a.finish(now, NoValidPair)
+	case phaseWaiting:
+		a.begin(now)
+	case phaseChecking:
+		a.fail(now)
+	case phaseConcluding:
+		if a.toldDirect && a.best.Stage > 0 {
+			// Our checks were lost, theirs were not.
+			a.finish(now, Direct)
+			return
+		}
+		a.finish(now, a.explain())
+	case phaseLingering:
+		a.phase = phaseOver
+	}
+}
+
+// fail ends the checks without a selected pair.
+func (a *attempt) fail(now time.Time) {
+	switch {
+	case a.best.Stage == Valid:
+		// Answered but never nominated: the pair works all the same.
+		a.finish(now, Direct)
+	case a.controlling:
+		a.finish(now, a.explain())
+	default:
+		a.phase = phaseConcluding
+		a.due = now.Add(reasonGrace)
+	}
+}
+
+// explain names the cause of a failure as far as both behaviors tell.
+func (a *attempt) explain() Reason {
+	if r := Explain(a.local.Behavior, a.remote.Behavior); r != Direct {
+		return r
+	}
+	return NoValidPair
+}
+
+// finish reports the result; the controlling side tells the other.
+func (a *attempt) finish(now time.Time, r Reason) {
+	if a.controlling && a.phase != phaseOffering {
+		a.signal(message{kind: messageReason, attempt: a.id, reason: r})
+	}
+	result := Result{
+		Pair:   Pair{Link: a.local.Link, PeerLink: a.remote.Link, Generation: a.local.Generation},
+		Reason: r, Took: now.Sub(a.began),
+		Local: a.local.Behavior, Remote: a.remote.Behavior,
+	}
+	a.phase, a.due = phaseOver, time.Time{}
+	if r == Direct {
+		result.Pair = a.best
+		a.phase, a.due = phaseLingering, now.Add(linger)
+	}
+	if a.onResult != nil {
+		a.onResult(result)
+	}
+}

@@ -1,0 +1,74 @@
+package punch
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/hex"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+)
+
+// InterfacePrefixes returns the prefixes of this computer's interfaces that
+// are up, without loopback and link-local ones. It asks the system each time.
+func InterfacePrefixes() []netip.Prefix {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil
+	}
+	var list []netip.Prefix
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err != nil || p.Addr().IsLinkLocalUnicast() {
+				continue
+			}
+			list = append(list, p.Masked())
+		}
+	}
+	return list
+}
+
+// DefaultGateways returns the IPv4 addresses of this computer's default
+// routers, where the system shows them in /proc/net/route (Linux); otherwise
+// none.
+func DefaultGateways() []netip.Addr {
+	f, err := os.Open("/proc/net/route")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	return parseRoutes(f)
+}
+
+// parseRoutes reads the table of proc_net(5): destination and gateway are
+// columns two and three, in hexadecimal and the computer's own byte order.
+func parseRoutes(table io.Reader) []netip.Addr {
+	var list []netip.Addr
+	lines := bufio.NewScanner(table)
+	for lines.Scan() {
+		columns := strings.Fields(lines.Text())
+		if len(columns) < 3 || columns[1] != "00000000" {
+			continue
+		}
+		raw, err := hex.DecodeString(columns[2])
+		if err != nil || len(raw) != 4 {
+			continue
+		}
+		var addr [4]byte
+		binary.NativeEndian.PutUint32(addr[:], binary.BigEndian.Uint32(raw))
+		if a := netip.AddrFrom4(addr); !a.IsUnspecified() {
+			list = append(list, a)
+		}
+	}
+	return list
+}
