@@ -2,10 +2,10 @@ package kernel
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"testing"
 	"time"
 
@@ -248,6 +248,9 @@ func TestHolePunching(t *testing.T) {
 func punch(t *testing.T, n *Network) bool {
 	s := listen(t, n, "server", 3478)
 	a, b := listen(t, n, "a", 5000), listen(t, n, "b", 5001)
+	defer s.Close()
+	defer a.Close()
+	defer b.Close()
 	toA, toB := a.mapped(s), b.mapped(s)
 	gotA, gotB := false, false
 	for range 3 {
@@ -346,17 +349,12 @@ func TestEqualPrivateNetworks(t *testing.T) {
 	}
 }
 
-func TestTwoNetworksAtOnce(t *testing.T) {
+func TestNetworksAtOnce(t *testing.T) {
 	needRoot(t)
-	var group sync.WaitGroup
-	for range 3 {
-		group.Go(func() {
-			n, err := Start(twoHomes(portRestricted, netsim.NAT{}))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer n.Close()
+	for i := range 3 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			n := start(t, twoHomes(portRestricted, netsim.NAT{}))
 			s := listen(t, n, "server", 3478)
 			for _, host := range []string{"a", "b"} {
 				e := listen(t, n, host, 5000)
@@ -365,7 +363,6 @@ func TestTwoNetworksAtOnce(t *testing.T) {
 			}
 		})
 	}
-	group.Wait()
 }
 
 func TestStartRefusesWrongScenario(t *testing.T) {

@@ -185,6 +185,32 @@ func TestLargeMTU(t *testing.T) {
 func TestNoRoute(t *testing.T) {
 	n := start(t, pair(netsim.Link{}, netsim.Link{}))
 	a, s := listen(t, n, "a", 5000), listen(t, n, "server", 3478)
-	a.send(netip.MustParseAddrPort("9.9.9.9:9"), "nowhere")
+	a.send(netip.MustParseAddrPort("5.255.255.255:9"), "nowhere")
 	a.mapped(s) // goes on
+	if noRoute, _ := n.CoreDrops(); noRoute != 1 {
+		t.Errorf("%d packets had no route, want 1", noRoute)
+	}
+}
+
+// The way between two homes fails, while both still reach the server.
+func TestBlock(t *testing.T) {
+	n := start(t, twoHomes(portRestricted, portRestricted))
+	if err := n.Block("home-a", "home-b"); err != nil {
+		t.Fatal(err)
+	}
+	if punch(t, n) {
+		t.Error("reached each other over a blocked way")
+	}
+	if _, blocked := n.CoreDrops(); blocked != 6 {
+		t.Errorf("%d packets were blocked, want 6", blocked)
+	}
+	if err := n.Unblock("home-b", "home-a"); err != nil {
+		t.Fatal(err)
+	}
+	if !punch(t, n) {
+		t.Error("did not reach each other afterwards")
+	}
+	if err := n.Block("home-a", "a"); err == nil {
+		t.Error("blocked a node that is not on the core, want an error")
+	}
 }

@@ -78,7 +78,7 @@ func Start(sc netsim.Scenario) (*Network, error) {
 	}
 	pool := newPacketPool(bufferSize(sc))
 	n := &Network{
-		core:  &core{pool: pool, routes: make(map[[4]byte]*pipe)},
+		core:  newCore(pool),
 		seed:  sc.Seed,
 		pool:  pool,
 		nodes: make(map[string]*node),
@@ -293,7 +293,7 @@ func (n *Network) firstPort(nd *node) uint16 {
 }
 
 // SetUplink changes the link between a node and its parent. Packets on their
-// way arrive as they would have, unless the link is cut. The first change of a
+// way arrive as they would have. The first change of a
 // perfect link behind a NAT replaces its devices, which interrupts it for some
 // milliseconds; addresses and sockets stay.
 func (n *Network) SetUplink(node string, l netsim.Link) error {
@@ -335,6 +335,46 @@ func (n *Network) SetUplink(node string, l netsim.Link) error {
 	nd.link = l
 	nd.wire.set(l)
 	return nil
+}
+
+// Uplink returns the link between a node and its parent.
+func (n *Network) Uplink(node string) (netsim.Link, error) {
+	nd := n.nodes[node]
+	if nd == nil {
+		return netsim.Link{}, fmt.Errorf("kernel: uplink: no node is named %q", node)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return nd.link, nil
+}
+
+// Block drops all packets between two nodes on the core, each a NAT or a
+// public host, until Unblock: the way between two homes fails while both still
+// reach all others.
+func (n *Network) Block(a, b string) error { return n.setBlocked(a, b, true) }
+
+// Unblock ends Block.
+func (n *Network) Unblock(a, b string) error { return n.setBlocked(a, b, false) }
+
+func (n *Network) setBlocked(a, b string, blocked bool) error {
+	var ends [2][4]byte
+	for i, name := range []string{a, b} {
+		nd := n.nodes[name]
+		if nd == nil || nd.parent != nil {
+			return fmt.Errorf("kernel: block: no node on the core is named %q", name)
+		}
+		ends[i] = nd.address.As4()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.core.setBlocked(ends[0], ends[1], blocked)
+	return nil
+}
+
+// CoreDrops returns how many packets the core has dropped since they had no
+// destination on it, and since the way was blocked.
+func (n *Network) CoreDrops() (noRoute, blocked uint64) {
+	return n.core.noRoute.Load(), n.core.drops.Load()
 }
 
 // validateLink checks a link alone by the scenario's rules.
