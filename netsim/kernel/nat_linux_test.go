@@ -227,21 +227,25 @@ func TestPairsOfNATs(t *testing.T) {
 }
 
 func TestMappingLifetime(t *testing.T) {
-	const life = 1500 * time.Millisecond
+	const (
+		short = 200 * time.Millisecond
+		long  = 1500 * time.Millisecond // a busy machine may send late
+	)
 	for _, tt := range []struct {
 		name    string
 		nat     netsim.NAT
+		wait    time.Duration
 		inbound bool // packets keep coming in
 		want    bool // still mapped
 	}{
-		{"idle", netsim.NAT{Lifetime: life}, false, false},
-		{"inbound only", netsim.NAT{Lifetime: life}, true, false},
-		{"inbound refresh", netsim.NAT{Lifetime: life, InboundRefresh: true}, true, true},
+		{"idle", netsim.NAT{Lifetime: short}, 2 * short, false, false},
+		{"inbound only", netsim.NAT{Lifetime: short}, 2 * short, true, false},
+		{"inbound refresh", netsim.NAT{Lifetime: long, InboundRefresh: true}, 2 * long, true, true},
 		{"inbound refresh, address-dependent", netsim.NAT{
 			Mapping: netsim.AddressDependent, Filtering: netsim.AddressAndPortDependent,
 			Lifetime: time.Hour, InboundRefresh: true,
-		}, true, true},
-		{"for ever", netsim.NAT{Lifetime: -1}, false, true},
+		}, short, true, true},
+		{"for ever", netsim.NAT{Lifetime: -1}, short, false, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -250,7 +254,7 @@ func TestMappingLifetime(t *testing.T) {
 			s, a := listen(t, n, "server", 3478), listen(t, n, "a", 5000)
 			outside := a.mapped(s)
 			for range 20 {
-				time.Sleep(life / 10)
+				time.Sleep(tt.wait / 20)
 				if tt.inbound {
 					s.send(outside, "refresh")
 				}
@@ -265,7 +269,7 @@ func TestMappingLifetime(t *testing.T) {
 				arrived = arrived || text == "late"
 			}
 			if arrived != tt.want {
-				t.Errorf("after %v a packet came in = %v, want %v", 2*life, arrived, tt.want)
+				t.Errorf("after %v a packet came in = %v, want %v", tt.wait, arrived, tt.want)
 			}
 			if again := a.mapped(s); (again == outside) != tt.want {
 				t.Errorf("mapped to %v, then %v, want the same = %v", outside, again, tt.want)
