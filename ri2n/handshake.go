@@ -16,6 +16,7 @@ const (
 	alpn = "ri2n/1"
 
 	maxHandshakeTuples = 8
+	maxHeldPackets     = 4        // a server's flight is two or three
 	maxCryptoBuffer    = 16 << 10 // of one level, in bytes
 
 	// At most two certificates and 8 KiB of them are looked at.
@@ -26,7 +27,7 @@ const (
 	// seen. RFC 9002 begins with 1 s; a home link answers far sooner, and a
 	// repeated flight costs the wait of one packet.
 	handshakePTO    = 300 * time.Millisecond
-	maxHandshakePTO = 2 * time.Second
+	maxHandshakePTO = time.Second
 
 	// tombstone is how long a finished handshake answers to its connection
 	// IDs, so that a late copy of its Initials begins no second one.
@@ -69,6 +70,7 @@ type handshake struct {
 	spaces    [2]cryptoSpace // Initial, Handshake
 	secrets   applicationSecrets
 	params    transportParams // the peer's
+	held      []heldPacket
 	tuples    []*tuple
 	path      *tuple // client: where the answer came; server: where the end came
 	started   time.Time
@@ -111,6 +113,14 @@ type cryptoSpace struct {
 	sent        []sentCrypto
 }
 
+// A heldPacket came before the keys that open it (RFC 9001, section 5.7).
+type heldPacket struct {
+	tuple     *tuple
+	hdr       longHeader
+	packet    []byte
+	headerLen int
+}
+
 // sentCrypto remembers which part of out a packet carried.
 type sentCrypto struct {
 	number     packetNumber
@@ -133,7 +143,6 @@ func (e *Endpoint) newHandshake(client bool, now time.Time) *handshake {
 		expires:  now.Add(e.cfg.HandshakeTimeout),
 	}
 	h.timer.fire = h.onTimer
-	e.counters.handshakesStarted.Add(1)
 	return h
 }
 
@@ -157,6 +166,7 @@ func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handsh
 		return nil, errors.New("ri2n: connection ID collision")
 	}
 
+	e.counters.handshakesStarted.Add(1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tls = tls.QUICClient(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
@@ -195,9 +205,9 @@ func (e *Endpoint) newServerHandshake(hdr longHeader, start initialStart, client
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !e.addHalfOpen(h) {
-		e.counters.halfOpenRefused.Add(1)
 		return nil, errors.New("ri2n: no room for another handshake")
 	}
+	e.counters.handshakesStarted.Add(1)
 	h.tls = tls.QUICServer(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
 	h.tls.SetTransportParameters(e.transportParams(h))
 	if err := h.tls.Start(context.Background()); err != nil {
@@ -293,7 +303,8 @@ func (h *handshake) enqueueDatagram(l *Link, from netip.AddrPort, b []byte, now 
 func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, proven bool, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.state != handshakeRunning {
+	confirming := h.client && h.state == handshakeComplete
+	if h.state != handshakeRunning && !confirming {
 		return
 	}
 	t := h.tuple(l, from)
@@ -315,6 +326,10 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		packet := rest[:len(rest)-len(after)]
 		rest = after
 		ok, err := h.packet(t, hdr, packet, headerLen)
+		if err != nil && confirming {
+			h.session.closedInHandshake(err, now)
+			return
+		}
 		if err != nil {
 			h.fail(now, err)
 			return
@@ -324,17 +339,51 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 	if h.state != handshakeRunning || !advanced {
 		return
 	}
-	if err := h.feedTLS(); err != nil {
+	err := h.feedTLS()
+	if err == nil {
+		err = h.takeHeld()
+	}
+	if err != nil {
 		h.fail(now, err)
 		return
 	}
 	if h.tlsDone {
+		// The session must be known before our last flight leaves: its first
+		// packets may be here before that call returns.
 		h.path = t
+		s, err := newSession(h, now)
+		if err == nil {
+			if err = h.endpoint.addSession(s); err != nil {
+				s.mu.Lock()
+				s.leave()
+				s.mu.Unlock()
+			}
+		}
+		if err != nil {
+			h.fail(now, err)
+			return
+		}
 		h.flush(now, true)
-		h.complete(now)
+		h.complete(s, now)
 		return
 	}
 	h.flush(now, !h.client && fresh)
+}
+
+// takeHeld handles the packets that came before their keys, once those are
+// there.
+func (h *handshake) takeHeld() error {
+	if len(h.held) == 0 || h.spaces[1].read == nil {
+		return nil
+	}
+	held := h.held
+	h.held = nil
+	for _, p := range held {
+		if _, err := h.packet(p.tuple, p.hdr, p.packet, p.headerLen); err != nil {
+			return err
+		}
+	}
+	return h.feedTLS()
 }
 
 // tuple returns the ledger of a transport address. A server learns new ones
@@ -373,7 +422,10 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 		space = &h.spaces[1]
 	}
 	if space.read == nil {
-		return false, nil // reordered; it will be repeated
+		if len(h.held) < maxHeldPackets { // reordered: its keys are on their way
+			h.held = append(h.held, heldPacket{t, hdr, packet, headerLen})
+		}
+		return false, nil
 	}
 	payload, err := space.read.open(packet, headerLen, 0, packetNumber(hdr.pn))
 	if err != nil {
@@ -614,16 +666,8 @@ func (h *handshake) checkParams(p transportParams) error {
 	return nil
 }
 
-// complete makes the session.
-func (h *handshake) complete(now time.Time) {
-	s, err := newSession(h, now)
-	if err == nil {
-		err = h.endpoint.addSession(s)
-	}
-	if err != nil {
-		h.fail(now, err)
-		return
-	}
+// complete hands the session to who waits for it.
+func (h *handshake) complete(s *Session, now time.Time) {
 	h.state = handshakeComplete
 	h.session = s
 	h.endpoint.counters.handshakesCompleted.Add(1)
@@ -658,7 +702,7 @@ func (h *handshake) release() {
 		h.tls = nil
 	}
 	h.spaces = [2]cryptoSpace{}
-	h.token = nil
+	h.token, h.held = nil, nil
 }
 
 // confirm ends the client's part once the server has said that it is done.
