@@ -42,8 +42,8 @@ type Result struct {
 	Pair                 // of a direct result
 	Reason Reason        // Direct, or why not
 	Took   time.Duration // since the offer left or arrived
-	// Behaviors as both sides saw themselves.
-	Local, Remote Behavior
+	// LocalBehavior and RemoteBehavior are what both sides saw of themselves.
+	LocalBehavior, RemoteBehavior Behavior
 }
 
 // phase of an attempt.
@@ -394,7 +394,7 @@ func (a *attempt) finish(now time.Time, r Reason) {
 	result := Result{
 		Pair:   Pair{Link: a.local.Link, PeerLink: a.remote.Link, Generation: a.local.Generation},
 		Reason: r, Took: now.Sub(a.began),
-		Local: a.local.Behavior, Remote: a.remote.Behavior,
+		LocalBehavior: a.local.Behavior, RemoteBehavior: a.remote.Behavior,
 	}
 	a.phase, a.due = phaseOver, time.Time{}
 	if r == Direct {
