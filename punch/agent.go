@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,9 @@ import (
 const (
 	// maxAttempts bounds the attempts with one peer, like ri2n's paths.
 	maxAttempts = 8
+	// maxRecent is how many attempt IDs are remembered, so that a late copy of
+	// an offer starts nothing.
+	maxRecent = 4 * maxAttempts
 	// offerSpacing and offerBurst limit the attempts that a peer can make us
 	// start.
 	offerSpacing = time.Second
@@ -89,6 +93,7 @@ type Agent struct {
 	closed     bool
 	generation uint32
 	attempts   []*attempt // oldest first
+	recent     []uint64   // IDs of the latest attempts, running or over
 	offersDue  time.Time  // generic cell rate algorithm for the peer's offers
 	done       sync.WaitGroup
 }
@@ -176,10 +181,20 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
-		l.Mux.RemoveConnByUfrag(ufrag)
-		return nil, errAgentClosed
+	switch {
+	case a.closed:
+		err = errAgentClosed
+	case slices.Contains(a.recent, id):
+		err = errRepeated
 	}
+	if err != nil {
+		l.Mux.RemoveConnByUfrag(ufrag)
+		return nil, err
+	}
+	if len(a.recent) == maxRecent {
+		a.recent = append(a.recent[:0], a.recent[1:]...)
+	}
+	a.recent = append(a.recent, id)
 	if len(a.attempts) == maxAttempts {
 		a.attempts[0].stop()
 		a.attempts = append(a.attempts[:0], a.attempts[1:]...)
@@ -192,7 +207,10 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 	return at, nil
 }
 
-var errAgentClosed = errors.New("punch: the agent is closed")
+var (
+	errAgentClosed = errors.New("punch: the agent is closed")
+	errRepeated    = errors.New("punch: this offer was taken before")
+)
 
 // credentials makes an ICE ufrag and password of 6 random bits a character.
 func (a *Agent) credentials() (ufrag, pwd string, err error) {
@@ -256,11 +274,14 @@ func (a *Agent) receive(msg []byte) error {
 			known = at
 		}
 	}
+	over := known == nil && slices.Contains(a.recent, m.attempt)
 	a.mu.Unlock()
 	switch {
 	case known != nil:
 		known.receive(m)
 		return nil
+	case over:
+		return errRepeated
 	case m.kind == messageOffer && !a.cfg.Controlling:
 		return a.accept(m)
 	case m.kind == messageAgain && a.cfg.Controlling:
