@@ -2,6 +2,7 @@ package netsim
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
@@ -44,6 +45,8 @@ type Drop struct {
 	Packets uint64
 }
 
+func (d Drop) String() string { return fmt.Sprintf("%s: %v %d", d.Place, d.Cause, d.Packets) }
+
 // Stats counts packets since the start.
 type Stats struct {
 	Sent      uint64 // by sockets
@@ -52,6 +55,16 @@ type Stats struct {
 	InFlight  int    // on links
 }
 
+// statistics returns the counters as they stand.
+func (c *core) statistics() Stats {
+	st := c.stats
+	for _, n := range c.nodes {
+		st.InFlight += n.up.inFlight + n.down.inFlight
+	}
+	return st
+}
+
+// appendDrops adds what counts holds above zero.
 func appendDrops(out []Drop, place string, counts *[causes]uint64) []Drop {
 	for c, n := range counts {
 		if n > 0 {

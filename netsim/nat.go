@@ -36,6 +36,7 @@ type translator struct {
 	byPort   map[uint16]*mapping
 	idle     mapping // sentinel of the list whose front was refreshed longest ago
 	nextPort uint16  // of sequential allocation
+	taken    int     // outside ports from firstPort on
 	expired  uint64
 }
 
@@ -60,6 +61,7 @@ func newTranslator(cfg NAT, rng *rand.Rand) *translator {
 func (t *translator) reboot() {
 	t.byKey = make(map[mappingKey]*mapping)
 	t.byPort = make(map[uint16]*mapping)
+	t.taken = 0
 	t.idle.prev, t.idle.next = &t.idle, &t.idle
 	if t.cfg.Allocation == Sequential {
 		t.nextPort = firstPort + uint16(t.rng.IntN(portCount))
@@ -95,6 +97,9 @@ func (t *translator) outbound(now time.Duration, inside, remote netip.AddrPort) 
 		}
 		t.byKey[key] = m
 		t.byPort[port] = m
+		if port >= firstPort {
+			t.taken++
+		}
 	} else {
 		m.unlink()
 	}
@@ -169,6 +174,9 @@ func (t *translator) expire(now time.Duration) {
 		m.unlink()
 		delete(t.byKey, m.key)
 		delete(t.byPort, m.outside)
+		if m.outside >= firstPort {
+			t.taken--
+		}
 		t.expired++
 	}
 }
@@ -178,6 +186,9 @@ func (t *translator) allocate(inside uint16) (uint16, bool) {
 	if t.cfg.Allocation == Preserving && t.byPort[inside] == nil {
 		return inside, true
 	}
+	if t.taken == portCount {
+		return 0, false
+	}
 	next := t.nextPort
 	if t.cfg.Allocation != Sequential {
 		next = firstPort + uint16(t.rng.IntN(portCount))
@@ -185,7 +196,7 @@ func (t *translator) allocate(inside uint16) (uint16, bool) {
 			next = firstPort + uint16(t.rng.IntN(portCount))
 		}
 	}
-	for range portCount {
+	for {
 		port := next
 		if next++; next < firstPort {
 			next = firstPort
@@ -195,5 +206,4 @@ func (t *translator) allocate(inside uint16) (uint16, bool) {
 			return port, true
 		}
 	}
-	return 0, false
 }

@@ -2,8 +2,9 @@ package netsim
 
 // DirectPossible is the rule of which two hosts behind NATs of these types can
 // reach each other directly, when a third party tells each the other's mapped
-// address, both keep sending, and both answer whatever address a packet came
-// from (ICE, RFC 8445). It holds for ports that cannot be guessed (random
+// address, both keep sending, also to whatever address a packet came from, and
+// an answer counts that comes from where the request went (RFC 8445, section
+// 7.2.5.2.1). It holds for ports that cannot be guessed (random
 // allocation) and filter state kept for each mapping.
 //
 // A pair is direct unless one side maps by destination and the other filters

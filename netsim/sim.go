@@ -178,9 +178,7 @@ func (s *Sim) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.advance()
-	st := s.core.stats
-	st.InFlight = len(s.core.queue.heap)
-	return st
+	return s.core.statistics()
 }
 
 // Drops returns what was dropped, by place and then by cause. Whatever never

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/instantgrid/instantgrid/cmd/internal/cli"
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+// A contender is one transport that can be measured. Both ends prove an
+// Ed25519 key, so that all pay for the same handshake.
+type contender struct {
+	name    string
+	about   string
+	network string // "tcp" or "udp": what its port is taken from
+	listen  func(ctx context.Context, address string, key identity) (listener, error)
+	dialer  func(ctx context.Context, to target, key identity) (dialer, error)
+}
+
+// contenders are measured in this order. ri2n comes first, as the ratios are
+// those of the first to each of the others.
+var contenders = []contender{
+	{"ri2n", "this project's transport", "udp", listenRI2N, newRI2NDialer},
+	{"tls", "TLS 1.3 over kernel TCP", "tcp", listenTLS, newTLSDialer},
+}
+
+// A conn is one reliable stream of a contender.
+type conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// A listener accepts connections until it is closed.
+type listener interface {
+	Addr() net.Addr
+	Accept(ctx context.Context) (conn, error)
+	Close() error
+}
+
+// A dialer opens connections to one target, each with a handshake of its own.
+type dialer interface {
+	Dial(ctx context.Context) (conn, error)
+	Close() error
+}
+
+// contendersNamed resolves a comma-separated list.
+func contendersNamed(list string) ([]contender, error) {
+	var chosen []contender
+	for name := range strings.SplitSeq(list, ",") {
+		c, ok := contenderNamed(strings.TrimSpace(name))
+		if !ok {
+			return nil, cli.Usagef("--contenders "+list, "ri2n-bench local --contenders "+contenderNames(),
+				"there is no contender %q; there are %s", name, contenderNames())
+		}
+		chosen = append(chosen, c)
+	}
+	return chosen, nil
+}
+
+func contenderNamed(name string) (contender, bool) {
+	for _, c := range contenders {
+		if c.name == name {
+			return c, true
+		}
+	}
+	return contender{}, false
+}
+
+func contenderNames() string {
+	names := make([]string, len(contenders))
+	for i, c := range contenders {
+		names[i] = c.name
+	}
+	return strings.Join(names, ",")
+}
+
+// A target is where a server listens and the key that it proves, written
+// HOST:PORT#PEERID.
+type target struct {
+	address string
+	peer    ri2n.PeerID
+}
+
+func (t target) String() string { return t.address + "#" + t.peer.String() }
+
+func parseTarget(s string) (target, error) {
+	address, id, ok := strings.Cut(s, "#")
+	if !ok {
+		return target{}, cli.Usagef(s, "ri2n-bench client HOST:PORT#PEERID, as ri2n-bench server prints it", "there is no #PEERID at its end")
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return target{}, cli.Usagef(s, "ri2n-bench client HOST:PORT#PEERID, as ri2n-bench server prints it", "%v", err)
+	}
+	peer, err := ri2n.ParsePeerID(id)
+	if err != nil {
+		return target{}, cli.Usagef(s, "ri2n-bench client HOST:PORT#PEERID, as ri2n-bench server prints it", "%v", err)
+	}
+	return target{address, peer}, nil
+}
+
+// wrongPeerError reports that somebody else than the expected server answered.
+type wrongPeerError struct{ want, got ri2n.PeerID }
+
+func (e *wrongPeerError) Error() string {
+	return fmt.Sprintf("peer ID is %v, want %v", e.got, e.want)
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+type ri2nListener struct {
+	endpoint *ri2n.Endpoint
+	addr     net.Addr
+}
+
+func listenRI2N(ctx context.Context, address string, key identity) (listener, error) {
+	// A benchmark server is a sink that anybody may use, as its help says.
+	endpoint, err := ri2n.NewEndpoint(ri2n.Config{
+		Identity:  key.ri2n,
+		Authorize: func(ri2n.PeerID) error { return nil },
+	})
+	if err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	pc, err := lc.ListenPacket(ctx, "udp", address)
+	if err != nil {
+		endpoint.Close()
+		return nil, err
+	}
+	addr := pc.LocalAddr()
+	if _, err := endpoint.AddLink("bench", pc); err != nil {
+		pc.Close()
+		endpoint.Close()
+		return nil, err
+	}
+	return &ri2nListener{endpoint, addr}, nil
+}
+
+func (l *ri2nListener) Addr() net.Addr { return l.addr }
+func (l *ri2nListener) Close() error   { return l.endpoint.Close() }
+
+func (l *ri2nListener) Accept(ctx context.Context) (conn, error) {
+	session, err := l.endpoint.Accept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &ri2nConn{session: session, accepted: true}, nil
+}
+
+// A ri2nConn is the only stream of a session of its own. On the accepting side
+// the stream is taken at the first Read, as it is the dialer's to open.
+type ri2nConn struct {
+	*ri2n.Stream
+	session  *ri2n.Session
+	accepted bool
+}
+
+// Read implements net.Conn for the one goroutine that serves the connection.
+func (c *ri2nConn) Read(b []byte) (int, error) {
+	if c.Stream == nil {
+		if err := c.acceptStream(); err != nil {
+			return 0, err
+		}
+	}
+	return c.Stream.Read(b)
+}
+
+func (c *ri2nConn) acceptStream() error {
+	ctx, cancel := context.WithTimeout(context.Background(), setupLimit)
+	defer cancel()
+	stream, err := c.session.AcceptStream(ctx)
+	if err != nil {
+		return fmt.Errorf("accept stream: %w", err)
+	}
+	c.Stream = stream
+	return nil
+}
+
+// SetDeadline bounds the wait for the stream as well: before there is one,
+// setupLimit does.
+func (c *ri2nConn) SetDeadline(t time.Time) error {
+	if c.Stream == nil {
+		return nil
+	}
+	return c.Stream.SetDeadline(t)
+}
+
+// Close ends stream and session. The accepting side gives the dialer time to
+// read what is still on its way and to close first.
+func (c *ri2nConn) Close() error {
+	if c.Stream != nil {
+		c.Stream.Close()
+		if c.accepted {
+			timer := time.NewTimer(lingerLimit)
+			defer timer.Stop()
+			select {
+			case <-c.session.Done():
+			case <-timer.C:
+			}
+		}
+	}
+	return c.session.Close()
+}
+
+type ri2nDialer struct {
+	endpoint *ri2n.Endpoint
+	remote   ri2n.Remote
+	peer     ri2n.PeerID
+}
+
+func newRI2NDialer(ctx context.Context, to target, key identity) (dialer, error) {
+	addr, err := net.ResolveUDPAddr("udp", to.address)
+	if err != nil {
+		return nil, err
+	}
+	local, err := localAddressFor(addr)
+	if err != nil {
+		return nil, err
+	}
+	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n})
+	if err != nil {
+		return nil, err
+	}
+	pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: local})
+	if err != nil {
+		endpoint.Close()
+		return nil, err
+	}
+	link, err := endpoint.AddLink("bench", pc)
+	if err != nil {
+		pc.Close()
+		endpoint.Close()
+		return nil, err
+	}
+	to4in6 := addr.AddrPort()
+	remote := netip.AddrPortFrom(to4in6.Addr().Unmap(), to4in6.Port())
+	return &ri2nDialer{endpoint, ri2n.Remote{Link: link, Addr: remote}, to.peer}, nil
+}
+
+// localAddressFor returns the address that packets to addr leave from. No
+// packet is sent to find out.
+func localAddressFor(addr *net.UDPAddr) (net.IP, error) {
+	c, err := net.DialUDP("udp", nil, addr)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).IP, nil
+}
+
+func (d *ri2nDialer) Dial(ctx context.Context) (conn, error) {
+	session, err := d.endpoint.Dial(ctx, d.peer, d.remote)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := session.OpenStream(ctx)
+	if err != nil {
+		session.Close()
+		return nil, err
+	}
+	return &ri2nConn{Stream: stream, session: session}, nil
+}
+
+func (d *ri2nDialer) Close() error { return d.endpoint.Close() }

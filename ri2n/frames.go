@@ -1,0 +1,333 @@
+package ri2n
+
+import (
+	"time"
+)
+
+// receive handles a batch of authenticated packets that arrived on l.
+func (s *Session) receive(now time.Time, l *Link, batch []receivedPacket) {
+	s.mu.Lock()
+	switch s.state {
+	case sessionGone:
+		s.mu.Unlock()
+		return
+	case sessionDraining:
+		// Say it again, no more often than packets come.
+		if s.closeFrame != (closeFrame{}) || s.closedBy == nil {
+			s.closesDue = min(s.closesDue+1, 1)
+		}
+		s.flush(now)
+		return
+	}
+	for i := range batch {
+		if v := s.packet(now, l, &batch[i]); v != nil {
+			s.violated(now, v)
+			break
+		}
+		if s.state >= sessionDraining {
+			break
+		}
+	}
+	s.flush(now)
+}
+
+// packet handles one authenticated packet.
+func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation {
+	if pkt.reserved {
+		return &violation{codeProtocolViolation, "reserved bits set"}
+	}
+	if pkt.updated {
+		if v := s.peerUpdatedKeys(now); v != nil {
+			return v
+		}
+	}
+	p := s.pathByID(pkt.path)
+	if p == nil {
+		if p = s.peerOpensPath(pkt.path, l, pkt.from, now); p == nil {
+			return nil
+		}
+	}
+	inOrder := p.numbers.inOrder(pkt.number)
+	newest := true
+	if largest, any := p.numbers.largest(); any {
+		newest = pkt.number > largest
+	}
+	if p.numbers.contains(pkt.number) {
+		s.endpoint.counters.duplicates.Add(1)
+		p.packetsDuplicate++
+		return nil
+	}
+	s.lastReceived, p.lastReceived = now, now
+	p.packetsReceived++
+	p.bytesReceived += uint64(pkt.size)
+	if newest && (p.link != l || p.remote != pkt.from) {
+		s.rebound(p, l, pkt.from, now)
+	}
+	p.received += pkt.size
+
+	eliciting, urgent, v := s.frames(now, p, pkt)
+	if v != nil {
+		return v
+	}
+	if s.unstored {
+		// Not acknowledged, so the peer sends again what had no room.
+		s.unstored = false
+		s.endpoint.counters.streamGapsRefused.Add(1)
+		return nil
+	}
+	p.numbers.add(pkt.number)
+	p.acks.received(now, pkt.number, eliciting, !inOrder, urgent)
+	if eliciting {
+		// When what was a flow of packets stops, one PING finds out whether
+		// the sender has paused or the path has died.
+		p.silenceAt = now.Add(max(3*p.rtt.pto(maxAckDelay), silenceWait))
+	}
+	return nil
+}
+
+// silenceWait is the least silence after received data that is looked into.
+const silenceWait = 250 * time.Millisecond
+
+// peerUpdatedKeys follows the peer into the next key phase.
+func (s *Session) peerUpdatedKeys(now time.Time) *violation {
+	g := s.readKeys.current.Load()
+	if g.previous != nil {
+		return &violation{codeKeyUpdate, "keys updated too soon"}
+	}
+	if err := s.readKeys.rotate(now, 3*s.maxPTO()); err != nil {
+		return &violation{codeInternal, "key update"}
+	}
+	if s.keys.phase != s.readKeys.current.Load().phase && !s.rotateSendKeys(now) {
+		return &violation{codeInternal, "key update"}
+	}
+	return nil
+}
+
+// frames handles the frames of one packet. urgent asks for an ACK at once.
+func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (eliciting, urgent bool, v *violation) {
+	b := pkt.payload
+	if len(b) == 0 {
+		return false, false, &violation{codeProtocolViolation, "packet without frames"}
+	}
+	for len(b) > 0 && s.state < sessionDraining {
+		typ, rest, err := parseVarint(b)
+		if err != nil {
+			return false, false, &violation{codeFrameEncoding, "frame type"}
+		}
+		eliciting = eliciting || isAckElicitingFrame(typ)
+		if isStreamFrame(typ) {
+			f, after, err := parseStreamFrame(rest, typ)
+			if err != nil {
+				return false, false, malformed(typ)
+			}
+			if v := s.onStream(now, f); v != nil {
+				return false, false, v
+			}
+			urgent = urgent || f.fin
+			b = after
+			continue
+		}
+		if b, v = s.frame(now, p, typ, rest); v != nil {
+			return false, false, v
+		}
+	}
+	return eliciting, urgent, nil
+}
+
+func malformed(typ uint64) *violation {
+	return &violation{codeFrameEncoding, frameName(typ)}
+}
+
+// frame handles one frame other than STREAM and returns what follows it.
+func (s *Session) frame(now time.Time, p *path, typ uint64, b []byte) (rest []byte, v *violation) {
+	var err error
+	switch typ {
+	case framePadding:
+		return skipPadding(b), nil
+	case framePing:
+		return b, nil
+	case framePathAck, framePathAckECN:
+		var scratch [32]ackRange
+		var f ackFrame
+		if f, rest, err = parseAckFrame(b, typ, scratch[:0]); err == nil {
+			v = s.onAck(now, &f)
+		}
+	case frameDatagram, frameDatagramLen:
+		var f datagramFrame
+		if f, rest, err = parseDatagramFrame(b, typ); err == nil {
+			if s.inbox.push(f.data) {
+				s.endpoint.counters.datagramInboxDropped.Add(1)
+			}
+			signal(s.arrived)
+		}
+	case frameResetStream:
+		var f resetStreamFrame
+		if f, rest, err = parseResetStreamFrame(b); err == nil {
+			v = s.onResetStream(now, f)
+		}
+	case frameStopSending:
+		var f stopSendingFrame
+		if f, rest, err = parseStopSendingFrame(b); err == nil {
+			v = s.onStopSending(f)
+		}
+	case frameMaxData:
+		var f maxDataFrame
+		if f, rest, err = parseMaxDataFrame(b); err == nil && f.limit > s.sendCredit {
+			s.sendCredit = f.limit
+			for _, st := range s.streams {
+				s.queueStream(st)
+			}
+		}
+	case frameMaxStreamData:
+		var f maxStreamDataFrame
+		if f, rest, err = parseMaxStreamDataFrame(b); err == nil {
+			v = s.onMaxStreamData(f)
+		}
+	case frameMaxStreamsBidi, frameMaxStreamsUni:
+		var f maxStreamsFrame
+		if f, rest, err = parseMaxStreamsFrame(b, typ); err == nil && !f.uni && f.limit > s.streamLimit {
+			s.streamLimit = f.limit
+			signal(s.openable)
+		}
+	case frameDataBlocked:
+		_, rest, err = parseDataBlockedFrame(b)
+	case frameStreamDataBlocked:
+		_, rest, err = parseStreamDataBlockedFrame(b)
+	case frameStreamsBlockedBidi, frameStreamsBlockedUni:
+		_, rest, err = parseStreamsBlockedFrame(b, typ)
+	case framePathChallenge:
+		var f pathChallengeFrame
+		if f, rest, err = parsePathChallengeFrame(b); err == nil {
+			if len(p.responses) == maxResponses {
+				p.responses = p.responses[1:]
+			}
+			p.responses = append(p.responses, f.data)
+		}
+	case framePathResponse:
+		var f pathResponseFrame
+		if f, rest, err = parsePathResponseFrame(b); err == nil && !p.challengeAt.IsZero() && f.data == p.challenge {
+			s.validated(p, now)
+		}
+	case framePathStatus:
+		var f pathStatusFrame
+		if f, rest, err = parsePathStatusFrame(b); err == nil {
+			s.onPathStatus(now, f)
+		}
+	case framePathAbandon:
+		var f pathAbandonFrame
+		if f, rest, err = parsePathAbandonFrame(b); err == nil {
+			s.onPathAbandon(now, f)
+		}
+	case frameMaxPaths:
+		var f maxPathsFrame
+		if f, rest, err = parseMaxPathsFrame(b); err == nil {
+			s.pathLimit = max(s.pathLimit, f.limit)
+		}
+	case frameHandshakeDone:
+		if !s.client {
+			return nil, &violation{codeProtocolViolation, "HANDSHAKE_DONE from a client"}
+		}
+		if h := s.handshake; h != nil {
+			s.handshake = nil
+			s.endpoint.enqueue(h.confirm)
+		}
+		return b, nil
+	case frameClose:
+		var f closeFrame
+		if f, rest, err = parseCloseFrame(b); err == nil {
+			s.end(&RemoteError{Code: f.code, Reason: f.reason})
+			s.closedBy = p
+			s.startDraining(now)
+		}
+	case frameAddrAdd, frameAddrRemove, frameObservedAddr:
+		_, rest, err = parseAddrFrame(b, typ)
+	case frameAckFreq:
+		var f ackFreqFrame
+		if f, rest, err = parseAckFreqFrame(b); err == nil {
+			p.acks.threshold = int(min(f.threshold, 64))
+		}
+	case frameCrypto:
+		return nil, &violation{codeProtocolViolation, "CRYPTO after the handshake"}
+	default:
+		return nil, &violation{codeFrameEncoding, "unknown frame type"}
+	}
+	if err != nil {
+		return nil, malformed(typ)
+	}
+	return rest, v
+}
+
+// onAck handles PATH_ACK, which may arrive on any path.
+func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
+	p := s.pathByID(f.path)
+	if p == nil {
+		return nil // abandoned
+	}
+	out := &s.outcome
+	out.reset()
+	if err := p.loss.onAck(now, f, &p.rtt, maxAckDelay, out); err != nil {
+		return &violation{codeAckUnsent, "PATH_ACK"}
+	}
+	if f.ranges[0].largest >= p.phaseAt {
+		s.keys.confirmed = true
+	}
+	s.applyOutcome(p, now, out)
+	if out.newlyAcked > 0 {
+		s.revive(p, now)
+	}
+	return nil
+}
+
+// applyOutcome carries out what an ACK or a timer has found.
+func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
+	out.feed(now, p.cc, &p.rtt)
+	p.packetsLost += uint64(out.newlyLost)
+	for _, r := range out.acked {
+		s.acknowledged(r)
+	}
+	s.requeue(out.lost)
+}
+
+func (s *Session) acknowledged(r frameRef) {
+	switch r.kind {
+	case refStream:
+		r.stream.onAcked(r)
+	case refResetStream:
+		r.stream.resetAcked = true
+		s.retire(r.stream)
+	}
+}
+
+func (s *Session) onPathStatus(now time.Time, f pathStatusFrame) {
+	p := s.pathByID(f.path)
+	if p == nil || f.seq <= p.peerSeq {
+		return
+	}
+	p.peerSeq = f.seq
+	if p.hasToken && p.resetToken != f.resetToken {
+		s.endpoint.routes.removeReset(p.resetToken, s)
+	}
+	p.resetToken, p.hasToken = f.resetToken, true
+	s.endpoint.routes.addReset(f.resetToken, s)
+	suspects := f.status == pathStatusSuspect
+	if suspects != p.peerSuspects {
+		p.peerSuspects = suspects
+		if suspects && s.alternative(p) {
+			s.reinject(p)
+			p.ping = true // finds out whether our direction lives
+		}
+		s.choosePath()
+	}
+}
+
+func (s *Session) onPathAbandon(now time.Time, f pathAbandonFrame) {
+	p := s.pathByID(f.path)
+	if p == nil {
+		return
+	}
+	if len(s.paths) == 1 {
+		s.failPath(p, now)
+		return
+	}
+	s.dropPath(p)
+}

@@ -1,0 +1,247 @@
+package ri2n
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Limits of handshakes that strangers may have in progress.
+const (
+	maxHalfOpen        = 1024
+	retryAboveHalfOpen = 256 // from here on an address proves itself first
+	retryAboveRate     = 500 // Initials a second
+	maxEarlyPackets    = 32  // 1-RTT packets held for one handshake
+)
+
+// A tupleKey is a transport address as seen from one link.
+type tupleKey struct {
+	link *Link
+	addr netip.AddrPort
+}
+
+// halfOpenTable counts the handshakes that others have begun with us. The
+// endpoint's mutex guards it.
+type halfOpenTable struct {
+	count  int
+	tuples map[tupleKey]*handshake // to find the owner of early 1-RTT packets
+
+	second   int64
+	initials int // in that second
+}
+
+func (t *halfOpenTable) init() { t.tuples = make(map[tupleKey]*handshake) }
+
+// wantsRetry counts an Initial of an unproven address and reports whether the
+// address must prove itself before anything is kept for it.
+func (t *halfOpenTable) wantsRetry(now time.Time) bool {
+	if second := now.Unix(); second != t.second {
+		t.second, t.initials = second, 0
+	}
+	t.initials++
+	return t.initials > retryAboveRate || t.count >= retryAboveHalfOpen
+}
+
+// longDatagram handles a datagram that begins with a long header. The reader
+// looks at no more than the header and its mac1; what remains happens on a
+// worker.
+func (e *Endpoint) longDatagram(l *Link, from netip.AddrPort, b []byte, now time.Time) {
+	typ, version, dcid, scid, ok := peekLong(b)
+	if !ok {
+		e.counters.malformed.Add(1)
+		return
+	}
+	if h := e.routes.findLong(dcid); h != nil {
+		h.enqueueDatagram(l, from, b, now)
+		return
+	}
+	if typ != longInitial || version == 0 {
+		e.counters.unknownConnection.Add(1)
+		return
+	}
+	if len(b) < minBaseSize {
+		e.counters.undersizedInitials.Add(1)
+		return
+	}
+	h, _, _, err := parseLongHeader(b)
+	if err != nil && err != errVersion {
+		e.counters.malformed.Add(1)
+		return
+	}
+	if !checkMAC1(b, h, &e.macKey) {
+		e.counters.mac1Failed.Add(1)
+		return
+	}
+	if err == errVersion {
+		reply := appendVersionNegotiation(nil, versionNegotiation{dcid: scid, scid: dcid, versions: []uint32{version1}})
+		l.send(reply, len(reply), from)
+		return
+	}
+
+	start := initialStart{odcid: dcid}
+	switch odcid, err := e.openToken(h.token, from, now); {
+	case err != nil:
+		e.counters.tokensRefused.Add(1)
+		return
+	case len(h.token) > 0:
+		start = initialStart{odcid: odcid, retried: true, retrySCID: dcid}
+	}
+
+	e.mu.Lock()
+	retry := e.halfOpen.wantsRetry(now) && !start.retried && !l.IsCarrier()
+	full := e.closed || e.halfOpen.count >= maxHalfOpen
+	e.mu.Unlock()
+	switch {
+	case retry:
+		e.sendRetry(l, from, h, now)
+	case full:
+		e.counters.halfOpenRefused.Add(1)
+	default:
+		datagram := append([]byte(nil), b...)
+		e.enqueue(func() { e.acceptInitial(l, from, datagram, start, now) })
+	}
+}
+
+// openToken returns the original connection ID of a Retry token; none at all
+// is no error.
+func (e *Endpoint) openToken(token []byte, from netip.AddrPort, now time.Time) (connID, error) {
+	if len(token) == 0 {
+		return 0, nil
+	}
+	return e.tokens.open(now, from, token)
+}
+
+func (e *Endpoint) sendRetry(l *Link, from netip.AddrPort, h longHeader, now time.Time) {
+	token := e.tokens.issue(now, from, h.dcid)
+	if len(token) == 0 {
+		return
+	}
+	packet := appendLongHeader(nil, longHeader{
+		typ: longRetry, version: version1, dcid: h.scid, scid: e.newConnID(), token: token,
+	}, &e.macKey)
+	e.counters.retriesSent.Add(1)
+	l.send(packet, len(packet), from)
+}
+
+// newConnID returns a random connection ID for long packets.
+func (e *Endpoint) newConnID() connID {
+	var b [8]byte
+	e.randomBytes(b[:])
+	var id connID
+	for _, x := range b {
+		id = id<<8 | connID(x)
+	}
+	return id
+}
+
+// initialStart says how the first Initial of a handshake came.
+type initialStart struct {
+	odcid     connID // the client's first choice of DCID
+	retried   bool   // it carries a valid Retry token
+	retrySCID connID // DCID of the Initial then
+}
+
+// acceptInitial runs on a worker. It keeps nothing unless the packet opens
+// under the Initial keys.
+func (e *Endpoint) acceptInitial(l *Link, from netip.AddrPort, datagram []byte, start initialStart, now time.Time) {
+	hdr, headerLen, _, err := parseLongHeader(datagram)
+	if err != nil {
+		return
+	}
+	h := e.routes.findLong(hdr.dcid)
+	if h == nil {
+		client, server := initialKeys(hdr.dcid)
+		packet := append([]byte(nil), datagram[:headerLen-2+int(hdr.length)]...)
+		if _, err := client.open(packet, headerLen, 0, packetNumber(hdr.pn)); err != nil {
+			e.counters.authenticationFailed.Add(1)
+			return
+		}
+		if h, err = e.newServerHandshake(hdr, start, client, server, now); err != nil {
+			e.counters.handshakesFailed.Add(1)
+			return
+		}
+	}
+	h.receive(l, from, datagram, start.retried, now)
+}
+
+// addHalfOpen counts h and registers its connection IDs.
+func (e *Endpoint) addHalfOpen(h *handshake) bool {
+	e.mu.Lock()
+	if e.closed || e.halfOpen.count >= maxHalfOpen {
+		e.mu.Unlock()
+		return false
+	}
+	e.halfOpen.count++
+	e.mu.Unlock()
+	if !e.routes.addLong(h.firstDCID, h) {
+		e.dropHalfOpen(h)
+		return false
+	}
+	if !e.routes.addLong(h.scid, h) {
+		e.routes.removeLong(h.firstDCID, h)
+		e.dropHalfOpen(h)
+		return false
+	}
+	return true
+}
+
+// dropHalfOpen takes h out of the count and forgets its early packets.
+func (e *Endpoint) dropHalfOpen(h *handshake) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.halfOpen.count--
+	for key, owner := range e.halfOpen.tuples {
+		if owner == h {
+			delete(e.halfOpen.tuples, key)
+		}
+	}
+}
+
+// watchEarly makes 1-RTT packets from key wait for h, since the client may
+// send its first data before we know the connection IDs for it.
+func (e *Endpoint) watchEarly(key tupleKey, h *handshake) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, taken := e.halfOpen.tuples[key]; !taken {
+		e.halfOpen.tuples[key] = h
+	}
+}
+
+// holdEarly keeps a copy of b for the handshake that its sender has in
+// progress, if there is one.
+func (e *Endpoint) holdEarly(l *Link, from netip.AddrPort, b []byte) bool {
+	e.mu.Lock()
+	h := e.halfOpen.tuples[tupleKey{l, from}]
+	if h == nil {
+		e.mu.Unlock()
+		return false
+	}
+	if len(h.early) >= maxEarlyPackets || len(b) > 2048 {
+		e.counters.earlyPacketsDropped.Add(1)
+	} else {
+		h.early = append(h.early, earlyPacket{l, from, append([]byte(nil), b...)})
+	}
+	e.mu.Unlock()
+	return true
+}
+
+// takeEarly returns what holdEarly kept for h.
+func (e *Endpoint) takeEarly(h *handshake) []earlyPacket {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	early := h.early
+	h.early = nil
+	return early
+}
+
+type earlyPacket struct {
+	link *Link
+	from netip.AddrPort
+	data []byte
+}
+
+// abortHandshakes ends every handshake at Close.
+func (e *Endpoint) abortHandshakes() {
+	for _, h := range e.routes.handshakes() {
+		h.abort(errEndpointClosed)
+	}
+}

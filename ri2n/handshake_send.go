@@ -1,0 +1,170 @@
+package ri2n
+
+import "time"
+
+// flush sends what the handshake has to say: everything that is not
+// acknowledged if all is set, otherwise what is new. Candidates whose turn has
+// come get everything.
+func (h *handshake) flush(now time.Time, all bool) {
+	repeats := false
+	for _, t := range h.targets() {
+		if h.client && !h.answered && !t.used {
+			if now.Before(t.due) {
+				continue
+			}
+			t.used = true
+			h.sendFlight(t, now, true)
+			continue
+		}
+		h.sendFlight(t, now, all)
+	}
+	for i := range h.spaces {
+		s := &h.spaces[i]
+		s.outSent = len(s.out)
+		s.ackDue = false
+		s.outstanding(true, func(int, int) { repeats = true })
+	}
+	switch {
+	case !repeats:
+		h.next = time.Time{}
+	case all || h.next.IsZero():
+		h.next = now.Add(h.pto())
+	}
+	h.arm()
+}
+
+// targets are the transport addresses to send to: every one until the client
+// has got an answer, then that one. A server answers wherever it was asked.
+func (h *handshake) targets() []*tuple {
+	if h.client && h.answered {
+		return []*tuple{h.path}
+	}
+	return h.tuples
+}
+
+// sendFlight sends the outstanding parts of both levels to t, packed into as
+// few datagrams as they need.
+func (h *handshake) sendFlight(t *tuple, now time.Time, all bool) {
+	size := h.datagramSize(t)
+	var datagram []byte
+	initials := false
+	emit := func() {
+		if len(datagram) == 0 {
+			return
+		}
+		h.transmit(t, datagram, now)
+		datagram, initials = nil, false
+	}
+	for i := range h.spaces {
+		s := &h.spaces[i]
+		if s.write == nil {
+			continue
+		}
+		typ := longInitial
+		if i == 1 {
+			typ = longHandshake
+		}
+		overhead := longHeaderLen(longHeader{typ: typ, token: h.tokenFor(typ)}) + aeadOverhead
+		put := func(frames []byte, start, end int) {
+			// A client pads every datagram with an Initial, so that the
+			// server may answer with three times as much and the path is
+			// known to carry the base size.
+			if typ == longInitial && h.client {
+				if pad := size - len(datagram) - overhead - len(frames); pad > 0 {
+					frames = appendPadding(frames, pad)
+				}
+				initials = true
+			}
+			if end > start {
+				s.sent = append(s.sent, sentCrypto{packetNumber(s.nextNumber), start, end})
+			}
+			datagram = h.appendPacket(datagram, s, typ, frames)
+		}
+		ack := func() []byte {
+			if !s.ackDue && !all {
+				return nil
+			}
+			ranges := s.received.appendRanges(nil, 8)
+			if len(ranges) == 0 {
+				return nil
+			}
+			return appendAckFrame(nil, ackFrame{ranges: ranges})
+		}
+		sentAny := false
+		s.outstanding(all, func(start, end int) {
+			for start < end {
+				var frames []byte
+				if !sentAny {
+					frames = ack()
+				}
+				room := size - len(datagram) - overhead - len(frames) - cryptoHeaderLen(uint64(start), size)
+				if room < 64 {
+					emit()
+					continue
+				}
+				n := min(room, end-start)
+				frames = appendCryptoFrame(frames, cryptoFrame{offset: uint64(start), data: s.out[start : start+n]})
+				put(frames, start, start+n)
+				start += n
+				sentAny = true
+			}
+		})
+		if !sentAny && s.ackDue {
+			if frames := ack(); frames != nil {
+				if size-len(datagram)-overhead-len(frames) < 0 {
+					emit()
+				}
+				put(frames, 0, 0)
+			}
+		}
+		if initials {
+			emit()
+		}
+	}
+	emit()
+}
+
+func (h *handshake) tokenFor(typ longType) []byte {
+	if typ == longInitial && h.client {
+		return h.token
+	}
+	return nil
+}
+
+// datagramSize is the path's base size; after two unanswered flights at 1200
+// the next ones try the floor.
+func (h *handshake) datagramSize(t *tuple) int {
+	size := t.link.baseSize()
+	if h.client && !h.answered && h.attempts >= 2 {
+		size = min(size, smallBaseSize)
+	}
+	return size
+}
+
+// appendPacket seals frames as one long packet behind b. When the numbers of
+// a level are used up it appends nothing; the handshake times out.
+func (h *handshake) appendPacket(b []byte, s *cryptoSpace, typ longType, frames []byte) []byte {
+	if s.nextNumber == 1<<16-1 {
+		return b
+	}
+	start := len(b)
+	b = appendLongHeader(b, longHeader{
+		typ: typ, version: version1, dcid: h.dcid, scid: h.scid, token: h.tokenFor(typ),
+		length: uint16(2 + len(frames) + aeadOverhead), pn: s.nextNumber,
+	}, &h.macKey)
+	headerLen := len(b) - start
+	b = append(b, frames...)
+	sealed := s.write.seal(append(b[start:len(b):len(b)], make([]byte, aeadOverhead)...)[:headerLen+len(frames)], headerLen, 0, packetNumber(s.nextNumber))
+	s.nextNumber++
+	return append(b[:start], sealed...)
+}
+
+// transmit sends one datagram within the limit on unproven addresses.
+func (h *handshake) transmit(t *tuple, datagram []byte, now time.Time) {
+	if !h.client && !t.proven && t.sent+len(datagram) > 3*t.received {
+		h.endpoint.counters.amplificationLimited.Add(1)
+		return
+	}
+	t.sent += len(datagram)
+	t.link.send(datagram, len(datagram), t.addr)
+}

@@ -1,0 +1,127 @@
+package ri2n
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Key updates (docs/wire-format.md, key update). One pair of keys serves all
+// paths, so packets are counted over all of them.
+const (
+	updateKeysAfter = 1 << 22 // packets; half the AES-GCM limit (RFC 9001, section 6.6)
+	maxKeyPackets   = 1 << 23
+	maxForgeries    = 1 << 52
+)
+
+// A keyGeneration is the receive keys of one phase with their neighbours.
+type keyGeneration struct {
+	phase         bool
+	keys          *packetKeys
+	next          *packetKeys
+	nextSecret    []byte
+	previous      *packetKeys // nil: none any more
+	previousUntil time.Time
+}
+
+// receiveKeys opens packets. Readers of several links use it at once; only
+// the session replaces the generation.
+type receiveKeys struct {
+	suite     uint16
+	current   atomic.Pointer[keyGeneration]
+	forgeries atomic.Uint64
+}
+
+func (k *receiveKeys) init(suite uint16, secret []byte) error {
+	keys, err := newPacketKeys(suite, secret)
+	if err != nil {
+		return err
+	}
+	k.suite = suite
+	g := &keyGeneration{keys: keys, nextSecret: nextSecret(suite, secret)}
+	if g.next, err = newPacketKeys(suite, g.nextSecret); err != nil {
+		return err
+	}
+	k.current.Store(g)
+	return nil
+}
+
+// open decrypts packet in place. updated says that the next phase's keys
+// opened it: the peer has moved on.
+func (k *receiveKeys) open(packet []byte, h shortHeader, path pathID, number packetNumber) (payload []byte, updated bool, err error) {
+	g := k.current.Load()
+	if h.keyPhase == g.phase {
+		payload, err = g.keys.open(packet, shortHeaderLen, path, number)
+		if err != nil {
+			k.forgeries.Add(1)
+		}
+		return payload, false, err
+	}
+	// Rare: a failed attempt destroys its input, so each has its own copy.
+	if g.previous != nil {
+		attempt := append([]byte(nil), packet...)
+		if payload, err = g.previous.open(attempt, shortHeaderLen, path, number); err == nil {
+			return payload, false, nil
+		}
+	}
+	attempt := append([]byte(nil), packet...)
+	if payload, err = g.next.open(attempt, shortHeaderLen, path, number); err == nil {
+		return payload, true, nil
+	}
+	k.forgeries.Add(1)
+	return nil, false, err
+}
+
+// rotate moves to the next phase; the old keys serve late packets for keep.
+// The session's mutex is held.
+func (k *receiveKeys) rotate(now time.Time, keep time.Duration) error {
+	g := k.current.Load()
+	secret := nextSecret(k.suite, g.nextSecret)
+	next, err := newPacketKeys(k.suite, secret)
+	if err != nil {
+		return err
+	}
+	k.current.Store(&keyGeneration{
+		phase: !g.phase, keys: g.next, next: next, nextSecret: secret,
+		previous: g.keys, previousUntil: now.Add(keep),
+	})
+	return nil
+}
+
+// expire forgets the old keys once their time is over.
+func (k *receiveKeys) expire(now time.Time) {
+	g := k.current.Load()
+	if g.previous != nil && !now.Before(g.previousUntil) {
+		trimmed := *g
+		trimmed.previous, trimmed.previousUntil = nil, time.Time{}
+		k.current.Store(&trimmed)
+	}
+}
+
+// sendKeys seals packets. The session's mutex guards all but the keys
+// themselves, which a burst takes with it.
+type sendKeys struct {
+	suite     uint16
+	phase     bool
+	keys      *packetKeys
+	secret    []byte
+	packets   uint64 // sealed under keys, on all paths
+	rotatedAt time.Time
+	confirmed bool // the peer has acknowledged a packet of this phase
+}
+
+func (k *sendKeys) init(suite uint16, secret []byte) (err error) {
+	k.suite, k.secret, k.confirmed = suite, secret, true
+	k.keys, err = newPacketKeys(suite, secret)
+	return err
+}
+
+func (k *sendKeys) rotate(now time.Time) error {
+	secret := nextSecret(k.suite, k.secret)
+	keys, err := newPacketKeys(k.suite, secret)
+	if err != nil {
+		return err
+	}
+	k.secret, k.keys, k.phase = secret, keys, !k.phase
+	k.packets, k.rotatedAt, k.confirmed = 0, now, false
+	return nil
+}

@@ -1,0 +1,213 @@
+package ri2n
+
+import (
+	"net/netip"
+
+	"time"
+)
+
+// A PathState is what a path is good for at the moment.
+type PathState int
+
+const (
+	PathProbing PathState = iota // its address is being proven
+	PathActive                   // carries our data
+	PathStandby                  // proven, and kept for when the active one fails
+	PathSuspect                  // has stopped answering; others carry its data
+	PathFailed                   // has not answered for long; probed rarely
+	PathClosed
+)
+
+func (s PathState) String() string {
+	switch s {
+	case PathProbing:
+		return "probing"
+	case PathActive:
+		return "active"
+	case PathStandby:
+		return "standby"
+	case PathSuspect:
+		return "suspect"
+	case PathFailed:
+		return "failed"
+	case PathClosed:
+		return "closed"
+	}
+	return "unknown"
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (s PathState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// PathInfo describes one path of a session at one moment.
+type PathInfo struct {
+	ID             uint32
+	Link           string
+	Local, Remote  netip.AddrPort // zero for a carrier
+	Carrier        bool           // through a relay
+	State          PathState
+	Sending        bool          // this side sends its data here
+	RTT            time.Duration // smoothed; zero: not measured yet
+	RTTVar, MinRTT time.Duration
+	MTU            int // bytes of UDP payload, or of a carrier's datagram
+
+	CongestionWindow, BytesInFlight                             int
+	PacketsSent, PacketsReceived, PacketsLost, PacketsDuplicate uint64
+	BytesSent, BytesReceived                                    uint64
+	ProbeTimeouts, Failovers                                    uint64
+	LastReceived                                                time.Time // zero: never
+}
+
+const (
+	maxPaths         = 8
+	initialMaxPathID = 15 // eight of each parity
+	maxPathOpens     = 5  // a second, by the peer
+
+	maxChallenges     = 3 // at each size
+	maxResponses      = 8 // queued
+	challengeInterval = 100 * time.Millisecond
+
+	failAfterPTOs = 3
+	failAfter     = 500 * time.Millisecond
+	abandonAfter  = 60 * time.Second
+	maxProbeWait  = 5 * time.Second
+
+	// Another path takes over only when it is clearly better, so that two
+	// equal ones do not take turns.
+	switchGain = 5 * time.Millisecond
+)
+
+// A path carries packets between a link of ours and one transport address of
+// the peer, or through a relay. The session's mutex guards it.
+type path struct {
+	id     pathID
+	link   *Link
+	remote netip.AddrPort
+
+	remoteID connID // the peer's connection ID for this path
+	localID  connID
+	route    *route
+
+	state   PathState
+	settled chan struct{} // closed at the end of the first validation
+	opened  time.Time
+
+	// Address validation (RFC 9000, section 8.2).
+	proven      bool // the peer answers at remote
+	challenge   [8]byte
+	challengeAt time.Time // next transmission; zero: none under way
+	challenges  int       // sent at this size
+	responses   [][8]byte // owed
+	received    int       // bytes since remote was learned, for the 3x limit
+	sent        int
+	mtu         int
+	previous    netip.AddrPort // proven remote before a NAT rebinding; zero: none
+
+	// Receiving.
+	numbers receivedPackets
+	acks    ackPolicy
+
+	// Sending.
+	loss     *lossDetector
+	rtt      rttEstimator
+	cc       *cubic
+	pacer    pacer
+	ptoCount int
+	probes   int  // packets to send regardless of the congestion window
+	ping     bool // a PING is due
+	limited  bool // the pacer holds data back
+	phaseAt  packetNumber
+
+	// Health.
+	suspectSince time.Time // zero: not suspect
+	probeAt      time.Time // next probe of a failed path
+	probeWait    time.Duration
+	peerSuspects bool      // the peer has told us so
+	silenceAt    time.Time // a PING tells whether the sender has gone; zero: not armed
+	lastReceived time.Time
+	lastSent     time.Time
+
+	// What we tell the peer about the path.
+	statusSeq  uint64
+	statusDue  bool
+	status     pathStatus
+	peerSeq    uint64
+	resetToken [16]byte
+	hasToken   bool
+
+	packetsSent, packetsReceived, packetsLost, packetsDuplicate uint64
+	bytesSent, bytesReceived                                    uint64
+	probeTimeouts, failovers                                    uint64
+}
+
+func (s *Session) newPath(id pathID, l *Link, remote netip.AddrPort, now time.Time) *path {
+	size := l.baseSize()
+	return &path{
+		id:       id,
+		link:     l,
+		remote:   remote,
+		remoteID: s.remoteIDs.cid(id, 0),
+		localID:  s.localIDs.cid(id, 0),
+		state:    PathProbing,
+		settled:  make(chan struct{}),
+		opened:   now,
+		mtu:      size,
+		acks:     ackPolicy{maxAckDelay: maxAckDelay},
+		loss:     newLossDetector(s.random),
+		cc:       newCubic(size),
+		lastSent: now,
+	}
+}
+
+// prove starts the validation of the path's remote address.
+func (p *path) prove(s *Session, now time.Time) {
+	s.endpoint.randomBytes(p.challenge[:])
+	p.challengeAt, p.challenges = now, 0
+}
+
+// usable reports whether data may be sent on the path by choice.
+func (p *path) usable() bool {
+	return p.proven && !p.peerSuspects && (p.state == PathActive || p.state == PathStandby)
+}
+
+// allowance is how many bytes may leave now under the 3x limit on addresses
+// that have not been proven.
+func (p *path) allowance() int {
+	if p.proven || p.link.IsCarrier() {
+		return 1 << 30
+	}
+	return 3*p.received - p.sent
+}
+
+// info returns a snapshot.
+func (p *path) info(sending bool) PathInfo {
+	i := PathInfo{
+		ID: uint32(p.id), Link: p.link.name, Remote: p.remote, Carrier: p.link.IsCarrier(),
+		State: p.state, Sending: sending, RTT: p.rtt.smoothed, RTTVar: p.rtt.variance, MinRTT: p.rtt.min,
+		MTU: p.mtu, CongestionWindow: p.cc.Cwnd(), BytesInFlight: p.loss.bytesInFlight(),
+		PacketsSent: p.packetsSent, PacketsReceived: p.packetsReceived, PacketsLost: p.packetsLost,
+		PacketsDuplicate: p.packetsDuplicate, BytesSent: p.bytesSent, BytesReceived: p.bytesReceived,
+		ProbeTimeouts: p.probeTimeouts, Failovers: p.failovers, LastReceived: p.lastReceived,
+	}
+	if a := p.link.LocalAddr(); a != nil {
+		i.Local = addrPortOf(a)
+	}
+	return i
+}
+
+// better reports whether the session should send on p rather than on q, which
+// is used now. A direct path is better than a relay.
+func (p *path) better(q *path) bool {
+	if p.link.IsCarrier() != q.link.IsCarrier() {
+		return !p.link.IsCarrier()
+	}
+	return p.rtt.samples > 0 && q.rtt.samples > 0 && p.rtt.smoothed+max(switchGain, q.rtt.smoothed/10) < q.rtt.smoothed
+}
+
+// packetSize is the size in bytes of the packets that the path carries.
+func (p *path) packetSize() int {
+	if p.link.IsCarrier() {
+		return min(p.mtu, p.link.maxSize())
+	}
+	return p.mtu
+}

@@ -1,0 +1,458 @@
+package ri2n
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// AddPath opens a path to r and returns once the peer has answered full-size
+// probes on it, or with the reason why not: [ErrNoPath] when they went
+// unanswered, [ErrTooManyPaths], ctx's error, or the session's end. Either
+// side may call it. For a path that exists already it waits for that one's
+// validation.
+func (s *Session) AddPath(ctx context.Context, r Remote) (PathInfo, error) {
+	now := time.Now()
+	s.mu.Lock()
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return PathInfo{}, s.err
+	}
+	p := s.findPath(r.Link, r.Addr)
+	if p == nil {
+		if s.nextPath > s.pathLimit || len(s.paths) >= maxPaths {
+			s.mu.Unlock()
+			return PathInfo{}, ErrTooManyPaths
+		}
+		p = s.newPath(s.nextPath, r.Link, r.Addr, now)
+		p.route = s.endpoint.routes.findShort(p.localID)
+		s.nextPath += 2
+		p.proven = false
+		p.prove(s, now)
+		s.paths = append(s.paths, p)
+		s.notePathChange()
+	} else if p.state == PathFailed {
+		p.prove(s, now)
+		p.settled = make(chan struct{})
+	}
+	settled := p.settled
+	s.flush(now)
+
+	select {
+	case <-settled:
+	case <-s.done:
+	case <-ctx.Done():
+		s.mu.Lock()
+		if p.state == PathProbing {
+			s.abandon(p, time.Now(), codeNoError)
+		}
+		s.flush(time.Now())
+		return PathInfo{}, fmt.Errorf("ri2n: add path to %v: %w", r, ctx.Err())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil:
+		return PathInfo{}, s.err
+	case !p.proven:
+		return PathInfo{}, fmt.Errorf("%w: %v", ErrNoPath, r)
+	case p.state == PathClosed:
+		// The peer opened the same path at the same time and that one stays.
+		if q := s.findPath(r.Link, r.Addr); q != nil {
+			return q.info(q == s.sending), nil
+		}
+		return PathInfo{}, errPathAbandoned
+	}
+	return p.info(p == s.sending), nil
+}
+
+// AbandonPath closes one path and tells the peer. It returns [ErrLastPath]
+// for the only one, and nil for one that is gone already.
+func (s *Session) AbandonPath(id uint32) error {
+	now := time.Now()
+	s.mu.Lock()
+	if p := s.pathByID(pathID(id)); p != nil {
+		if len(s.paths) == 1 {
+			s.mu.Unlock()
+			return ErrLastPath
+		}
+		s.abandon(p, now, codeNoError)
+		s.choosePath()
+	}
+	s.flush(now)
+	return nil
+}
+
+// linkClosed takes the paths of a closed link out of use.
+func (s *Session) linkClosed(l *Link) {
+	now := time.Now()
+	s.mu.Lock()
+	for _, p := range append([]*path(nil), s.paths...) {
+		if p.link == l && s.state <= sessionLingering {
+			if len(s.paths) > 1 {
+				s.abandon(p, now, codeNoError)
+			} else {
+				s.failPath(p, now)
+			}
+		}
+	}
+	if s.state <= sessionLingering {
+		s.choosePath()
+	}
+	s.flush(now)
+}
+
+func (s *Session) pathByID(id pathID) *path {
+	for _, p := range s.paths {
+		if p.id == id {
+			return p
+		}
+	}
+	return nil
+}
+
+func (s *Session) findPath(l *Link, addr netip.AddrPort) *path {
+	for _, p := range s.paths {
+		if p.link == l && p.remote == addr {
+			return p
+		}
+	}
+	return nil
+}
+
+// peerOpensPath makes the state of a path whose first packet has been
+// authenticated, or returns nil if the peer opens too many.
+func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now time.Time) *path {
+	ours := id%2 == 0 == s.client
+	if second := now.Unix(); second != s.pathSecond {
+		s.pathSecond, s.pathOpens = second, 0
+	}
+	if ours || len(s.paths) >= maxPaths || s.pathOpens >= maxPathOpens {
+		s.endpoint.counters.pathsRefused.Add(1)
+		return nil
+	}
+	s.pathOpens++
+	p := s.newPath(id, l, from, now)
+	p.route = s.endpoint.routes.findShort(p.localID)
+	p.prove(s, now)
+	s.paths = append(s.paths, p)
+	s.notePathChange()
+	return p
+}
+
+// rebound moves p to the address that its newest packet came from: a NAT has
+// chosen another mapping, or the peer another link. Keys and packet numbers
+// go on; the address is validated again (RFC 9000, section 9).
+func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) {
+	if p.proven {
+		p.previous = p.remote
+	}
+	p.link, p.remote = l, from
+	p.received, p.sent = 0, 0
+	p.proven = false
+	p.rtt.reset()
+	p.cc.Reset()
+	p.prove(s, now)
+	s.notePathChange()
+}
+
+// validated is called when the peer has answered a challenge on p.
+func (s *Session) validated(p *path, now time.Time) {
+	first := !isClosed(p.settled)
+	p.proven = true
+	p.previous = netip.AddrPort{}
+	p.challengeAt = time.Time{}
+	p.suspectSince, p.probeWait = time.Time{}, 0
+	p.ptoCount = 0
+	if p.state == PathProbing || p.state == PathFailed || p.state == PathSuspect {
+		p.state = PathStandby
+	}
+	if p == s.sending {
+		p.state = PathActive
+	}
+	p.setStatus()
+	if first {
+		// Both sides may have opened the same path: the lower ID survives.
+		for _, q := range append([]*path(nil), s.paths...) {
+			if q != p && q.link == p.link && q.remote == p.remote && q.proven && q.state != PathFailed {
+				loser := p
+				if q.id > p.id {
+					loser = q
+				}
+				s.abandon(loser, now, codeNoError)
+			}
+		}
+		if !isClosed(p.settled) {
+			close(p.settled)
+		}
+	}
+	s.notePathChange()
+	s.choosePath()
+}
+
+// setStatus makes PATH_STATUS due if what the peer should know has changed.
+func (p *path) setStatus() {
+	status := pathStatusAvailable
+	switch {
+	case p.state == PathSuspect || p.state == PathFailed:
+		status = pathStatusSuspect
+	case p.link.IsCarrier():
+		status = pathStatusBackup
+	}
+	if status != p.status || p.statusSeq == 0 {
+		p.status = status
+		p.statusSeq++
+		p.statusDue = true
+	}
+}
+
+// suspect moves the load of p elsewhere at once: all that is not acknowledged
+// may be sent again on other paths. It is fast and reversible.
+func (s *Session) suspect(p *path, now time.Time) {
+	if p.state == PathSuspect || p.state == PathFailed {
+		return
+	}
+	p.state = PathSuspect
+	p.suspectSince = now
+	p.failovers++
+	s.endpoint.counters.pathFailovers.Add(1)
+	s.reinject(p)
+	p.ping = true
+	p.setStatus()
+	s.choosePath()
+	s.notePathChange()
+}
+
+// reinject makes everything in flight on p eligible for other paths. The
+// congestion window is not cut: nobody said that the path is congested.
+func (s *Session) reinject(p *path) {
+	out := &s.outcome
+	out.reset()
+	p.loss.markAllLost(out)
+	s.requeue(out.lost)
+}
+
+// revive ends suspicion: the peer has acknowledged a packet of the path.
+func (s *Session) revive(p *path, now time.Time) {
+	p.ptoCount = 0
+	if p.state != PathSuspect && p.state != PathFailed {
+		return
+	}
+	p.suspectSince, p.probeWait = time.Time{}, 0
+	p.state = PathStandby
+	p.setStatus()
+	s.notePathChange()
+	s.choosePath()
+}
+
+// failPath stops to expect anything of p; rare probes go on.
+func (s *Session) failPath(p *path, now time.Time) {
+	if p.state == PathFailed {
+		return
+	}
+	if p.suspectSince.IsZero() {
+		p.suspectSince = now
+	}
+	s.reinject(p)
+	p.state = PathFailed
+	p.probeWait = time.Second
+	p.probeAt = now.Add(p.probeWait)
+	p.ptoCount = 0
+	p.ping = false
+	p.probes = 0
+	p.challengeAt = time.Time{}
+	p.setStatus()
+	s.choosePath()
+	s.notePathChange()
+}
+
+// abandon closes p for good. The peer hears of it on another path.
+func (s *Session) abandon(p *path, now time.Time, code uint64) {
+	s.abandons = append(s.abandons, pathAbandonFrame{path: p.id, code: code})
+	s.dropPath(p)
+}
+
+// dropPath forgets p and lets the peer use another ID in its place.
+func (s *Session) dropPath(p *path) {
+	s.reinject(p)
+	for i, q := range s.paths {
+		if q == p {
+			s.paths = append(s.paths[:i:i], s.paths[i+1:]...)
+			break
+		}
+	}
+	p.markClosed()
+	if p.hasToken {
+		s.endpoint.routes.removeReset(p.resetToken, s)
+	}
+	s.endpoint.routes.removeShort(p.localID, s)
+	if ours := p.id%2 == 0 == s.client; !ours {
+		s.localLimit += 2
+		s.addRoute(s.localLimit - 1)
+		s.addRoute(s.localLimit)
+		s.maxPathsDue = true
+	}
+	if s.sending == p {
+		s.sending = nil
+		s.choosePath()
+	}
+	s.notePathChange()
+}
+
+// choosePath picks the path that carries our data: a direct one before a
+// relay, then the one with the lower RTT. A path that is in use stays unless
+// another is clearly better; when none is usable the present one stays and
+// recovery goes on there.
+func (s *Session) choosePath() {
+	var best *path
+	if s.sending != nil && s.sending.usable() {
+		best = s.sending
+	}
+	for _, p := range s.paths {
+		if p != best && p.usable() && (best == nil || p.better(best)) {
+			best = p
+		}
+	}
+	if best == nil {
+		best = s.sending
+	}
+	if best == nil && len(s.paths) > 0 {
+		best = s.paths[0]
+		for _, p := range s.paths {
+			if p.proven && !best.proven {
+				best = p
+			}
+		}
+	}
+	if best == nil || best == s.sending {
+		if best != nil && best.state == PathStandby {
+			best.state = PathActive
+			s.notePathChange()
+		}
+		return
+	}
+	if old := s.sending; old != nil && old.state == PathActive {
+		old.state = PathStandby
+	}
+	s.sending = best
+	if best.state == PathStandby {
+		best.state = PathActive
+	}
+	s.notePathChange()
+}
+
+// alternative reports whether a path other than p could carry data.
+func (s *Session) alternative(p *path) bool {
+	for _, q := range s.paths {
+		if q != p && q.usable() {
+			return true
+		}
+	}
+	return false
+}
+
+// advancePath does what is due on p at now.
+func (s *Session) advancePath(p *path, now time.Time) {
+	if t := p.loss.lossTime(); !t.IsZero() && !now.Before(t) {
+		out := &s.outcome
+		out.reset()
+		p.loss.onTimer(now, &p.rtt, out)
+		s.applyOutcome(p, now, out)
+	}
+	if t := p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount); !t.IsZero() && !now.Before(t) {
+		s.onPTO(p, now)
+	}
+	if !p.challengeAt.IsZero() && !now.Before(p.challengeAt) && p.challenges >= s.challengeTries(p) {
+		s.challengeFailed(p, now)
+		if p.state == PathClosed {
+			return
+		}
+	}
+	if !p.silenceAt.IsZero() && !now.Before(p.silenceAt) {
+		p.silenceAt = time.Time{}
+		p.ping = true
+	}
+	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k {
+		p.ping = true
+	}
+	if p.state == PathFailed {
+		switch {
+		case now.Sub(p.suspectSince) >= abandonAfter && len(s.paths) > 1 && s.alternative(p):
+			s.abandon(p, now, codeNoError)
+		case !now.Before(p.probeAt):
+			if p.challengeAt.IsZero() {
+				p.prove(s, now)
+			}
+			p.probeWait = min(2*p.probeWait, maxProbeWait)
+			p.probeAt = now.Add(p.probeWait)
+		}
+	}
+}
+
+// onPTO is the probe time-out (RFC 9002, section 6.2), with the addition that
+// a path with alternatives becomes suspect.
+func (s *Session) onPTO(p *path, now time.Time) {
+	p.ptoCount++
+	p.probeTimeouts++
+	bearing := false
+	p.loss.outstanding(func(sp *sentPacket) {
+		bearing = bearing || sp.first.kind == refStream || sp.first.kind == refDatagram || len(sp.extra) > 0
+	})
+	silent := !p.lastReceived.After(p.loss.lastAckElicitingSent())
+	if s.alternative(p) && (bearing && (silent || p.ptoCount > 1) || p.ptoCount > 1) {
+		s.suspect(p, now)
+	}
+	if p.state == PathSuspect && p.ptoCount >= failAfterPTOs && now.Sub(p.suspectSince) >= failAfter && s.alternative(p) {
+		s.failPath(p, now)
+		return
+	}
+	if p.state == PathSuspect {
+		p.ping = true
+		p.probes = 1
+		return
+	}
+	// Send the oldest data again as the probe, which also repairs a tail loss.
+	p.probes = 2
+	n := 0
+	p.loss.outstanding(func(sp *sentPacket) {
+		if n < 2 {
+			s.requeueOne(sp.first)
+			for _, r := range sp.extra {
+				s.requeueOne(r)
+			}
+			n++
+		}
+	})
+	p.ping = true
+}
+
+// challengeTries is how many challenges go unanswered before p is given up.
+func (s *Session) challengeTries(p *path) int {
+	if p.mtu > smallBaseSize && !p.link.IsCarrier() {
+		return 2
+	}
+	return maxChallenges
+}
+
+// challengeFailed tries smaller challenges, then gives up.
+func (s *Session) challengeFailed(p *path, now time.Time) {
+	switch {
+	case p.state == PathFailed:
+		p.challengeAt = time.Time{}
+	case p.mtu > smallBaseSize && !p.link.IsCarrier() && p.state == PathProbing:
+		p.mtu = smallBaseSize
+		p.cc.SetMaxDatagramSize(p.mtu)
+		p.challenges, p.challengeAt = 0, now
+	case p.state == PathProbing && len(s.paths) > 1:
+		s.abandon(p, now, codeNoError)
+	case p.previous.IsValid():
+		// Nobody proved the new address: back to the one that was proven.
+		p.remote, p.previous = p.previous, netip.AddrPort{}
+		p.proven = true
+		p.challengeAt = time.Time{}
+		s.notePathChange()
+	default:
+		p.challenges, p.challengeAt = 0, now.Add(time.Second)
+	}
+}

@@ -1,0 +1,61 @@
+package ri2n
+
+import "time"
+
+// A rateSample estimates the delivery rate from the packets of one ACK
+// (draft-cheng-iccrg-delivery-rate-estimation, section 3): bytes delivered
+// between the sending and the acknowledgement of the newest of them, over the
+// longer of the time it took to send and the time it took to acknowledge.
+type rateSample struct {
+	any         bool
+	sentAt      int64
+	delivered   uint64
+	deliveredAt int64
+	sendElapsed int64
+	appLimited  bool
+}
+
+// add takes one newly acknowledged packet into account.
+func (s *rateSample) add(p *sentPacket) {
+	if s.any && p.sentAt <= s.sentAt {
+		return
+	}
+	*s = rateSample{
+		any:         true,
+		sentAt:      p.sentAt,
+		delivered:   p.delivered,
+		deliveredAt: p.deliveredAt,
+		sendElapsed: p.sentAt - p.firstSentAt,
+		appLimited:  p.appLimited,
+	}
+}
+
+// finishRate fills in the rate and the round trip of out.
+func (d *lossDetector) finishRate(s *rateSample, rtt *rttEstimator, out *ackOutcome) {
+	if d.appLimitedUntil != 0 && d.delivered > d.appLimitedUntil {
+		d.appLimitedUntil = 0
+	}
+	if !s.any {
+		return
+	}
+	d.firstSentAt = s.sentAt
+	out.appLimited = s.appLimited
+	if s.delivered >= d.roundEnd {
+		d.roundEnd = d.delivered
+		out.roundStart = true
+	}
+	// Bytes cannot have been delivered in less than a round trip; a shorter
+	// interval is an artefact of ACKs that arrived together.
+	elapsed := max(s.sendElapsed, d.deliveredAt-s.deliveredAt)
+	if elapsed <= 0 || time.Duration(elapsed) < rtt.min {
+		return
+	}
+	out.deliveryRate = float64(d.delivered-s.delivered) / time.Duration(elapsed).Seconds()
+}
+
+// setAppLimited records that the sender has run out of data while the
+// congestion window had room: samples from packets sent until what is now in
+// flight has been delivered underestimate the path.
+func (d *lossDetector) setAppLimited() {
+	d.appLimitedUntil = max(1, d.delivered+uint64(d.inFlight))
+}

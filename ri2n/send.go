@@ -1,0 +1,494 @@
+package ri2n
+
+import (
+	"sync"
+	"time"
+)
+
+// Kinds of frames that are sent again when they are lost.
+const (
+	refStream frameKind = iota + 1
+	refDatagram
+	refPing
+	refHandshakeDone
+	refMaxData
+	refMaxStreams
+	refMaxPaths
+	refMaxStreamData
+	refResetStream
+	refStopSending
+	refPathStatus
+	refPathAbandon
+	refPathProbe // PATH_CHALLENGE or PATH_RESPONSE
+)
+
+// maxBurst is the largest burst of datagrams in bytes: what one system call
+// takes with UDP GSO.
+const (
+	maxBurst        = 63 << 10
+	maxBurstPackets = 64
+)
+
+// A transmission is one burst on its way to a socket: packets of equal size,
+// the last one maybe shorter, in plain text until it is sealed.
+type transmission struct {
+	buf     []byte
+	size    int
+	numbers [maxBurstPackets]packetNumber
+	ends    [maxBurstPackets]int
+	count   int
+}
+
+var transmissions = sync.Pool{New: func() any { return &transmission{buf: make([]byte, 0, 64<<10)} }}
+
+func (t *transmission) reset(size int) { t.buf, t.size, t.count = t.buf[:0], size, 0 }
+
+// room reports whether another packet may join the burst.
+func (t *transmission) room() bool {
+	return t.count < maxBurstPackets && len(t.buf)+t.size <= maxBurst && len(t.buf) == t.count*t.size
+}
+
+func (t *transmission) seal(keys *packetKeys, path pathID) {
+	start := 0
+	for i := range t.count {
+		end := t.ends[i]
+		keys.seal(t.buf[start:end-aeadOverhead:end], shortHeaderLen, path, t.numbers[i])
+		start = end
+	}
+}
+
+// flush sends all that may be sent now, sets the timer and unlocks the
+// session. One goroutine at a time sends; others leave their work to it.
+func (s *Session) flush(now time.Time) {
+	if s.flushing {
+		s.mu.Unlock()
+		return
+	}
+	s.flushing = true
+	var t *transmission
+	for s.state != sessionGone {
+		if t == nil {
+			t = transmissions.Get().(*transmission)
+		}
+		p := s.buildBurst(now, t)
+		if p == nil {
+			if s.state == sessionLingering && s.lingerDone() {
+				s.drain(now, closeFrame{code: codeNoError})
+				continue
+			}
+			break
+		}
+		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
+		s.mu.Unlock()
+		t.seal(keys, id)
+		link.send(t.buf, t.size, remote)
+		now = time.Now()
+		s.mu.Lock()
+	}
+	s.flushing = false
+	s.endpoint.timers.set(&s.timer, s.deadline(now))
+	s.mu.Unlock()
+	if t != nil {
+		transmissions.Put(t)
+	}
+}
+
+// buildBurst fills t with what one path has to send, and returns that path,
+// or nil when nothing may be sent.
+func (s *Session) buildBurst(now time.Time, t *transmission) *path {
+	if s.keys.packets >= updateKeysAfter && !s.updateKeys(now) {
+		return nil
+	}
+	if s.state == sessionDraining {
+		return s.buildClose(now, t)
+	}
+	for _, p := range s.paths {
+		if p != s.sending && s.buildPackets(p, now, t) {
+			return p
+		}
+	}
+	if p := s.sending; p != nil && s.buildPackets(p, now, t) {
+		return p
+	}
+	return nil
+}
+
+// updateKeys moves to the next keys when it is time, and reports whether
+// sending may go on.
+func (s *Session) updateKeys(now time.Time) bool {
+	k := &s.keys
+	if k.confirmed && now.Sub(k.rotatedAt) >= 3*s.maxPTO() && s.rotateSendKeys(now) {
+		return true
+	}
+	if k.packets < maxKeyPackets {
+		return true
+	}
+	s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
+	return false
+}
+
+func (s *Session) rotateSendKeys(now time.Time) bool {
+	if err := s.keys.rotate(now); err != nil {
+		return false
+	}
+	for _, p := range s.paths {
+		p.phaseAt = p.loss.ring.next
+	}
+	return true
+}
+
+func (s *Session) maxPTO() time.Duration {
+	longest := minPTOWait
+	for _, p := range s.paths {
+		longest = max(longest, p.rtt.pto(maxAckDelay))
+	}
+	return longest
+}
+
+func (s *Session) buildPackets(p *path, now time.Time, t *transmission) bool {
+	t.reset(p.packetSize())
+	for t.room() && s.buildPacket(p, now, t) {
+	}
+	return t.count > 0
+}
+
+// buildClose makes the packet that ends the session.
+func (s *Session) buildClose(now time.Time, t *transmission) *path {
+	p := s.closedBy
+	if p == nil {
+		p = s.sending
+	}
+	if s.closesDue == 0 || p == nil || !p.loss.canSend() {
+		return nil
+	}
+	s.closesDue--
+	t.reset(p.packetSize())
+	if p.allowance() < t.size {
+		return nil
+	}
+	b := append(t.buf, make([]byte, shortHeaderLen)...)
+	b = appendCloseFrame(b, s.closeFrame)
+	s.commit(p, now, t, b, false, nil)
+	return p
+}
+
+// buildPacket appends one packet for p to t, and reports whether there was
+// something to send.
+func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
+	if !p.loss.canSend() || p.allowance() < t.size {
+		return false
+	}
+	down := p.state == PathSuspect || p.state == PathFailed
+	carriesData := p == s.sending
+	inFlight := p.loss.bytesInFlight()
+	open := p.probes > 0 || inFlight+t.size <= p.cc.Cwnd()
+	ackNow := !down && (p.acks.needsAckNow() || isDue(p.acks.deadline(), now))
+	if carriesData {
+		for _, q := range s.paths { // a suspect path's ACKs take another way
+			ackNow = ackNow || q != p && s.acksTravel(q) && (q.acks.needsAckNow() || isDue(q.acks.deadline(), now))
+		}
+	}
+	challenge := isDue(p.challengeAt, now) && p.challenges < s.challengeTries(p)
+	probing := challenge || len(p.responses) > 0
+	control := carriesData && open && s.controlDue()
+	data := carriesData && open && s.dataDue(now)
+	p.limited = false
+	if data && p.probes == 0 && p.pacer.budget(now, p.cc.PacingRate(), t.size, p.cc.Cwnd()) < t.size {
+		data = false
+		p.limited = true
+	}
+	ping := p.ping || p.probes > 0 && !data && !control
+	if !ackNow && !probing && !control && !data && !ping {
+		if carriesData && open && !p.limited {
+			p.loss.setAppLimited()
+		}
+		return false
+	}
+
+	start := len(t.buf)
+	limit := start + t.size - aeadOverhead
+	b := append(t.buf, zeroHeader[:]...)
+	refs := s.refs[:0]
+
+	if p.acks.wantsAck() && !down {
+		b = s.appendAck(b, p, now)
+	}
+	if carriesData {
+		for _, q := range s.paths {
+			if q != p && s.acksTravel(q) && q.acks.wantsAck() && limit-len(b) > 200 {
+				b = s.appendAck(b, q, now)
+			}
+		}
+	}
+	for len(p.responses) > 0 && limit-len(b) >= 9 {
+		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
+		p.responses = p.responses[1:]
+		refs = append(refs, frameRef{kind: refPathProbe})
+	}
+	if challenge {
+		b = appendPathChallengeFrame(b, pathChallengeFrame{p.challenge})
+		p.challenges++
+		p.challengeAt = now.Add(challengeInterval << min(p.challenges-1, 3))
+		refs = append(refs, frameRef{kind: refPathProbe})
+	}
+	if control {
+		b, refs = s.appendControl(b, limit, refs)
+	}
+	if data {
+		b, refs = s.appendDatagrams(b, limit, refs, now)
+		b, refs = s.appendStreams(b, limit, refs)
+	}
+	if ping {
+		if len(refs) == 0 {
+			b = appendPingFrame(b)
+			refs = append(refs, frameRef{kind: refPing})
+		}
+		p.ping = false
+	}
+	s.refs = refs[:0]
+	if len(b) == start+shortHeaderLen {
+		return false // what was due turned out to be blocked by credit
+	}
+	if probing {
+		if pad := limit - len(b); pad > 0 {
+			b = appendPadding(b, pad)
+		}
+	}
+	if len(refs) > 0 && p.probes > 0 {
+		p.probes--
+	}
+	s.commit(p, now, t, b, len(refs) > 0, refs)
+	clear(refs)
+	return true
+}
+
+var (
+	zeroHeader [shortHeaderLen]byte
+	zeroTag    [aeadOverhead]byte
+)
+
+func isDue(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
+
+// acksTravel reports whether the ACKs of q's packets leave on another path.
+func (s *Session) acksTravel(q *path) bool {
+	return q.state == PathSuspect || q.state == PathFailed || q.peerSuspects
+}
+
+func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
+	var scratch [32]ackRange
+	ranges := p.numbers.appendRanges(scratch[:0], len(scratch))
+	if len(ranges) == 0 {
+		return b
+	}
+	b = appendAckFrame(b, ackFrame{path: p.id, delay: p.acks.delay(now), ranges: ranges})
+	p.acks.sent()
+	return b
+}
+
+// commit gives the packet in b, which extends t.buf, its number and header,
+// and records it.
+func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, eliciting bool, refs []frameRef) {
+	start := len(t.buf)
+	number := p.loss.nextPacketNumber()
+	appendShortHeader(b[start:start], shortHeader{keyPhase: s.keys.phase, dcid: p.remoteID, pn: uint32(number)})
+	b = append(b, zeroTag[:]...)
+	size := len(b) - start
+	t.buf = b
+	t.numbers[t.count] = number
+	t.ends[t.count] = len(b)
+	t.count++
+
+	var first frameRef
+	if len(refs) > 0 {
+		first, refs = refs[0], refs[1:]
+	}
+	p.loss.sent(now, number, size, eliciting, false, first, refs)
+	if eliciting {
+		p.cc.OnSent(now, size, p.loss.bytesInFlight())
+		p.pacer.sent(size)
+	}
+	s.keys.packets++
+	p.sent += size
+	p.packetsSent++
+	p.bytesSent += uint64(size)
+	p.lastSent = now
+}
+
+// controlDue reports whether session or stream control frames wait.
+func (s *Session) controlDue() bool {
+	if s.doneDue || s.maxDataDue || s.maxStreamsDue || s.maxPathsDue || len(s.abandons) > 0 || len(s.controlQueue) > 0 {
+		return true
+	}
+	for _, p := range s.paths {
+		if p.statusDue {
+			return true
+		}
+	}
+	return false
+}
+
+// maxControlFrame is more than any control frame needs, in bytes.
+const maxControlFrame = 48
+
+func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, []frameRef) {
+	room := func() bool { return limit-len(b) >= maxControlFrame }
+	if s.doneDue && room() {
+		b = appendHandshakeDoneFrame(b)
+		refs = append(refs, frameRef{kind: refHandshakeDone})
+		s.doneDue = false
+	}
+	if s.maxDataDue && room() {
+		b = appendMaxDataFrame(b, maxDataFrame{s.recvCredit})
+		refs = append(refs, frameRef{kind: refMaxData, offset: s.recvCredit})
+		s.maxDataDue = false
+	}
+	if s.maxStreamsDue && room() {
+		b = appendMaxStreamsFrame(b, maxStreamsFrame{limit: s.peerLimit})
+		refs = append(refs, frameRef{kind: refMaxStreams, offset: s.peerLimit})
+		s.maxStreamsDue = false
+	}
+	if s.maxPathsDue && room() {
+		b = appendMaxPathsFrame(b, maxPathsFrame{s.localLimit})
+		refs = append(refs, frameRef{kind: refMaxPaths, id: uint64(s.localLimit)})
+		s.maxPathsDue = false
+	}
+	for len(s.abandons) > 0 && room() {
+		f := s.abandons[0]
+		s.abandons = s.abandons[1:]
+		b = appendPathAbandonFrame(b, f)
+		refs = append(refs, frameRef{kind: refPathAbandon, id: uint64(f.path), offset: f.code})
+	}
+	for _, p := range s.paths {
+		if p.statusDue && room() {
+			if p.statusSeq == 0 {
+				p.setStatus()
+			}
+			b = appendPathStatusFrame(b, pathStatusFrame{
+				path: p.id, seq: p.statusSeq, status: p.status,
+				resetToken: statelessResetToken(&s.endpoint.resetKey, p.localID),
+			})
+			refs = append(refs, frameRef{kind: refPathStatus, id: uint64(p.id), offset: p.statusSeq})
+			p.statusDue = false
+		}
+	}
+	for len(s.controlQueue) > 0 && room() {
+		st := s.controlQueue[0]
+		if b, refs = st.appendControl(b, refs, room); !st.controlDue() {
+			st.controlQueued = false
+			s.controlQueue[0] = nil
+			s.controlQueue = s.controlQueue[1:]
+		}
+	}
+	if len(s.controlQueue) == 0 {
+		s.controlQueue = nil
+	}
+	return b, refs
+}
+
+// dataDue reports whether streams or datagrams wait to be sent.
+func (s *Session) dataDue(now time.Time) bool {
+	return len(s.sendQueue) > 0 || s.datagrams.len() > 0 && s.datagrams.peekSize(now) >= 0
+}
+
+func (s *Session) appendDatagrams(b []byte, limit int, refs []frameRef, now time.Time) ([]byte, []frameRef) {
+	for s.datagrams.len() > 0 {
+		n := s.datagrams.peekSize(now)
+		if n < 0 || datagramHeaderLen(n, false)+n > limit-len(b) {
+			break
+		}
+		d, ok := s.datagrams.pop(now, n)
+		if !ok {
+			break
+		}
+		b = appendDatagramFrame(b, datagramFrame{data: d})
+		refs = append(refs, frameRef{kind: refDatagram, length: uint32(n)})
+		s.datagrams.release(d)
+	}
+	return b, refs
+}
+
+// minStreamRoom keeps stream frames from being cut into crumbs.
+const minStreamRoom = 64
+
+func (s *Session) appendStreams(b []byte, limit int, refs []frameRef) ([]byte, []frameRef) {
+	for len(s.sendQueue) > 0 && limit-len(b) >= minStreamRoom {
+		st := s.sendQueue[0]
+		header := 1 + varintLen(st.id) + varintLen(st.send.end) + 2
+		off, n, fin, fresh, ok := st.send.next(limit-len(b)-header, st.creditLimit())
+		if !ok {
+			st.queued = false
+			s.sendQueue[0] = nil
+			s.sendQueue = s.sendQueue[1:]
+			continue
+		}
+		if fresh {
+			s.sendUsed += uint64(n)
+		}
+		b = appendStreamHeader(b, st.id, off, n, true, fin)
+		at := len(b)
+		b = b[:at+n] // the buffer of a transmission is never too small
+		st.send.copyRange(b[at:], off)
+		refs = append(refs, frameRef{kind: refStream, stream: st, offset: off, length: uint32(n), fin: fin})
+		if len(s.sendQueue) > 1 { // take turns
+			copy(s.sendQueue, s.sendQueue[1:])
+			s.sendQueue[len(s.sendQueue)-1] = st
+		}
+	}
+	if len(s.sendQueue) == 0 {
+		s.sendQueue = nil
+	}
+	return b, refs
+}
+
+// requeue makes lost frames due again.
+func (s *Session) requeue(lost []frameRef) {
+	for _, r := range lost {
+		s.requeueOne(r)
+	}
+}
+
+func (s *Session) requeueOne(r frameRef) {
+	switch r.kind {
+	case refStream:
+		r.stream.send.onLost(r.offset, int(r.length), r.fin)
+		s.queueStream(r.stream)
+	case refHandshakeDone:
+		s.doneDue = true
+	case refMaxData:
+		s.maxDataDue = true
+	case refMaxStreams:
+		s.maxStreamsDue = true
+	case refMaxPaths:
+		s.maxPathsDue = true
+	case refMaxStreamData:
+		r.stream.maxDataDue = !r.stream.recvDone()
+		s.queueControl(r.stream)
+	case refResetStream:
+		r.stream.resetDue = !r.stream.resetAcked
+		s.queueControl(r.stream)
+	case refStopSending:
+		r.stream.stopDue = !r.stream.recvDone()
+		s.queueControl(r.stream)
+	case refPathStatus:
+		if p := s.pathByID(pathID(r.id)); p != nil && r.offset == p.statusSeq {
+			p.statusDue = true
+		}
+	case refPathAbandon:
+		s.abandons = append(s.abandons, pathAbandonFrame{path: pathID(r.id), code: r.offset})
+	}
+}
+
+// queueStream lets st take part in sending if it has something to send.
+func (s *Session) queueStream(st *Stream) {
+	if !st.queued && st.send.hasNext(st.creditLimit()) {
+		st.queued = true
+		s.sendQueue = append(s.sendQueue, st)
+	}
+}
+
+func (s *Session) queueControl(st *Stream) {
+	if !st.controlQueued && st.controlDue() {
+		st.controlQueued = true
+		s.controlQueue = append(s.controlQueue, st)
+	}
+}

@@ -1,0 +1,593 @@
+package ri2n
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	initialSessionWindow = 1 << 20
+	initialStreamWindow  = 512 << 10
+	maxSessionWindow     = 32 << 20
+	maxStreamWindow      = 16 << 20
+	maxOpenStreams       = 1024 // that a peer may have open
+	maxDatagramPayload   = 65535
+	maxAckDelay          = 5 * time.Millisecond
+
+	lingerTime = 5 * time.Second
+	minPTOWait = 10 * time.Millisecond
+
+	exporterLabel = "EXPORTER-ri2n"
+)
+
+// A Session is the encrypted association with one peer over one or more
+// paths. Its methods may be called concurrently.
+//
+// The session has no goroutine: the protocol is a state machine that its
+// mutex owns and that readers, writers and the endpoint's timer drive. A
+// parameter now means that the mutex is held.
+type Session struct {
+	endpoint  *Endpoint
+	client    bool
+	peer      PeerID
+	readKeys  receiveKeys
+	exporter  []byte
+	random    *rand.Rand
+	localIDs  *cidDeriver // of connection IDs that we receive
+	remoteIDs *cidDeriver
+	timer     timer
+	done      chan struct{} // closed when the session has ended for its users
+	lingered  chan struct{} // closed when nothing more will be sent for it
+	openable  chan struct{} // capacity 1: a stream may be opened
+	incoming  chan struct{} // capacity 1: a stream or the end has come
+	arrived   chan struct{} // capacity 1: a datagram or the end has come
+
+	mu    sync.Mutex // guards what follows
+	state sessionState
+	err   error // why the session ended
+
+	handshake *handshake // the client's, until the server has confirmed it
+	keys      sendKeys
+	params    transportParams // the peer's
+
+	// Paths.
+	paths        []*path
+	sending      *path
+	nextPath     pathID // of our parity
+	pathLimit    pathID // the peer's: the highest ID that we may open
+	localLimit   pathID // ours
+	pathOpens    int    // by the peer, in pathSecond
+	pathSecond   int64
+	pathsChanged chan struct{}
+
+	// Streams and credit.
+	streams      map[uint64]*Stream
+	sendQueue    []*Stream // have data or a FIN to send
+	controlQueue []*Stream // have control frames to send
+	acceptQueue  []*Stream
+	nextStream   uint64
+	streamLimit  uint64 // the peer's: how many we may open
+	opened       uint64 // by us
+	peerOpened   uint64
+	peerClosed   uint64
+	peerLimit    uint64 // told to the peer
+	sendCredit   uint64 // the peer's MAX_DATA
+	sendUsed     uint64
+	recvCredit   uint64 // our MAX_DATA
+	recvHighest  uint64 // sum of the highest offsets
+	recvConsumed uint64
+	recvWindow   creditWindow
+
+	// Frames owed.
+	doneDue, maxDataDue, maxStreamsDue, maxPathsDue bool
+	abandons                                        []pathAbandonFrame
+	closeFrame                                      closeFrame
+	closesDue                                       int
+	closedBy                                        *path // where CLOSE is answered
+
+	datagrams datagramQueue
+	inbox     datagramInbox
+
+	lastReceived time.Time
+	idleTimeout  time.Duration
+	endsAt       time.Time // of lingering or draining
+	flushing     bool
+	unstored     bool       // the packet in hand carried data that found no room
+	outcome      ackOutcome // scratch
+	refs         []frameRef // scratch
+}
+
+type sessionState uint8
+
+const (
+	sessionOpen      sessionState = iota
+	sessionLingering              // closed by us; written data is still on its way
+	sessionDraining               // CLOSE sent or received
+	sessionGone
+)
+
+// newSession makes the session of a completed handshake and registers its
+// connection IDs.
+func newSession(h *handshake, now time.Time) (*Session, error) {
+	e := h.endpoint
+	cs := h.tls.ConnectionState()
+	material, err := cs.ExportKeyingMaterial(exporterLabel, nil, 64)
+	if err != nil {
+		return nil, fmt.Errorf("ri2n: export keys: %w", err)
+	}
+	clientIDs, serverIDs := newCIDDeriver([16]byte(material[:16])), newCIDDeriver([16]byte(material[16:32]))
+	s := &Session{
+		endpoint:     e,
+		client:       h.client,
+		peer:         h.peer,
+		exporter:     material[32:],
+		random:       e.newRand(),
+		localIDs:     serverIDs,
+		remoteIDs:    clientIDs,
+		done:         make(chan struct{}),
+		lingered:     make(chan struct{}),
+		openable:     make(chan struct{}, 1),
+		incoming:     make(chan struct{}, 1),
+		arrived:      make(chan struct{}, 1),
+		params:       h.params,
+		pathLimit:    h.params.maxPaths,
+		localLimit:   initialMaxPathID,
+		streams:      make(map[uint64]*Stream),
+		streamLimit:  h.params.maxStreamsBidi,
+		peerLimit:    maxOpenStreams,
+		sendCredit:   h.params.maxData,
+		recvCredit:   initialSessionWindow,
+		recvWindow:   creditWindow{size: initialSessionWindow, cap: maxSessionWindow},
+		pathsChanged: make(chan struct{}),
+		lastReceived: now,
+		idleTimeout:  e.cfg.IdleTimeout,
+	}
+	if h.params.maxIdle > 0 {
+		s.idleTimeout = min(s.idleTimeout, h.params.maxIdle)
+	}
+	if s.client {
+		s.localIDs, s.remoteIDs = clientIDs, serverIDs
+		s.nextPath = 2 // path 0 is the handshake's
+		s.handshake = h
+	} else {
+		s.nextPath = 1
+		s.nextStream = 1
+		s.doneDue = true
+	}
+	s.timer.fire = s.onTimer
+	if err := s.keys.init(h.secrets.suite, h.secrets.write); err != nil {
+		return nil, err
+	}
+	if err := s.readKeys.init(h.secrets.suite, h.secrets.read); err != nil {
+		return nil, err
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range pathID(initialMaxPathID + 1) {
+		s.addRoute(id)
+	}
+	p := s.newPath(0, h.path.link, h.path.addr, now)
+	p.route = e.routes.findShort(p.localID)
+	p.mtu = h.datagramSize(h.path)
+	p.cc = newCubic(p.mtu)
+	p.received, p.sent = h.path.received, h.path.sent
+	// Several candidates have carried Initials: which one the keys came back
+	// on says little about the others.
+	p.proven = s.client || len(h.tuples) == 1
+	if !p.proven {
+		p.prove(s, now)
+	} else {
+		p.state = PathActive
+		close(p.settled)
+	}
+	p.statusDue = true
+	if h.rtt > 0 {
+		p.rtt.sample(h.rtt, 0, 0)
+	}
+	s.paths = append(s.paths, p)
+	s.sending = p
+	return s, nil
+}
+
+// addRoute registers our connection ID of path id. A collision with another
+// session's costs this session that ID.
+func (s *Session) addRoute(id pathID) {
+	s.endpoint.routes.addShort(s.localIDs.cid(id, 0), &route{session: s, path: id})
+}
+
+// begin sends the first packets.
+func (s *Session) begin(now time.Time) {
+	s.mu.Lock()
+	s.flush(now)
+}
+
+// Peer returns the verified peer ID of the other side.
+func (s *Session) Peer() PeerID { return s.peer }
+
+// IsClient reports whether this side dialed.
+func (s *Session) IsClient() bool { return s.client }
+
+// Done is closed when the session has ended; Err then says why.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err returns nil while the session lives. Afterwards it is a *[LocalError],
+// a *[RemoteError], [ErrIdleTimeout], [ErrStatelessReset], or an error that
+// wraps [net.ErrClosed] after Close.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Paths returns a snapshot of the paths that are not closed.
+func (s *Session) Paths() []PathInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	infos := make([]PathInfo, 0, len(s.paths))
+	for _, p := range s.paths {
+		infos = append(infos, p.info(p == s.sending))
+	}
+	return infos
+}
+
+// PathsChanged returns a channel that is closed when next a path is added or
+// closed, changes its state or address, or another one becomes the sending
+// path. Call it again for the change after that.
+func (s *Session) PathsChanged() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pathsChanged
+}
+
+func (s *Session) notePathChange() {
+	close(s.pathsChanged)
+	s.pathsChanged = make(chan struct{})
+}
+
+// Export derives n bytes that only the two ends of this session know, as the
+// exporter of RFC 8446, section 7.5. Both ends get the same bytes for the
+// same label and context.
+func (s *Session) Export(label string, context []byte, n int) ([]byte, error) {
+	salt := sha256.Sum256(context)
+	key, err := hkdf.Key(sha256.New, s.exporter, salt[:], "ri2n export "+label, n)
+	if err != nil {
+		return nil, fmt.Errorf("ri2n: export %q: %w", label, err)
+	}
+	return key, nil
+}
+
+// OpenStream opens a bidirectional stream. It waits while the peer's limit on
+// open streams is reached. The peer learns of the stream with its first
+// bytes, or with its end.
+func (s *Session) OpenStream(ctx context.Context) (*Stream, error) {
+	for {
+		s.mu.Lock()
+		if s.err != nil {
+			err := s.err
+			s.mu.Unlock()
+			return nil, err
+		}
+		if s.opened < s.streamLimit {
+			st := s.newStream(s.nextStream)
+			s.nextStream += 4
+			s.opened++
+			more := s.opened < s.streamLimit
+			s.mu.Unlock()
+			if more {
+				signal(s.openable)
+			}
+			return st, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.openable:
+		case <-s.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("ri2n: open stream: %w", ctx.Err())
+		}
+	}
+}
+
+// AcceptStream returns the next stream that the peer opened.
+func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
+	for {
+		s.mu.Lock()
+		if len(s.acceptQueue) > 0 {
+			st := s.acceptQueue[0]
+			s.acceptQueue[0] = nil
+			s.acceptQueue = s.acceptQueue[1:]
+			more := len(s.acceptQueue) > 0
+			s.mu.Unlock()
+			if more {
+				signal(s.incoming)
+			}
+			return st, nil
+		}
+		err := s.err
+		s.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-s.incoming:
+		case <-s.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("ri2n: accept stream: %w", ctx.Err())
+		}
+	}
+}
+
+// MaxDatagramSize is the largest payload in bytes that SendDatagram takes
+// now. It changes with the sending path.
+func (s *Session) MaxDatagramSize() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.maxDatagramSize()
+}
+
+func (s *Session) maxDatagramSize() int {
+	room := s.sending.packetSize() - shortHeaderLen - aeadOverhead
+	return min(room-datagramHeaderLen(room, false), int(s.params.maxDatagram))
+}
+
+// SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The
+// datagrams of one flow keep their order, and flows share the session fairly.
+// A flow queues at most 64 datagrams, each for at most 50 ms, and drops from
+// its head.
+func (s *Session) SendDatagram(flow uint64, b []byte) error {
+	now := time.Now()
+	s.mu.Lock()
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return s.err
+	}
+	if len(b) > s.maxDatagramSize() {
+		s.mu.Unlock()
+		return ErrDatagramTooLarge
+	}
+	if dropped := s.datagrams.push(now, flow, b); dropped > 0 {
+		s.endpoint.counters.datagramQueueDropped.Add(uint64(dropped))
+	}
+	s.flush(now)
+	return nil
+}
+
+// ReceiveDatagram returns the next datagram of the peer. At most 256 wait; the
+// oldest are dropped.
+func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
+	for {
+		s.mu.Lock()
+		b, ok := s.inbox.pop()
+		more := s.inbox.len() > 0
+		err := s.err
+		s.mu.Unlock()
+		if ok {
+			if more {
+				signal(s.arrived)
+			}
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-s.arrived:
+		case <-s.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
+		}
+	}
+}
+
+// signal wakes one waiter, now or when it comes.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Close ends the session in order: streams that have been closed or
+// half-closed get up to 5 s for their written data to be acknowledged, then
+// the peer is told. It returns at once; [Endpoint.Close] waits.
+func (s *Session) Close() error {
+	now := time.Now()
+	s.mu.Lock()
+	if s.state != sessionOpen {
+		s.mu.Unlock()
+		return nil
+	}
+	s.end(fmt.Errorf("ri2n: session closed: %w", net.ErrClosed))
+	s.state = sessionLingering
+	s.endsAt = now.Add(lingerTime)
+	s.flush(now)
+	return nil
+}
+
+// CloseWithError ends the session at once, telling the peer code and reason.
+// Codes of applications begin at 0x1000.
+func (s *Session) CloseWithError(code uint64, reason string) error {
+	now := time.Now()
+	s.mu.Lock()
+	if s.state <= sessionLingering {
+		s.end(&LocalError{Code: code, Reason: reason})
+		s.drain(now, closeFrame{code: code, reason: reason})
+	}
+	s.flush(now)
+	return nil
+}
+
+// end makes every blocked call return err.
+func (s *Session) end(err error) {
+	if s.err != nil {
+		return
+	}
+	s.err = err
+	close(s.done)
+	if h := s.handshake; h != nil {
+		s.handshake = nil
+		go h.confirm() // takes the handshake's mutex, which is never below ours
+	}
+}
+
+// lingerDone reports whether all that was written before Close is acknowledged.
+func (s *Session) lingerDone() bool {
+	for _, st := range s.streams {
+		if st.send.finished() && !st.send.done() {
+			return false
+		}
+	}
+	return true
+}
+
+// drain sends CLOSE and keeps answering with it for three PTOs.
+func (s *Session) drain(now time.Time, f closeFrame) {
+	s.closeFrame = f
+	s.closesDue = 1
+	s.startDraining(now)
+}
+
+func (s *Session) startDraining(now time.Time) {
+	s.state = sessionDraining
+	s.endsAt = now.Add(3 * max(s.sending.rtt.pto(maxAckDelay), minPTOWait))
+	for _, st := range s.streams {
+		st.send.reset()
+	}
+	s.sendQueue, s.controlQueue = nil, nil
+	s.datagrams.reset()
+}
+
+// violated closes the session for a breach of the protocol.
+func (s *Session) violated(now time.Time, v *violation) {
+	if s.state >= sessionDraining {
+		return
+	}
+	s.endpoint.counters.violations.Add(1)
+	s.end(&LocalError{Code: uint64(v.code), Reason: v.reason})
+	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
+}
+
+// statelessReset ends the session: its peer has forgotten it.
+func (s *Session) statelessReset(now time.Time) {
+	s.mu.Lock()
+	if s.state <= sessionLingering {
+		s.end(ErrStatelessReset)
+		s.startDraining(now)
+		s.endsAt = now
+	}
+	s.flush(now)
+}
+
+// leave removes the session from the endpoint's tables.
+func (s *Session) leave() {
+	s.state = sessionGone
+	e := s.endpoint
+	for _, p := range s.paths {
+		p.markClosed()
+		if p.hasToken {
+			e.routes.removeReset(p.resetToken, s)
+		}
+	}
+	for id := range s.localLimit + 1 {
+		e.routes.removeShort(s.localIDs.cid(id, 0), s)
+	}
+	s.notePathChange()
+	e.timers.set(&s.timer, time.Time{})
+	e.removeSession(s)
+	close(s.lingered)
+}
+
+// markClosed ends a path and whoever waits for its validation.
+func (p *path) markClosed() {
+	p.state = PathClosed
+	if !isClosed(p.settled) {
+		close(p.settled)
+	}
+}
+
+// onTimer is called by the endpoint's timer goroutine.
+func (s *Session) onTimer(now time.Time) {
+	s.mu.Lock()
+	s.advance(now)
+	s.flush(now)
+}
+
+// advance does what is due at now; flush sends what follows from it.
+func (s *Session) advance(now time.Time) {
+	switch s.state {
+	case sessionGone:
+		return
+	case sessionDraining:
+		if !now.Before(s.endsAt) {
+			s.leave()
+		}
+		return
+	case sessionLingering:
+		if !now.Before(s.endsAt) {
+			s.drain(now, closeFrame{code: codeNoError})
+			return
+		}
+	}
+	if s.idleTimeout > 0 && now.Sub(s.lastReceived) >= s.idleTimeout {
+		s.end(ErrIdleTimeout)
+		s.startDraining(now)
+		s.leave()
+		return
+	}
+	s.readKeys.expire(now)
+	for _, p := range append([]*path(nil), s.paths...) {
+		s.advancePath(p, now)
+	}
+	s.choosePath()
+}
+
+// deadline returns when advance has work again.
+func (s *Session) deadline(now time.Time) time.Time {
+	if s.state == sessionGone {
+		return time.Time{}
+	}
+	if s.state == sessionDraining {
+		return s.endsAt
+	}
+	var at time.Time
+	sooner := func(t time.Time) {
+		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	sooner(s.endsAt)
+	if s.idleTimeout > 0 {
+		sooner(s.lastReceived.Add(s.idleTimeout))
+	}
+	if g := s.readKeys.current.Load(); g.previous != nil {
+		sooner(g.previousUntil)
+	}
+	for _, p := range s.paths {
+		sooner(p.loss.lossTime())
+		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		sooner(p.challengeAt)
+		sooner(p.acks.deadline())
+		sooner(p.silenceAt)
+		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
+			sooner(p.lastSent.Add(k))
+		}
+		if p.state == PathFailed {
+			sooner(p.probeAt)
+			sooner(p.suspectSince.Add(abandonAfter))
+		}
+		if p.limited {
+			sooner(p.pacer.nextTime(now, p.packetSize()))
+		}
+	}
+	return at
+}
+
+var errPathAbandoned = errors.New("ri2n: path abandoned")
