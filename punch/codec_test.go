@@ -219,3 +219,12 @@ func FuzzParseMessage(f *testing.F) {
 		}
 	})
 }
+
+// TestFuzzSeeds fails if the inputs that fuzzing found are missing.
+func TestFuzzSeeds(t *testing.T) {
+	for _, name := range []string{"FuzzParseDescription", "FuzzParseMessage", "FuzzParseSTUN"} {
+		if seeds, err := os.ReadDir(filepath.Join("testdata", "fuzz", name)); err != nil || len(seeds) == 0 {
+			t.Errorf("%s has no seeds: %v", name, err)
+		}
+	}
+}
