@@ -165,7 +165,7 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 		rtt = max(0, a.cfg.RTT())
 	}
 	var at *attempt
-	at, err = newAttempt(&attempt{
+	at, err = newAttempt(attemptConfig{
 		id: id, controlling: a.cfg.Controlling, peer: a.cfg.Peer, mux: l.Mux,
 		log: a.cfg.Logger.With("peer", a.cfg.Peer, "generation", generation), checkTime: a.cfg.CheckTime,
 		local: d, rtt: rtt, onPair: a.cfg.OnPair,

@@ -68,21 +68,56 @@ func TestPairsComeInOrder(t *testing.T) {
 }
 
 // TestNothingArrivesEarly: neither side's first check may reach the other's
-// NAT before that one sent its own (punch's reason for a synchronised start).
+// NAT before that one sent its own, whatever the relay's delay. Of what was
+// sent, everything arrives.
 func TestNothingArrivesEarly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b, _, _ := homes(t, 1, restricted, restricted)
-		punchOnce(t, a, b)
-		// Each check that was sent arrived: nothing was filtered on the way.
-		for name, n := range map[string]*node{"a": a, "b": b} {
-			if n.mux.Stats().Received == 0 {
-				t.Errorf("%s received nothing", name)
-			}
+	for _, relay := range []time.Duration{10 * time.Millisecond, 20 * time.Millisecond, 150 * time.Millisecond} {
+		for _, known := range []time.Duration{0, 1} {
+			t.Run(fmt.Sprintf("relay=%v/known=%d", relay, known), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a, b, _, _ := homes(t, 1, restricted, restricted)
+					connect(t, a, b, relay, known*2*relay)
+					punchOnce(t, a, b)
+					got := a.mux.Stats().Received + b.mux.Stats().Received
+					want := a.mux.Stats().Sent + b.mux.Stats().Sent
+					if got != want || a.last(t).Reason != Direct {
+						t.Errorf("%d of %d datagrams arrived, reason %q", got, want, a.last(t).Reason)
+					}
+				})
+			})
 		}
-		if got, want := a.mux.Stats().Received+b.mux.Stats().Received, a.mux.Stats().Sent+b.mux.Stats().Sent; got != want {
-			t.Errorf("%d of %d datagrams arrived", got, want)
-		}
-	})
+	}
+}
+
+// TestCarrierNAT: one home is behind a second NAT, as at many carriers.
+func TestCarrierNAT(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		carrier netsim.NAT
+		want    Reason
+	}{
+		{"endpoint-independent mapping", restricted, Direct},
+		{"mapping by destination", symmetric, MappingAndFiltering},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				world := netsim.New(t, 1)
+				servers := append(serveSTUN(t, world.Host()), serveSTUN(t, world.Host())...)
+				access := netsim.Delay(5 * time.Millisecond)
+				carrier := world.NAT(tt.carrier, access)
+				home := world.NAT(restricted, access)
+				a := newNode(t, carrier.NAT(restricted, access).Host(), servers, Filter{})
+				b := newNode(t, home.Host(), servers, Filter{})
+				connect(t, a, b, 20*time.Millisecond, 40*time.Millisecond)
+				punchOnce(t, a, b)
+				if tt.want == Direct {
+					expectDirect(t, a, b, carrier.Addr(), home.Addr())
+				} else if ra, rb := a.last(t).Reason, b.last(t).Reason; ra != tt.want || rb != tt.want {
+					t.Errorf("reasons %q and %q, want %q", ra, rb, tt.want)
+				}
+			})
+		})
+	}
 }
 
 // TestLossySignallingAndPath: messages and checks may be lost, repeated and
