@@ -296,3 +296,18 @@ func TestBlackout(t *testing.T) {
 		t.Errorf("utilisation 3 s after the black-out = %.3f, want 0.9: %v", got, r)
 	}
 }
+
+// On a slow link with much jitter it is the time threshold that must learn.
+func TestJitterTeachesPatience(t *testing.T) {
+	b := bottleneck{rate: 1e6 / 8, rtt: 40 * ms, queue: 20_000, mss: 1200, jitter: 60 * ms, seed: 5}
+	r := b.run(t, newCubic(b.mss), 10*time.Second)
+	early, sends := r.spurious, r.sends
+	r.until(60 * time.Second)
+	t.Logf("first 10 s: %d spurious of %d; then %v, patience %d", early, sends, r, r.sent.patience)
+	if n := r.spurious - early; n > (r.sends-sends)/100 {
+		t.Errorf("spurious losses = %d of %d, want at most 1 %%", n, r.sends-sends)
+	}
+	if got := r.utilisation(0, 60*time.Second, 0); got < 0.9 {
+		t.Errorf("utilisation = %.3f, want 0.9: %v", got, r)
+	}
+}

@@ -20,7 +20,7 @@ const (
 	codeTransportParameter = 7  // missing, malformed or not matching the handshake
 	codeProtocolViolation  = 8  // anything else the format forbids
 	codeAckUnsent          = 9  // PATH_ACK of a packet that was never sent
-	codePathLimit          = 10 // path ID above MAX_PATHS or of the other side's parity
+	codePathLimit          = 10 // no room for another path
 	codeKeyUpdate          = 11 // key updates too close together
 	codeAEADLimit          = 12 // too many packets under a key
 	codeCryptoBuffer       = 13 // more out-of-order CRYPTO data than is buffered

@@ -62,7 +62,7 @@ func isAckElicitingFrame(typ uint64) bool {
 }
 
 // isHandshakeFrame reports whether a frame of this type may be in an Initial or
-// Handshake packet. All types may be in short packets.
+// Handshake packet. All types but CRYPTO may be in a short one.
 func isHandshakeFrame(typ uint64) bool {
 	switch typ {
 	case framePadding, framePing, framePathAck, frameCrypto, frameClose:

@@ -155,9 +155,13 @@ func (e *Endpoint) acceptInitial(l *Link, from netip.AddrPort, datagram []byte, 
 			e.counters.authenticationFailed.Add(1)
 			return
 		}
-		if h, err = e.newServerHandshake(hdr, start, client, server, now); err != nil {
-			e.counters.handshakesFailed.Add(1)
-			return
+		h, err = e.newServerHandshake(hdr, start, client, server, now)
+		if err != nil {
+			// Another worker may have begun it with the flight's other half.
+			if h = e.routes.findLong(hdr.dcid); h == nil {
+				e.counters.halfOpenRefused.Add(1)
+				return
+			}
 		}
 	}
 	h.receive(l, from, datagram, start.retried, now)

@@ -26,7 +26,7 @@ const (
 	// seen. RFC 9002 begins with 1 s; a home link answers far sooner, and a
 	// repeated flight costs the wait of one packet.
 	handshakePTO    = 300 * time.Millisecond
-	maxHandshakePTO = 2 * time.Second
+	maxHandshakePTO = time.Second
 
 	// tombstone is how long a finished handshake answers to its connection
 	// IDs, so that a late copy of its Initials begins no second one.
@@ -69,6 +69,7 @@ type handshake struct {
 	spaces    [2]cryptoSpace // Initial, Handshake
 	secrets   applicationSecrets
 	params    transportParams // the peer's
+	held      []heldPacket
 	tuples    []*tuple
 	path      *tuple // client: where the answer came; server: where the end came
 	started   time.Time
@@ -133,7 +134,6 @@ func (e *Endpoint) newHandshake(client bool, now time.Time) *handshake {
 		expires:  now.Add(e.cfg.HandshakeTimeout),
 	}
 	h.timer.fire = h.onTimer
-	e.counters.handshakesStarted.Add(1)
 	return h
 }
 
@@ -157,6 +157,7 @@ func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handsh
 		return nil, errors.New("ri2n: connection ID collision")
 	}
 
+	e.counters.handshakesStarted.Add(1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tls = tls.QUICClient(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
@@ -195,9 +196,9 @@ func (e *Endpoint) newServerHandshake(hdr longHeader, start initialStart, client
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !e.addHalfOpen(h) {
-		e.counters.halfOpenRefused.Add(1)
 		return nil, errors.New("ri2n: no room for another handshake")
 	}
+	e.counters.handshakesStarted.Add(1)
 	h.tls = tls.QUICServer(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
 	h.tls.SetTransportParameters(e.transportParams(h))
 	if err := h.tls.Start(context.Background()); err != nil {
@@ -293,7 +294,8 @@ func (h *handshake) enqueueDatagram(l *Link, from netip.AddrPort, b []byte, now 
 func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, proven bool, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.state != handshakeRunning {
+	confirming := h.client && h.state == handshakeComplete
+	if h.state != handshakeRunning && !confirming {
 		return
 	}
 	t := h.tuple(l, from)
@@ -315,6 +317,10 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		packet := rest[:len(rest)-len(after)]
 		rest = after
 		ok, err := h.packet(t, hdr, packet, headerLen)
+		if err != nil && confirming {
+			h.session.closedInHandshake(err, now)
+			return
+		}
 		if err != nil {
 			h.fail(now, err)
 			return
@@ -325,6 +331,10 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		return
 	}
 	if err := h.feedTLS(); err != nil {
+		h.fail(now, err)
+		return
+	}
+	if err := h.openHeld(); err != nil {
 		h.fail(now, err)
 		return
 	}
@@ -373,7 +383,10 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 		space = &h.spaces[1]
 	}
 	if space.read == nil {
-		return false, nil // reordered; it will be repeated
+		if len(h.held) < maxHeldPackets { // reordered: its keys are on their way
+			h.held = append(h.held, heldPacket{t, hdr, append([]byte(nil), packet...), headerLen})
+		}
+		return false, nil
 	}
 	payload, err := space.read.open(packet, headerLen, 0, packetNumber(hdr.pn))
 	if err != nil {
@@ -395,6 +408,32 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 		return false, nil
 	}
 	return true, h.frames(space, payload)
+}
+
+// A heldPacket came before the keys that open it.
+type heldPacket struct {
+	tuple     *tuple
+	header    longHeader
+	packet    []byte
+	headerLen int
+}
+
+// maxHeldPackets is more than one flight has.
+const maxHeldPackets = 8
+
+// openHeld handles packets whose keys have come since.
+func (h *handshake) openHeld() error {
+	if h.spaces[1].read == nil || len(h.held) == 0 {
+		return nil
+	}
+	held := h.held
+	h.held = nil
+	for _, p := range held {
+		if _, err := h.packet(p.tuple, p.header, p.packet, p.headerLen); err != nil {
+			return err
+		}
+	}
+	return h.feedTLS()
 }
 
 // frames handles the frames that a handshake may carry.
@@ -658,7 +697,7 @@ func (h *handshake) release() {
 		h.tls = nil
 	}
 	h.spaces = [2]cryptoSpace{}
-	h.token = nil
+	h.token, h.held = nil, nil
 }
 
 // confirm ends the client's part once the server has said that it is done.

@@ -2,6 +2,7 @@ package ri2n
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -11,6 +12,14 @@ const (
 	// reordering that proved losses spurious, up to maxPacketThreshold.
 	minPacketThreshold = 3
 	maxPacketThreshold = 64
+
+	// The time threshold is 9/8 of an RTT (RFC 9002, section 6.1.2): one and
+	// minPatience eighths. It grows in the same way, to two RTTs, as RACK's
+	// reordering window does (RFC 8985, section 6.2); both go back to their
+	// minimum after quietEpisodes episodes of real losses only.
+	minPatience   = 1
+	maxPatience   = 8
+	quietEpisodes = 16
 
 	// persistentCongestionThreshold as in RFC 9002, section 7.6.1.
 	persistentCongestionThreshold = 3
@@ -33,7 +42,7 @@ var errAckUnsent = errors.New("ri2n: acknowledgement of a packet that was not se
 
 // A lossDetector follows the sent packets of one packet number space, that is
 // of one path, until they are acknowledged or lost (RFC 9002, section 6).
-// Make it with newLossDetector.
+// The zero value is ready; it skips no packet numbers.
 type lossDetector struct {
 	rng   *rand.Rand
 	epoch time.Time // the zero of all int64 times below
@@ -49,15 +58,21 @@ type lossDetector struct {
 	largestAcked packetNumber
 	anyAcked     bool
 
-	inFlight       int // bytes
-	eliciting      int // ack-eliciting packets in flight
+	maxAckDelay    time.Duration // of the last ACK
+	inFlight       int           // bytes
+	eliciting      int           // ack-eliciting packets in flight
 	lastEliciting  int64
 	lastEvent      int64 // newest send or ACK
 	reviewAt       int64
 	lossAt         int64 // time-threshold loss of cursor; zero: none
-	threshold      packetNumber
+	retention      int64 // how long after sending a lost packet is remembered
 	firstSampleAt  int64 // when the first RTT sample was taken; zero: none yet
 	congestionFrom int64 // send time of the first packet of a run of losses; zero: none
+
+	// What reordering has taught; decays after quietEpisodes.
+	threshold packetNumber
+	patience  int // time threshold: eighths of the RTT beyond one RTT
+	quiet     int // loss episodes since the last spurious loss
 
 	// The latest loss episode: losses among packets sent after episodeFrom and
 	// up to episodeEnd, when the first of them was noticed.
@@ -135,7 +150,7 @@ func (o *ackOutcome) feed(now time.Time, cc congestionController, rtt *rttEstima
 // newLossDetector returns a detector whose first packet number is 0. It skips
 // numbers at random as rng says; a nil rng skips none.
 func newLossDetector(rng *rand.Rand) *lossDetector {
-	return &lossDetector{rng: rng, threshold: minPacketThreshold}
+	return &lossDetector{rng: rng}
 }
 
 // since and at convert between times and nanoseconds since the epoch, which
@@ -143,6 +158,8 @@ func newLossDetector(rng *rand.Rand) *lossDetector {
 func (d *lossDetector) since(now time.Time) int64 {
 	if d.epoch.IsZero() {
 		d.epoch = now.Add(-1)
+		d.threshold, d.patience = minPacketThreshold, minPatience
+		d.retention = int64(lostRetention * 3 * initialRTT)
 	}
 	return int64(now.Sub(d.epoch))
 }
@@ -198,7 +215,7 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 	p.first = first
 	p.extra = append(p.extra[:0], extra...)
 	if !ackEliciting {
-		d.settle(t, nil)
+		d.settle(t)
 		return
 	}
 	if d.eliciting == 0 {
@@ -206,7 +223,7 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 	}
 	p.delivered = d.delivered
 	p.deliveredAt = d.deliveredAt
-	p.firstSentAt = d.firstSentAt
+	p.sendElapsed = uint32(min((t-d.firstSentAt)/1000, math.MaxUint32))
 	p.appLimited = d.appLimitedUntil != 0
 	d.inFlight += int(p.size)
 	d.eliciting++
@@ -223,6 +240,7 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 func (d *lossDetector) onAck(now time.Time, ack *ackFrame, rtt *rttEstimator, maxAckDelay time.Duration, out *ackOutcome) error {
 	t := d.since(now)
 	d.lastEvent = t
+	d.maxAckDelay = maxAckDelay
 	out.priorInFlight = d.inFlight
 	if len(ack.ranges) == 0 {
 		return nil
@@ -269,8 +287,8 @@ func (d *lossDetector) onAck(now time.Time, ack *ackFrame, rtt *rttEstimator, ma
 		}
 	}
 	d.finishRate(&sample, rtt, out)
-	d.detectLost(t, rtt, maxAckDelay, out)
-	d.settle(t, rtt)
+	d.detectLost(t, rtt, out)
+	d.settle(t)
 	return nil
 }
 
@@ -299,17 +317,21 @@ func (d *lossDetector) unackedBelow(end packetNumber) packetNumber {
 func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, priorLargest packetNumber, sample *rateSample, out *ackOutcome) {
 	out.newlyAcked++
 	switch {
-	case p.state == sentLost:
+	case p.lost():
 		out.spurious++
 		if p.sentAt > d.episodeFrom && d.episodeLost > 0 && !p.probe {
 			d.episodeLost--
 			out.undo = out.undo || d.episodeLost == 0
 		}
-		// RFC 9002, section 6.1.1: raise the threshold to what would have
-		// been patient enough.
-		if d.anyAcked && priorLargest > n {
+		// RFC 9002, section 6.1.1: raise the threshold to what would have been
+		// patient enough.
+		if priorLargest > n {
 			d.threshold = min(max(d.threshold, priorLargest-n+1), maxPacketThreshold)
 		}
+		if p.state == sentLostByTime {
+			d.patience = min(d.patience+1, maxPatience)
+		}
+		d.quiet = 0
 		d.congestionFrom = 0
 		d.delivered += uint64(p.size)
 		d.deliveredAt = t
@@ -333,20 +355,25 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 // detectLost declares lost what the packet and time thresholds say (RFC 9002,
 // section 6.1). Packets are sent in the order of their numbers, so those lost
 // come before those that are not, and the search ends at the first of these.
-func (d *lossDetector) detectLost(t int64, rtt *rttEstimator, maxAckDelay time.Duration, out *ackOutcome) {
+func (d *lossDetector) detectLost(t int64, rtt *rttEstimator, out *ackOutcome) {
 	d.lossAt = 0
 	if !d.anyAcked {
 		return
 	}
-	delay := int64(rtt.lossDelay())
+	delay := int64(rtt.lossDelay(d.patience))
+	d.retention = int64(lostRetention * rtt.pto(d.maxAckDelay))
 	for d.advance(); d.cursor < d.ring.next && d.cursor < d.largestAcked; d.advance() {
 		p := d.ring.at(d.cursor)
 		if t-p.sentAt < delay && d.largestAcked-d.cursor < d.threshold {
 			d.lossAt = p.sentAt + delay
 			return
 		}
+		byTime := d.largestAcked-d.cursor < d.threshold
 		d.lose(t, p, out)
-		d.checkPersistent(p, rtt, maxAckDelay, out)
+		if byTime {
+			p.state = sentLostByTime
+		}
+		d.checkPersistent(p, rtt, out)
 	}
 }
 
@@ -372,6 +399,9 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 	if p.sentAt > d.episodeEnd {
 		d.episodeFrom, d.episodeEnd = d.episodeEnd, t
 		d.episodeLost = 0
+		if d.quiet++; d.quiet > quietEpisodes {
+			d.threshold, d.patience = minPacketThreshold, minPatience
+		}
 	}
 	d.episodeLost++
 }
@@ -379,7 +409,7 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 // checkPersistent looks for a run of losses that lasts long enough to be
 // persistent congestion (RFC 9002, section 7.6). Only packets sent since the
 // first RTT sample count.
-func (d *lossDetector) checkPersistent(p *sentPacket, rtt *rttEstimator, maxAckDelay time.Duration, out *ackOutcome) {
+func (d *lossDetector) checkPersistent(p *sentPacket, rtt *rttEstimator, out *ackOutcome) {
 	if p.probe || d.firstSampleAt == 0 || p.sentAt < d.firstSampleAt {
 		return
 	}
@@ -387,9 +417,9 @@ func (d *lossDetector) checkPersistent(p *sentPacket, rtt *rttEstimator, maxAckD
 		d.congestionFrom = p.sentAt
 		return
 	}
-	if p.sentAt-d.congestionFrom > int64(persistentCongestionThreshold*rtt.pto(maxAckDelay)) {
+	if p.sentAt-d.congestionFrom > int64(persistentCongestionThreshold*rtt.pto(d.maxAckDelay)) {
 		out.persistentCongestion = true
-		d.threshold = minPacketThreshold
+		d.threshold, d.patience = minPacketThreshold, minPatience
 		d.congestionFrom = p.sentAt
 	}
 }
@@ -404,19 +434,18 @@ func (d *lossDetector) advance() {
 			return
 		case p.state == sentAcked && p.ackEliciting:
 			d.congestionFrom = 0
-		case p.state == sentSkipped && d.cursor > d.lastSent:
+		case p.state == sentSkipped && (!d.anySent || d.cursor > d.lastSent):
 			return // reserved, may still be sent
 		}
 	}
 }
 
-// settle forgets the oldest records as far as they are of no more use. A nil
-// rtt keeps all lost packets.
-func (d *lossDetector) settle(t int64, rtt *rttEstimator) {
+// settle forgets the oldest records as far as they are of no more use.
+func (d *lossDetector) settle(t int64) {
 	d.advance()
 	for d.ring.base < d.cursor {
 		p := d.ring.at(d.ring.base)
-		if p.state == sentLost && (rtt == nil || t-p.sentAt < int64(lostRetention*rtt.pto(0))) {
+		if p.lost() && t-p.sentAt < d.retention {
 			return
 		}
 		// While packets beyond a skipped number are on their way, it waits
@@ -432,15 +461,12 @@ func (d *lossDetector) settle(t int64, rtt *rttEstimator) {
 func (d *lossDetector) onTimer(now time.Time, rtt *rttEstimator, out *ackOutcome) {
 	t := d.since(now)
 	out.priorInFlight = d.inFlight
-	d.detectLost(t, rtt, 0, out)
-	d.settle(t, rtt)
+	d.detectLost(t, rtt, out)
+	d.settle(t)
 	if d.eliciting == 0 && t >= d.lastEvent+int64(sentRingInterval) {
-		for d.advance(); d.ring.base < d.cursor; {
-			d.ring.pop()
-		}
-		if d.ring.len() == 0 {
-			d.ring.slots, d.ring.peak = nil, 0
-		}
+		// What is left are losses and numbers that were taken but not used.
+		d.ring = sentRing{base: d.ring.next, next: d.ring.next}
+		d.cursor = d.ring.next
 	}
 }
 

@@ -25,7 +25,7 @@ func (s *rateSample) add(p *sentPacket) {
 		sentAt:      p.sentAt,
 		delivered:   p.delivered,
 		deliveredAt: p.deliveredAt,
-		sendElapsed: p.sentAt - p.firstSentAt,
+		sendElapsed: int64(p.sendElapsed) * 1000,
 		appLimited:  p.appLimited,
 	}
 }

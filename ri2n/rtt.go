@@ -75,10 +75,11 @@ func (r *rttEstimator) pto(maxAckDelay time.Duration) time.Duration {
 }
 
 // lossDelay returns how long after its sending a packet is lost once a later
-// one has been acknowledged (RFC 9002, section 6.1.2).
-func (r *rttEstimator) lossDelay() time.Duration {
+// one has been acknowledged: an RTT and so many eighths of one (RFC 9002,
+// section 6.1.2).
+func (r *rttEstimator) lossDelay(eighths int) time.Duration {
 	d := max(r.srtt(), r.latest)
-	return max(d+d/8, timerGranularity)
+	return max(d+d/8*time.Duration(eighths), timerGranularity)
 }
 
 // reset forgets everything: the path has a new address (RFC 9000, section 9.4).

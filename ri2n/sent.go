@@ -29,7 +29,8 @@ const (
 	sentSkipped sentState = iota // never sent, so never rightly acknowledged
 	sentOutstanding
 	sentAcked
-	sentLost // declared lost; kept for a while to notice that it was not
+	sentLost       // declared lost; kept for a while to notice that it was not
+	sentLostByTime // the same, by the time threshold alone
 )
 
 // A sentPacket is the record of one packet number: 96 bytes. Times are
@@ -41,12 +42,13 @@ type sentPacket struct {
 	// when the packet left.
 	delivered   uint64 // bytes acknowledged by then
 	deliveredAt int64  // when the newest of them was acknowledged
-	firstSentAt int64  // start of the sampling interval
 
 	first frameRef
 	extra []frameRef
 
-	// acked run: the numbers in (n-run, n] are all acknowledged.
+	sendElapsed uint32 // microseconds from the start of the sampling interval; saturates
+
+	// run is set once n is acknowledged, as are all numbers in (n-run, n].
 	run  uint32
 	size uint16
 
@@ -55,6 +57,9 @@ type sentPacket struct {
 	probe        bool // PMTU probe: its loss is no sign of congestion
 	appLimited   bool
 }
+
+// lost reports whether p has been declared lost.
+func (p *sentPacket) lost() bool { return p.state == sentLost || p.state == sentLostByTime }
 
 // forget drops what the record refers to but keeps the memory of extra.
 func (p *sentPacket) forget() {
