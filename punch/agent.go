@@ -148,6 +148,9 @@ func (a *Agent) Punch() error {
 
 // start makes and runs one attempt.
 func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*attempt, error) {
+	if l.Mux == nil {
+		return nil, errNoLink
+	}
 	ufrag, pwd, err := a.credentials()
 	if err != nil {
 		return nil, err
@@ -156,8 +159,14 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 		Generation: generation, Link: l.ID, PeerLink: peerLink,
 		Ufrag: ufrag, Pwd: pwd, Behavior: l.Behavior,
 	}
-	for i, c := range l.Candidates[:min(len(l.Candidates), maxCandidates)] {
-		c.Priority = c.priority(i)
+	for _, c := range l.Candidates {
+		known := c.Kind == KindHost || c.Kind == KindServerReflexive
+		// An address with a zone means nothing elsewhere.
+		if !known || !c.Addr.IsValid() || c.Addr.Addr().Zone() != "" || len(d.Candidates) == maxCandidates {
+			continue
+		}
+		c.Addr = canonical(c.Addr)
+		c.Priority = c.priority(len(d.Candidates))
 		d.Candidates = append(d.Candidates, c)
 	}
 	var rtt time.Duration
@@ -224,16 +233,30 @@ func (a *Agent) credentials() (ufrag, pwd string, err error) {
 
 // concluded passes a result on and ends older attempts on the same link.
 func (a *Agent) concluded(id uint64, r Result) {
-	a.mu.Lock()
-	for _, at := range a.attempts {
+	a.each(func(at *attempt) {
 		if at.id != id && at.local.Link == r.Link && at.local.Generation < r.Generation {
 			at.stop()
 		}
-	}
-	a.mu.Unlock()
+	})
 	if a.cfg.OnResult != nil {
 		a.cfg.OnResult(r)
 	}
+}
+
+// each calls f for every attempt.
+func (a *Agent) each(f func(*attempt)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, at := range a.attempts {
+		f(at)
+	}
+}
+
+// Busy reports whether an attempt is under way that has no result yet, which is
+// what [Connecting] means.
+func (a *Agent) Busy() (busy bool) {
+	a.each(func(at *attempt) { busy = busy || !at.decided.Load() })
+	return busy
 }
 
 func (a *Agent) forget(at *attempt) {
@@ -290,6 +313,9 @@ func (a *Agent) receive(msg []byte) error {
 		}
 		return a.Punch()
 	case m.kind == messageReason && m.attempt == 0:
+		if m.reason == PeerTooOld {
+			a.each(func(at *attempt) { at.receive(m) })
+		}
 		if a.cfg.OnReason != nil {
 			a.cfg.OnReason(m.reason)
 		}

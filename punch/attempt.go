@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/ice/v4"
@@ -84,6 +85,7 @@ type attempt struct {
 	closing  chan struct{} // asked to end
 	ending   chan struct{} // the loop takes no more events
 	stopOnce sync.Once
+	decided  atomic.Bool // there is a result
 
 	// The loop goroutine owns the rest.
 
@@ -231,7 +233,11 @@ func (a *attempt) handle(now time.Time, m message) {
 		a.due = now.Add(min(now.Sub(a.exchange.sent[m.copy])/2, maxStartWait))
 	case m.kind == messageStart && !a.controlling && a.phase == phaseWaiting:
 		a.begin(now)
-	case m.kind == messageReason && !a.controlling && a.phase < phaseLingering:
+	case m.kind == messageReason && a.controlling:
+		if m.reason == PeerTooOld && a.phase == phaseOffering {
+			a.finish(now, PeerTooOld)
+		}
+	case m.kind == messageReason && a.phase < phaseLingering:
 		switch {
 		case m.reason == Direct:
 			a.exchange.toldDirect = true
@@ -411,6 +417,7 @@ func (a *attempt) finish(now time.Time, r Reason) {
 		Reason: r, Took: now.Sub(a.began),
 		LocalBehavior: a.local.Behavior, RemoteBehavior: a.remote.Behavior,
 	}
+	a.decided.Store(true)
 	a.phase, a.due = phaseOver, time.Time{}
 	if r == Direct {
 		result.Pair = a.best

@@ -335,17 +335,35 @@ func TestTell(t *testing.T) {
 	})
 }
 
+// TestNewerPeer: the controlling side speaks a version that the other does not
+// know yet.
 func TestNewerPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, _, _ := homes(t, 1, open, open)
-		offer := appendMessage(nil, samples()["offer"].m)
-		offer[1]++
-		if err := b.agent.Receive(offer); !errors.Is(err, ErrVersion) {
-			t.Errorf("Receive = %v, want ErrVersion", err)
+		deliver := a.agent.cfg.Signaler
+		a.agent.cfg.Signaler = SignalFunc(func(msg []byte) error {
+			msg = slices.Clone(msg)
+			msg[1]++
+			return deliver.Signal(msg)
+		})
+		if a.agent.Busy() {
+			t.Error("busy before Punch")
 		}
-		time.Sleep(time.Second)
+		if err := a.agent.Punch(); err != nil {
+			t.Fatal(err)
+		}
+		if !a.agent.Busy() {
+			t.Error("not busy after Punch")
+		}
+		time.Sleep(100 * time.Millisecond)
+		if r := a.last(t).Reason; r != PeerTooOld || a.agent.Busy() {
+			t.Errorf("reason %q, busy %v, want %q", r, a.agent.Busy(), PeerTooOld)
+		}
 		if _, got, _ := a.seen(); !slices.Equal(got, []Reason{PeerTooOld}) {
 			t.Errorf("a was told %q, want %q", got, PeerTooOld)
+		}
+		if b.agent.Dropped() == 0 {
+			t.Error("the offer was not counted")
 		}
 	})
 }
@@ -558,6 +576,27 @@ func TestAgentConfig(t *testing.T) {
 	if err := errors.Join(a.Close(), a.Close()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestCandidatesThatMeanNothing are not signalled, and spoil nothing.
+func TestCandidatesThatMeanNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, homeA, homeB := homes(t, 1, restricted, restricted)
+		for _, n := range []*node{a, b} {
+			good := n.link.Candidates
+			n.link.Candidates = []Candidate{
+				{Kind: KindHost},
+				{Kind: 9, Addr: netip.MustParseAddrPort("5.6.7.8:9000")},
+				{Kind: KindHost, Addr: netip.MustParseAddrPort("[fe80::1%eth0]:9000")},
+			}
+			for i := range 20 { // too many
+				n.link.Candidates = append(n.link.Candidates, good...)
+				good[0].Addr = netip.AddrPortFrom(good[0].Addr.Addr(), uint16(2000+i))
+			}
+		}
+		punchOnce(t, a, b)
+		expectDirect(t, a, b, homeA.Addr(), homeB.Addr())
+	})
 }
 
 // TestCloseInTheMiddle ends everything at every moment of an attempt.

@@ -66,7 +66,7 @@ func (m *Mux) Discover(ctx context.Context, host []netip.AddrPort, servers []net
 		break
 	}
 	seen := m.observe(ctx, servers)
-	b := Classify(m.base(host), seen)
+	b := Classify(m.base(host, seen), seen)
 	b.Filtering = filtering
 	return b, seen
 }

@@ -35,15 +35,21 @@ func (m *Mux) Gather(ctx context.Context, host []netip.AddrPort, servers []netip
 			add(KindServerReflexive, o.Mapped)
 		}
 	}
-	return list, Classify(m.base(host), seen)
+	return list, Classify(m.base(host, seen), seen)
 }
 
-// base returns the address that checks leave from, as far as it is known.
-func (m *Mux) base(host []netip.AddrPort) netip.AddrPort {
-	if m.local.Addr().IsUnspecified() && len(host) == 1 {
-		return canonical(host[0])
+// base returns the address that checks leave from, as far as it is known: a
+// wildcard socket's is the host address that a server saw, or else the first.
+func (m *Mux) base(host []netip.AddrPort, seen []Observation) netip.AddrPort {
+	if !m.local.Addr().IsUnspecified() || len(host) == 0 {
+		return m.local
 	}
-	return m.local
+	for _, h := range host {
+		if slices.ContainsFunc(seen, func(o Observation) bool { return o.Mapped == canonical(h) }) {
+			return canonical(h)
+		}
+	}
+	return canonical(host[0])
 }
 
 // observe runs one Binding transaction with each server, 5 ms apart.
