@@ -252,16 +252,13 @@ func (a *attempt) handle(now time.Time, m message) {
 // earlier, they could reach the other NAT before it expects them, and some
 // routers then give its own checks another port.
 func (a *attempt) answer(now time.Time, m message) {
-	first := !a.exchange.answered
-	if first {
-		a.exchange.answered = true
-		a.remote = m.description
-		a.prepare()
-	}
 	a.signal(message{kind: messageAnswer, attempt: a.id, copy: m.copy, description: a.local})
-	if !first || a.phase == phaseOver {
+	if a.exchange.answered {
 		return
 	}
+	a.exchange.answered = true
+	a.remote = m.description
+	a.prepare()
 	a.phase = phaseWaiting
 	if m.rtt > 0 {
 		a.due = now.Add(min(m.rtt/2, maxStartWait))
