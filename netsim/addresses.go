@@ -81,17 +81,22 @@ func nthAddr(p netip.Prefix, n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
-// A nodeAddress is what the plan gives to one node.
-type nodeAddress struct {
+// A NodeAddress is what the address plan gives to one node.
+type NodeAddress struct {
 	Addr   netip.Addr   // on the parent's network
 	Inside netip.Prefix // of a NAT: the network behind it; its own address there is the first
 }
 
-// addresses returns the address of each node of a valid scenario. NATs come
-// before hosts, parents before children, else in the order of the description.
-func (sc Scenario) addresses() (map[string]nodeAddress, error) {
+// Addresses returns the address of each node of the scenario, by name; both
+// back ends use these. NATs come before hosts and parents before children,
+// else nodes are in the order of the description. The error is that of
+// Validate, or says which network is full.
+func (sc Scenario) Addresses() (map[string]NodeAddress, error) {
+	if err := sc.Validate(); err != nil {
+		return nil, err
+	}
 	plan := newAddressPlan()
-	out := make(map[string]nodeAddress, len(sc.NATs)+len(sc.Hosts))
+	out := make(map[string]NodeAddress, len(sc.NATs)+len(sc.Hosts))
 	nats, err := sc.natsParentsFirst()
 	if err != nil {
 		return nil, err
@@ -105,14 +110,14 @@ func (sc Scenario) addresses() (map[string]nodeAddress, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[n.Name] = nodeAddress{Addr: addr, Inside: inside}
+		out[n.Name] = NodeAddress{Addr: addr, Inside: inside}
 	}
 	for _, h := range sc.Hosts {
 		addr, err := plan.attach(h.Parent)
 		if err != nil {
 			return nil, err
 		}
-		out[h.Name] = nodeAddress{Addr: addr}
+		out[h.Name] = NodeAddress{Addr: addr}
 	}
 	return out, nil
 }

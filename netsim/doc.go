@@ -8,7 +8,8 @@
 // [Start] runs a scenario in process. Its clock is that of package time, so
 // that inside a bubble of testing/synctest ten minutes cost microseconds, and
 // outside of one a second is a second. [Stepped] runs scripted hosts on a clock
-// of its own, and hashes all that happens.
+// of its own, and hashes all that happens. Package kernel, below this one, runs
+// the same scenarios on real sockets.
 //
 // Tests begin with [New] and add nodes to the world it returns:
 //

@@ -20,7 +20,8 @@ type direction struct {
 }
 
 // set changes the link under way. What was sent before arrives as it would
-// have.
+// have; a packet that waits for an old rate counts as long in time, not in
+// bytes, toward the new queue.
 func (d *direction) set(l Link) {
 	if !d.up && l.Down != nil {
 		l = *l.Down

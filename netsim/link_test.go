@@ -188,8 +188,8 @@ func TestLinkLoss(t *testing.T) {
 // Gilbert and Elliott: the share of time in the bad state is p/(p+r), a stay
 // in it lasts 1/r packets on average.
 func TestLinkBurstLoss(t *testing.T) {
-	const count = 200_000
-	ge := netsim.GilbertElliott{GoodToBad: 0.01, BadToGood: 0.1, LossBad: 1}
+	const count = 50_000
+	ge := netsim.GilbertElliott{GoodToBad: 0.02, BadToGood: 0.2, LossBad: 1}
 	l := newLine(t, 1, netsim.Link{Burst: &ge})
 	l.send(count, 100, time.Microsecond)
 	arrived := make([]bool, count)

@@ -24,6 +24,8 @@ func (p *packet) size() int { return len(p.payload) + headerBytes }
 // the collector.
 const usualPayload = 1500
 
+// packetPool is shared by all networks: what it holds has no content that
+// anyone could observe.
 var packetPool = sync.Pool{New: func() any {
 	return &packet{payload: make([]byte, 0, usualPayload)}
 }}

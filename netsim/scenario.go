@@ -52,7 +52,7 @@ type Link struct {
 	Loss      float64       // independent loss, 0 to 1
 	Burst     *GilbertElliott
 	Rate      int64 // bits per second; zero: unlimited
-	Queue     int   // bytes that wait for Rate before tail drop; zero: 100 ms at Rate
+	Queue     int   // bytes that wait for Rate before tail drop; zero: 100 ms at Rate, at least 2 x MTU
 	Duplicate float64
 	Reorder   float64 // share of packets that jitter may deliver out of order
 	MTU       int     // bytes of IP packet; zero: 1500; larger packets are dropped

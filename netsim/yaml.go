@@ -18,9 +18,10 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// maxScenarioFile is the largest scenario file that is read, in bytes: a guess
-// at a hundred times the largest useful one.
-const maxScenarioFile = 1 << 20
+// maxScenarioFile is the largest scenario file that is read, in bytes: a
+// guess, some thousand nodes. The YAML parser takes quadratic time for deep
+// nesting.
+const maxScenarioFile = 1 << 18
 
 // LoadScenario reads a scenario from a YAML file and validates it. What is
 // wrong in the file is a *ScenarioError with file, line and field.

@@ -178,7 +178,12 @@ func FuzzParseScenario(f *testing.F) {
 		}
 		f.Add(data)
 	}
+	f.Add([]byte("hosts: [{name: a, parent: b, uplink: {delay: 1ms, down: {rate: 1M, cut: true}}}]"))
+	f.Add([]byte("&a nats:\n- name: !!str b\n  <<: *a\n  inside: 10.0.0.0/8\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 1<<12 {
+			t.Skip("the parser takes quadratic time for deep nesting")
+		}
 		sc, err := netsim.ParseScenario("f.yaml", data)
 		if err != nil {
 			return

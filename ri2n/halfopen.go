@@ -155,12 +155,11 @@ func (e *Endpoint) acceptInitial(l *Link, from netip.AddrPort, datagram []byte, 
 			e.counters.authenticationFailed.Add(1)
 			return
 		}
-		if h, err = e.newServerHandshake(hdr, start, client, server, now); err != nil {
-			// A ClientHello of two datagrams reaches two workers at once: the
-			// second finds the connection ID taken, by the handshake that
-			// waits for this very datagram.
+		h, err = e.newServerHandshake(hdr, start, client, server, now)
+		if err != nil {
+			// Another worker may have begun it with the flight's other half.
 			if h = e.routes.findLong(hdr.dcid); h == nil {
-				e.counters.handshakesFailed.Add(1)
+				e.counters.halfOpenRefused.Add(1)
 				return
 			}
 		}

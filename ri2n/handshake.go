@@ -16,7 +16,6 @@ const (
 	alpn = "ri2n/1"
 
 	maxHandshakeTuples = 8
-	maxHeldPackets     = 4        // a server's flight is two or three
 	maxCryptoBuffer    = 16 << 10 // of one level, in bytes
 
 	// At most two certificates and 8 KiB of them are looked at.
@@ -27,7 +26,7 @@ const (
 	// seen. RFC 9002 begins with 1 s; a home link answers far sooner, and a
 	// repeated flight costs the wait of one packet.
 	handshakePTO    = 300 * time.Millisecond
-	maxHandshakePTO = 2 * time.Second
+	maxHandshakePTO = time.Second
 
 	// tombstone is how long a finished handshake answers to its connection
 	// IDs, so that a late copy of its Initials begins no second one.
@@ -68,9 +67,9 @@ type handshake struct {
 	tls       *tls.QUICConn
 	tlsDone   bool
 	spaces    [2]cryptoSpace // Initial, Handshake
-	held      []heldPacket   // at most maxHeldPackets of the Handshake level
 	secrets   applicationSecrets
 	params    transportParams // the peer's
+	held      []heldPacket
 	tuples    []*tuple
 	path      *tuple // client: where the answer came; server: where the end came
 	started   time.Time
@@ -113,14 +112,6 @@ type cryptoSpace struct {
 	sent        []sentCrypto
 }
 
-// A heldPacket came before the keys that open it (RFC 9001, section 5.7).
-type heldPacket struct {
-	tuple     *tuple
-	hdr       longHeader
-	packet    []byte
-	headerLen int
-}
-
 // sentCrypto remembers which part of out a packet carried.
 type sentCrypto struct {
 	number     packetNumber
@@ -143,7 +134,6 @@ func (e *Endpoint) newHandshake(client bool, now time.Time) *handshake {
 		expires:  now.Add(e.cfg.HandshakeTimeout),
 	}
 	h.timer.fire = h.onTimer
-	e.counters.handshakesStarted.Add(1)
 	return h
 }
 
@@ -167,6 +157,7 @@ func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handsh
 		return nil, errors.New("ri2n: connection ID collision")
 	}
 
+	e.counters.handshakesStarted.Add(1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tls = tls.QUICClient(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
@@ -205,9 +196,9 @@ func (e *Endpoint) newServerHandshake(hdr longHeader, start initialStart, client
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !e.addHalfOpen(h) {
-		e.counters.halfOpenRefused.Add(1)
 		return nil, errors.New("ri2n: no room for another handshake")
 	}
+	e.counters.handshakesStarted.Add(1)
 	h.tls = tls.QUICServer(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
 	h.tls.SetTransportParameters(e.transportParams(h))
 	if err := h.tls.Start(context.Background()); err != nil {
@@ -303,7 +294,8 @@ func (h *handshake) enqueueDatagram(l *Link, from netip.AddrPort, b []byte, now 
 func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, proven bool, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.state != handshakeRunning {
+	confirming := h.client && h.state == handshakeComplete
+	if h.state != handshakeRunning && !confirming {
 		return
 	}
 	t := h.tuple(l, from)
@@ -325,6 +317,10 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		packet := rest[:len(rest)-len(after)]
 		rest = after
 		ok, err := h.packet(t, hdr, packet, headerLen)
+		if err != nil && confirming {
+			h.session.closedInHandshake(err, now)
+			return
+		}
 		if err != nil {
 			h.fail(now, err)
 			return
@@ -334,11 +330,11 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 	if h.state != handshakeRunning || !advanced {
 		return
 	}
-	err := h.feedTLS()
-	if err == nil {
-		err = h.takeHeld()
+	if err := h.feedTLS(); err != nil {
+		h.fail(now, err)
+		return
 	}
-	if err != nil {
+	if err := h.openHeld(); err != nil {
 		h.fail(now, err)
 		return
 	}
@@ -363,22 +359,6 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		return
 	}
 	h.flush(now, !h.client && fresh)
-}
-
-// takeHeld handles the packets that came before their keys, once those are
-// there.
-func (h *handshake) takeHeld() error {
-	if len(h.held) == 0 || h.spaces[1].read == nil {
-		return nil
-	}
-	held := h.held
-	h.held = nil
-	for _, p := range held {
-		if _, err := h.packet(p.tuple, p.hdr, p.packet, p.headerLen); err != nil {
-			return err
-		}
-	}
-	return h.feedTLS()
 }
 
 // tuple returns the ledger of a transport address. A server learns new ones
@@ -417,10 +397,8 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 		space = &h.spaces[1]
 	}
 	if space.read == nil {
-		// It has overtaken the packet that brings its keys. Without keeping
-		// it the handshake would wait for the peer's PTO.
-		if len(h.held) < maxHeldPackets {
-			h.held = append(h.held, heldPacket{t, hdr, packet, headerLen})
+		if len(h.held) < maxHeldPackets { // reordered: its keys are on their way
+			h.held = append(h.held, heldPacket{t, hdr, append([]byte(nil), packet...), headerLen})
 		}
 		return false, nil
 	}
@@ -444,6 +422,32 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 		return false, nil
 	}
 	return true, h.frames(space, payload)
+}
+
+// A heldPacket came before the keys that open it.
+type heldPacket struct {
+	tuple     *tuple
+	header    longHeader
+	packet    []byte
+	headerLen int
+}
+
+// maxHeldPackets is more than one flight has.
+const maxHeldPackets = 8
+
+// openHeld handles packets whose keys have come since.
+func (h *handshake) openHeld() error {
+	if h.spaces[1].read == nil || len(h.held) == 0 {
+		return nil
+	}
+	held := h.held
+	h.held = nil
+	for _, p := range held {
+		if _, err := h.packet(p.tuple, p.header, p.packet, p.headerLen); err != nil {
+			return err
+		}
+	}
+	return h.feedTLS()
 }
 
 // frames handles the frames that a handshake may carry.
@@ -699,8 +703,7 @@ func (h *handshake) release() {
 		h.tls = nil
 	}
 	h.spaces = [2]cryptoSpace{}
-	h.held = nil
-	h.token = nil
+	h.token, h.held = nil, nil
 }
 
 // confirm ends the client's part once the server has said that it is done.

@@ -93,6 +93,7 @@ type path struct {
 	opened  time.Time
 
 	// Address validation (RFC 9000, section 8.2).
+	chosen      bool // our user named remote, so the 3x limit is not for it
 	proven      bool // the peer answers at remote
 	challenge   [8]byte
 	challengeAt time.Time // next transmission; zero: none under way
@@ -173,7 +174,7 @@ func (p *path) usable() bool {
 // allowance is how many bytes may leave now under the 3x limit on addresses
 // that have not been proven.
 func (p *path) allowance() int {
-	if p.proven || p.link.IsCarrier() {
+	if p.proven || p.chosen || p.link.IsCarrier() {
 		return 1 << 30
 	}
 	return 3*p.received - p.sent

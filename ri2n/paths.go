@@ -28,7 +28,7 @@ func (s *Session) AddPath(ctx context.Context, r Remote) (PathInfo, error) {
 		p = s.newPath(s.nextPath, r.Link, r.Addr, now)
 		p.route = s.endpoint.routes.findShort(p.localID)
 		s.nextPath += 2
-		p.proven = false
+		p.chosen = true
 		p.prove(s, now)
 		s.paths = append(s.paths, p)
 		s.notePathChange()
@@ -150,7 +150,7 @@ func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) 
 	}
 	p.link, p.remote = l, from
 	p.received, p.sent = 0, 0
-	p.proven = false
+	p.proven, p.chosen = false, false
 	p.rtt.reset()
 	p.cc.Reset()
 	p.prove(s, now)

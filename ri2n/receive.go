@@ -132,5 +132,6 @@ func (e *Endpoint) unknownShort(l *Link, from netip.AddrPort, b []byte, id connI
 
 // minResetTrigger is the smallest datagram that is answered with a stateless
 // reset, which must be shorter, so that two endpoints cannot answer each
-// other for ever (RFC 9000, section 10.3.3).
-const minResetTrigger = 42
+// other for ever (RFC 9000, section 10.3.3). Packets that want an answer are
+// at least so large.
+const minResetTrigger = minStatelessReset + 1

@@ -254,8 +254,13 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 			b = appendPadding(b, pad)
 		}
 	}
-	if len(refs) > 0 && p.probes > 0 {
-		p.probes--
+	if len(refs) > 0 {
+		if pad := start + minResetTrigger - aeadOverhead - len(b); pad > 0 {
+			b = appendPadding(b, pad)
+		}
+		if p.probes > 0 {
+			p.probes--
+		}
 	}
 	s.commit(p, now, t, b, len(refs) > 0, refs)
 	clear(refs)

@@ -23,6 +23,7 @@ const (
 
 	lingerTime = 5 * time.Second
 	minPTOWait = 10 * time.Millisecond
+	stuckWait  = 5 * time.Millisecond
 
 	exporterLabel = "EXPORTER-ri2n"
 )
@@ -475,6 +476,17 @@ func (s *Session) violated(now time.Time, v *violation) {
 	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
 }
 
+// closedInHandshake ends a session whose server said no to the last flight of
+// the handshake.
+func (s *Session) closedInHandshake(err error, now time.Time) {
+	s.mu.Lock()
+	if s.state <= sessionLingering {
+		s.end(err)
+		s.startDraining(now)
+	}
+	s.flush(now)
+}
+
 // statelessReset ends the session: its peer has forgotten it.
 func (s *Session) statelessReset(now time.Time) {
 	s.mu.Lock()
@@ -573,6 +585,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 	for _, p := range s.paths {
 		sooner(p.loss.lossTime())
 		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		if p.allowance() < p.packetSize() {
+			continue // until more arrives from the unproven address
+		}
 		sooner(p.challengeAt)
 		sooner(p.acks.deadline())
 		sooner(p.silenceAt)
@@ -586,6 +601,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		if p.limited {
 			sooner(p.pacer.nextTime(now, p.packetSize()))
 		}
+	}
+	if !at.IsZero() && !at.After(now) {
+		at = now.Add(stuckWait) // what is due cannot be sent: do not spin
 	}
 	return at
 }
