@@ -63,7 +63,8 @@ func newChannel(c *Client, peer ri2n.PeerID, key uint64, own bool) *Channel {
 // holds the first eight for a second. While the client is not registered the
 // channel waits for that, and drops what is sent.
 //
-// A refusal ends the channel; see [Channel.Done].
+// A refusal ends the channel, and so does a minute without the rendezvous; see
+// [Channel.Done].
 func (c *Client) OpenChannel(peer ri2n.PeerID) (*Channel, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,8 +112,8 @@ func (ch *Channel) Attach(deliver func([]byte)) {
 func (ch *Channel) Done() <-chan struct{} { return ch.done }
 
 // Err returns nil while the channel lives. Afterwards it is [ErrClosed] if our
-// side closed it, or a [*RefusedError], which is [ErrPeerUnknown] when the peer
-// is not registered.
+// side closed it, a [*RefusedError], which is [ErrPeerUnknown] when the peer is
+// not registered, or what keeps us from the rendezvous.
 func (ch *Channel) Err() error {
 	ch.client.mu.Lock()
 	defer ch.client.mu.Unlock()
