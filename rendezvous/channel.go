@@ -122,7 +122,18 @@ func (ch *Channel) Err() error {
 
 // MaxDatagram returns the largest packet that Send takes now, in bytes; never
 // below 1000.
-func (ch *Channel) MaxDatagram() int { return int(ch.size.Load()) }
+func (ch *Channel) MaxDatagram() int {
+	c := ch.client
+	c.mu.Lock()
+	u, number := ch.wire, ch.number
+	c.mu.Unlock()
+	size := int(ch.size.Load())
+	if u == nil {
+		return size
+	}
+	// The rendezvous knows what it can send us, and we what we can send it.
+	return min(size, protocol.Relayed(u.session.MaxDatagramSize(), number))
+}
 
 func (ch *Channel) resize(size uint16) {
 	ch.size.Store(int32(max(int(size), protocol.MinRelayed)))
@@ -153,8 +164,8 @@ func (ch *Channel) Send(b []byte) error {
 		defer c.wake()
 	}
 	c.mu.Unlock()
-	if len(b) == 0 || len(b) > ch.MaxDatagram() {
-		return fmt.Errorf("rendezvous: packet of %d bytes, the channel takes %d", len(b), ch.MaxDatagram())
+	if size := int(ch.size.Load()); len(b) == 0 || len(b) > size {
+		return fmt.Errorf("rendezvous: packet of %d bytes, the channel takes %d", len(b), size)
 	}
 	buf := frames.Get().(*[]byte)
 	*buf = protocol.AppendFrame((*buf)[:0], number, b)
