@@ -263,7 +263,7 @@ func TestTwoHomesTalkThroughTheRelay(t *testing.T) {
 			t.Errorf("the session was up after %v, want one relay round trip of 40ms", took)
 		}
 		roundTrip(t, sess, 1<<20)
-		if got := ch.MaxDatagram(); got < 1100 || got > 1200 {
+		if got := ch.MaxDatagram(); got < 1100 || got > 1472 {
 			t.Errorf("the channel takes %d bytes", got)
 		}
 		sess.Close()
@@ -517,5 +517,38 @@ func TestWrongKeyIsNamed(t *testing.T) {
 		if !errors.As(err, &unreachable) {
 			t.Fatalf("Wait = %v, want an UnreachableError", err)
 		}
+	})
+}
+
+// ri2n.md, section 7: the relayed size is re-derived when the outer changes.
+func TestChannelFollowsThePathMTU(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := netsim.New(t, 9)
+		public := world.Host(netsim.Delay(5 * time.Millisecond))
+		s := startServer(t, public, nil)
+		defer s.Close()
+		hostA, hostB := world.Host(), world.Host()
+		a := startNode(t, hostA, serverAddress(t, public), 1, nil)
+		defer a.close()
+		b := startNode(t, hostB, serverAddress(t, public), 2, nil)
+		defer b.close()
+		a.registered(5 * time.Second)
+		b.registered(5 * time.Second)
+		sess, ch := a.dial(b.endpoint.PeerID())
+		roundTrip(t, sess, 300_000)
+		time.Sleep(30 * time.Second)
+		wide := ch.MaxDatagram()
+		if wide <= 1200 {
+			t.Errorf("on paths of 1500 bytes the channel takes %d", wide)
+		}
+		for _, h := range []netsim.Host{hostA, hostB} {
+			if err := world.SetUplink(h.Name(), netsim.Link{MTU: 1240}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Nothing may get stuck on packets that no longer pass.
+		roundTrip(t, sess, 300_000)
+		time.Sleep(30 * time.Second)
+		roundTrip(t, sess, 300_000)
 	})
 }
