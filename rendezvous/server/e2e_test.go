@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +79,7 @@ type node struct {
 	client   *rendezvous.Client
 	stop     context.CancelFunc
 	ended    chan struct{}
+	sessions atomic.Int32 // accepted and not over
 }
 
 func startNode(t testing.TB, h netsim.Host, at rendezvous.Address, number int, change func(*rendezvous.Config)) *node {
@@ -131,7 +133,9 @@ func (n *node) echo(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		n.sessions.Add(1)
 		go func() {
+			defer n.sessions.Add(-1)
 			for {
 				st, err := s.AcceptStream(context.Background())
 				if err != nil {

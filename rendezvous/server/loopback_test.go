@@ -51,6 +51,13 @@ func TestRelayOverLoopback(t *testing.T) {
 	if got := s.Peers(); len(got) != 2 || got[0].Bytes < 1<<20 || got[1].Bytes < 1<<20 {
 		t.Errorf("use of the relay: %+v", got)
 	}
+	// At once, on both sides: nothing is to linger on the clock of the wall.
+	if err := sess.CloseWithError(0x1000, "done"); err != nil {
+		t.Error(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); b.sessions.Load() > 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // A stopped server can be started again on the same port at once.
