@@ -313,8 +313,9 @@ func (c *Client) request(ctx context.Context, make_ func(id uint32) protocol.Mes
 	}
 }
 
-// connectTime bounds an attempt, from the first packet to the registration.
-const connectTime = 10 * time.Second
+// connectTime bounds an attempt, from the first packet to the registration:
+// four round trips by satellite and two lost flights.
+const connectTime = 6 * time.Second
 
 // run makes one session after the other.
 func (c *Client) run(ctx context.Context) {
@@ -346,20 +347,31 @@ func (c *Client) run(ctx context.Context) {
 	}
 }
 
-// failed notes why there is no session.
+// failed notes why there is no session, and gives up channels that have slept
+// for too long.
 func (c *Client) failed(err error, wait time.Duration) {
+	now := time.Now()
+	var over []*Channel
 	c.mu.Lock()
+	for ch := range c.channels {
+		if !now.Before(ch.asleep.Add(sleepTime)) && ch.finish(err) {
+			over = append(over, ch)
+		}
+	}
 	first := c.status.Registered || c.status.Attempts == 0
 	c.setStatus(func(s *Status) {
 		if s.Registered {
 			s.Registered = false
-			s.Since = time.Now()
+			s.Since = now
 			s.Attempts = 0
 		}
 		s.Attempts++
 		s.LastError = err
 	})
 	c.mu.Unlock()
+	for _, ch := range over {
+		close(ch.done)
+	}
 	if first { // not a line for each attempt
 		c.log.Warn("not registered", "err", err, "retry", wait)
 	}
