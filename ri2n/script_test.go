@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -154,11 +155,11 @@ func drainSocket(t testing.TB, pc net.PacketConn, d time.Duration) (datagrams []
 	}
 }
 
-// wantNoHandshakeState fails unless e has forgotten every handshake. Tombstones
-// are given their time first.
+// wantNoHandshakeState fails unless e has forgotten every handshake, once they
+// have timed out and their tombstones are gone.
 func wantNoHandshakeState(t testing.TB, e *Endpoint) {
 	t.Helper()
-	time.Sleep(tombstone + time.Second)
+	time.Sleep(e.cfg.HandshakeTimeout + tombstone + time.Second)
 	synctest.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -194,3 +195,5 @@ func exchange(t testing.TB, client, server *Session, n int) {
 	a.Close()
 	b.Close()
 }
+
+func contains(err error, text string) bool { return strings.Contains(err.Error(), text) }
