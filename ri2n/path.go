@@ -86,7 +86,6 @@ type path struct {
 
 	remoteID connID // the peer's connection ID for this path
 	localID  connID
-	route    *route
 
 	state   PathState
 	settled chan struct{} // closed at the end of the first validation
@@ -101,11 +100,13 @@ type path struct {
 	responses   [][8]byte // owed
 	received    int       // bytes since remote was learned, for the 3x limit
 	sent        int
+	pmtu        pmtuSearch
 	mtu         int
 	previous    netip.AddrPort // proven remote before a NAT rebinding; zero: none
 
 	// Receiving.
 	numbers receivedPackets
+	freqBy  packetNumber // packet that brought the newest ACK_FREQ
 	acks    ackPolicy
 
 	// Sending.
@@ -116,6 +117,7 @@ type path struct {
 	ptoCount int
 	probes   int  // packets to send regardless of the congestion window
 	ping     bool // a PING is due
+	ackEvery int  // the threshold that we have told the peer; zero: its own
 	limited  bool // the pacer holds data back
 	phaseAt  packetNumber
 
@@ -202,7 +204,8 @@ func (p *path) better(q *path) bool {
 	if p.link.IsCarrier() != q.link.IsCarrier() {
 		return !p.link.IsCarrier()
 	}
-	return p.rtt.samples > 0 && q.rtt.samples > 0 && p.rtt.smoothed+max(switchGain, q.rtt.smoothed/10) < q.rtt.smoothed
+	// By the least RTT: the smoothed one of a busy path tells of our own queue.
+	return p.rtt.samples > 0 && q.rtt.samples > 0 && p.rtt.min+max(switchGain, q.rtt.min/10) < q.rtt.min
 }
 
 // packetSize is the size in bytes of the packets that the path carries.
@@ -211,4 +214,40 @@ func (p *path) packetSize() int {
 		return min(p.mtu, p.link.maxSize())
 	}
 	return p.mtu
+}
+
+// setMTU changes the size of the path's packets.
+func (p *path) setMTU(size int) {
+	p.mtu = size
+	p.cc.SetMaxDatagramSize(size)
+}
+
+// searchMTU begins the search for the largest datagram from the base size that
+// the path has been proven with. A carrier says itself what it takes.
+func (p *path) searchMTU(now time.Time) {
+	if p.link.IsCarrier() {
+		return
+	}
+	p.pmtu = newPMTUSearch(p.mtu, p.link.largestDatagram(p.remote.Addr()))
+	p.loss.largeSize = p.mtu
+	p.pmtu.start(now)
+}
+
+// maxAckThreshold bounds what a peer may ask with ACK_FREQ.
+const maxAckThreshold = 64
+
+// ackThreshold is how many packets the peer should acknowledge at once: as
+// many as leave sixteen ACKs in a window, since slow start learns from each.
+func (p *path) ackThreshold() int {
+	return min(max(p.cc.Cwnd()/(16*p.mtu), defaultAckThreshold), maxAckThreshold/2)
+}
+
+// wantsAckEvery reports whether n differs enough from what the peer was told
+// to be worth a frame.
+func (p *path) wantsAckEvery(n int) bool {
+	told := p.ackEvery
+	if told == 0 {
+		told = defaultAckThreshold
+	}
+	return n >= 2*told || 2*n <= told
 }

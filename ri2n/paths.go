@@ -26,7 +26,6 @@ func (s *Session) AddPath(ctx context.Context, r Remote) (PathInfo, error) {
 			return PathInfo{}, ErrTooManyPaths
 		}
 		p = s.newPath(s.nextPath, r.Link, r.Addr, now)
-		p.route = s.endpoint.routes.findShort(p.localID)
 		s.nextPath += 2
 		p.chosen = true
 		p.prove(s, now)
@@ -134,7 +133,6 @@ func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now tim
 	}
 	s.pathOpens++
 	p := s.newPath(id, l, from, now)
-	p.route = s.endpoint.routes.findShort(p.localID)
 	p.prove(s, now)
 	s.paths = append(s.paths, p)
 	s.notePathChange()
@@ -151,8 +149,13 @@ func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) 
 	p.link, p.remote = l, from
 	p.received, p.sent = 0, 0
 	p.proven, p.chosen = false, false
+	s.reinject(p) // what is lost on the old route says nothing of the new one
 	p.rtt.reset()
 	p.cc.Reset()
+	if p.pmtu.base > 0 && p.mtu > p.pmtu.base { // nobody knows what the new route carries
+		p.setMTU(p.pmtu.base)
+	}
+	p.pmtu = pmtuSearch{}
 	p.prove(s, now)
 	s.notePathChange()
 }
@@ -171,6 +174,7 @@ func (s *Session) validated(p *path, now time.Time) {
 	if p == s.sending {
 		p.state = PathActive
 	}
+	p.searchMTU(now)
 	p.setStatus()
 	if first {
 		// Both sides may have opened the same path: the lower ID survives.
@@ -301,7 +305,7 @@ func (s *Session) dropPath(p *path) {
 }
 
 // choosePath picks the path that carries our data: a direct one before a
-// relay, then the one with the lower RTT. A path that is in use stays unless
+// relay, then the one with the lower least RTT. A path that is in use stays unless
 // another is clearly better; when none is usable the present one stays and
 // recovery goes on there.
 func (s *Session) choosePath() {
@@ -397,9 +401,11 @@ func (s *Session) onPTO(p *path, now time.Time) {
 	p.probeTimeouts++
 	bearing := false
 	p.loss.outstanding(func(sp *sentPacket) {
-		bearing = bearing || sp.first.kind == refStream || sp.first.kind == refDatagram || len(sp.extra) > 0
+		bearing = bearing || sp.first.kind != refPing && sp.first.kind != refPathProbe && sp.first.kind != refMTUProbe
 	})
-	silent := !p.lastReceived.After(p.loss.lastAckElicitingSent())
+	// With data in flight a living path is never quiet for long; what arrived
+	// since the last packet left may have been on its way when the path died.
+	silent := now.Sub(p.lastReceived) >= p.rtt.srtt()/2
 	if s.alternative(p) && (bearing && (silent || p.ptoCount > 1) || p.ptoCount > 1) {
 		s.suspect(p, now)
 	}
