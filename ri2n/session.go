@@ -602,7 +602,7 @@ func (s *Session) deadline(now time.Time) time.Time {
 			sooner(p.suspectSince.Add(abandonAfter))
 		}
 		if p.limited {
-			sooner(p.pacer.nextTime(now, maxBurst))
+			sooner(p.pacer.nextTime(now, p.pacer.worthWaking(p.packetSize())))
 		}
 	}
 	if !at.IsZero() && !at.After(now) {
