@@ -43,7 +43,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	}
 	p := s.pathByID(pkt.path)
 	if p == nil {
-		if p = s.peerOpensPath(pkt.path, l, pkt.from, now); p == nil {
+		if p = s.peerOpensPath(pkt, l, now); p == nil {
 			return nil
 		}
 	}

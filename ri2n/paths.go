@@ -122,8 +122,8 @@ func (s *Session) findPath(l *Link, addr netip.AddrPort) *path {
 
 // peerOpensPath makes the state of a path whose first packet has been
 // authenticated, or returns nil if the peer opens too many.
-func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now time.Time) *path {
-	ours := id%2 == 0 == s.client
+func (s *Session) peerOpensPath(pkt *receivedPacket, l *Link, now time.Time) *path {
+	ours := pkt.path%2 == 0 == s.client
 	if second := now.Unix(); second != s.pathSecond {
 		s.pathSecond, s.pathOpens = second, 0
 	}
@@ -132,7 +132,11 @@ func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now tim
 		return nil
 	}
 	s.pathOpens++
-	p := s.newPath(id, l, from, now)
+	p := s.newPath(pkt.path, l, pkt.from, now)
+	if !l.IsCarrier() {
+		// It begins with a challenge as large as the peer thinks that fits.
+		p.setMTU(min(p.mtu, max(pkt.size, smallBaseSize)))
+	}
 	p.prove(s, now)
 	s.paths = append(s.paths, p)
 	s.notePathChange()
