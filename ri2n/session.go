@@ -609,6 +609,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 	for _, p := range s.paths {
 		sooner(p.loss.lossTime())
 		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		if p.previous.Link != nil {
+			sooner(p.returnAt)
+		}
 		if p.allowance() < p.packetSize() {
 			continue // until more arrives from the unproven address
 		}
