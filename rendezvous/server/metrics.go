@@ -1,0 +1,224 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+// A snapshot is what metrics and health show of one moment.
+type snapshot struct {
+	counters
+	sessions, registered, channels, held     int
+	members, openDeposits, strangers         int
+	strangersRefused, stunReceived, stunSent uint64
+	stun                                     [stunVerdicts]uint64
+}
+
+func (s *Server) snapshot() snapshot {
+	var v snapshot
+	s.mu.Lock()
+	v.counters = s.table.counters
+	v.sessions = len(s.table.agents)
+	v.registered = len(s.table.peers)
+	v.channels = len(s.table.channels)
+	for a := range s.table.agents {
+		v.held += a.hold.Len()
+	}
+	s.mu.Unlock()
+	v.members, v.openDeposits, v.strangers = s.admission.counts()
+	v.strangersRefused = s.strangersRefused.Load()
+	v.stunReceived = s.stunReceived.Load()
+	v.stunSent = s.stunSent.Load()
+	for i := range s.stun {
+		v.stun[i] = s.stun[i].Load()
+	}
+	return v
+}
+
+// A metric is one line of what the server tells Prometheus.
+type metric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*snapshot) float64 // nil: labelled
+	each  func(*snapshot, func(label string, v uint64))
+}
+
+func newMetric(name, help string, kind prometheus.ValueType, labels ...string) metric {
+	return metric{desc: prometheus.NewDesc("rendezvous_"+name, help, labels, nil), kind: kind}
+}
+
+func gauge(name, help string, value func(*snapshot) int) metric {
+	m := newMetric(name, help, prometheus.GaugeValue)
+	m.value = func(v *snapshot) float64 { return float64(value(v)) }
+	return m
+}
+
+func counter(name, help string, value func(*snapshot) uint64) metric {
+	m := newMetric(name, help, prometheus.CounterValue)
+	m.value = func(v *snapshot) float64 { return float64(value(v)) }
+	return m
+}
+
+func labelled(name, help, label string, each func(*snapshot, func(string, uint64))) metric {
+	m := newMetric(name, help, prometheus.CounterValue, label)
+	m.each = each
+	return m
+}
+
+// byReason gives the counters of all reasons that have a name.
+func byReason(of func(*snapshot) *[256]uint64) func(*snapshot, func(string, uint64)) {
+	return func(v *snapshot, emit func(string, uint64)) {
+		for r := protocol.ReasonNone; r <= protocol.ReasonNotRegistered; r++ {
+			emit(r.String(), of(v)[r])
+		}
+	}
+}
+
+var metrics = []metric{
+	gauge("sessions", "Sessions of agents, guests and strangers.", func(v *snapshot) int { return v.sessions }),
+	gauge("registrations", "Peers that can be found now.", func(v *snapshot) int { return v.registered }),
+	gauge("channels", "Open relay channels.", func(v *snapshot) int { return v.channels }),
+	gauge("held_datagrams", "Datagrams that wait for their channel to open.", func(v *snapshot) int { return v.held }),
+	gauge("members", "Peer IDs on the list of members.", func(v *snapshot) int { return v.members }),
+	gauge("deposits", "Deposits of tokens that are remembered.", func(v *snapshot) int { return v.openDeposits }),
+	gauge("strangers", "Places taken by peers that may show a token.", func(v *snapshot) int { return v.strangers }),
+	counter("registrations_total", "New registrations.", func(v *snapshot) uint64 { return v.registrations }),
+	counter("refreshes_total", "Refreshed registrations.", func(v *snapshot) uint64 { return v.refreshes }),
+	counter("expired_total", "Sessions ended for silence.", func(v *snapshot) uint64 { return v.expired }),
+	counter("strangers_refused_total", "Peers refused before any state was made for them.", func(v *snapshot) uint64 { return v.strangersRefused }),
+	counter("strangers_above_prefix_limit_total", "Strangers ended for the number of others in their prefix.", func(v *snapshot) uint64 { return v.prefixRefused }),
+	counter("registrations_refused_total", "Registrations above a limit.", func(v *snapshot) uint64 { return v.handshakesRefused }),
+	counter("channels_opened_total", "Relay channels opened.", func(v *snapshot) uint64 { return v.channelsOpened }),
+	labelled("channels_refused_total", "Relay channels refused.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.channelsRefused })),
+	labelled("channels_closed_total", "Relay channels closed.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.channelsClosed })),
+	labelled("sessions_closed_total", "Sessions closed by the server.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.sessionsClosed })),
+	counter("relayed_datagrams_total", "Datagrams relayed.", func(v *snapshot) uint64 { return v.relayedDatagrams }),
+	counter("relayed_bytes_total", "Bytes of relayed packets.", func(v *snapshot) uint64 { return v.relayedBytes }),
+	counter("guest_bytes_total", "Bytes relayed on the allowance of guests.", func(v *snapshot) uint64 { return v.guestBytes }),
+	labelled("datagrams_dropped_total", "Datagrams that went no further.", "reason", func(v *snapshot, emit func(string, uint64)) {
+		for i, n := range v.datagramsDropped {
+			emit(dropReasonNames[i], n)
+		}
+	}),
+	labelled("deposits_total", "Deposits asked for.", "result", func(v *snapshot, emit func(string, uint64)) {
+		emit("ok", v.deposits)
+		emit("refused", v.depositsRefused)
+	}),
+	labelled("admissions_total", "Keys of tokens shown.", "result", func(v *snapshot, emit func(string, uint64)) {
+		emit("ok", v.admits)
+		emit("refused", v.admitsRefused)
+	}),
+	labelled("stun_requests_total", "Datagrams that are not RI2N.", "result", func(v *snapshot, emit func(string, uint64)) {
+		for i, n := range v.stun {
+			emit(stunVerdictNames[i], n)
+		}
+	}),
+	labelled("stun_bytes_total", "Bytes of these datagrams and of the answers.", "direction", func(v *snapshot, emit func(string, uint64)) {
+		emit("received", v.stunReceived)
+		emit("sent", v.stunSent)
+	}),
+}
+
+// Describe implements [prometheus.Collector].
+func (s *Server) Describe(out chan<- *prometheus.Desc) {
+	for _, m := range metrics {
+		out <- m.desc
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (s *Server) Collect(out chan<- prometheus.Metric) {
+	v := s.snapshot()
+	for _, m := range metrics {
+		if m.value != nil {
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&v))
+			continue
+		}
+		m.each(&v, func(label string, n uint64) {
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, float64(n), label)
+		})
+	}
+}
+
+// PeerUse is what one peer has used of the relay while it was here.
+type PeerUse struct {
+	Peer      ri2n.PeerID `json:"peer"`
+	Role      string      `json:"role"` // member or guest
+	Observed  string      `json:"observed"`
+	Since     time.Time   `json:"since"`
+	Channels  int         `json:"channels"`
+	Bytes     uint64      `json:"bytes"`     // sent by the peer and relayed
+	Datagrams uint64      `json:"datagrams"` // likewise
+	Dropped   uint64      `json:"dropped"`   // sent by the peer and not relayed
+}
+
+// Peers returns what registered peers use, sorted by peer ID.
+func (s *Server) Peers() []PeerUse {
+	s.mu.Lock()
+	list := make([]PeerUse, 0, len(s.table.peers))
+	for _, a := range s.table.peers {
+		role := "member"
+		if a.role == roleGuest {
+			role = "guest"
+		}
+		list = append(list, PeerUse{
+			Peer:      a.peer,
+			Role:      role,
+			Observed:  a.remote.String(),
+			Since:     a.since,
+			Channels:  len(a.ends),
+			Bytes:     a.account.bytes,
+			Datagrams: a.account.datagrams,
+			Dropped:   a.account.dropped,
+		})
+	}
+	s.mu.Unlock()
+	slices.SortFunc(list, func(a, b PeerUse) int { return strings.Compare(a.Peer.String(), b.Peer.String()) })
+	return list
+}
+
+// Handler serves /metrics, /healthz and /peers. It asks for no login: listen
+// where only operators reach it.
+func (s *Server) Handler() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		v := s.snapshot()
+		s.mu.Lock()
+		closing := s.closing
+		s.mu.Unlock()
+		status := "ok"
+		if closing {
+			status = "stopping"
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		writeJSON(w, map[string]any{
+			"schema":        "instantgrid/health/1",
+			"status":        status,
+			"registrations": v.registered,
+			"channels":      v.channels,
+		})
+	})
+	mux.HandleFunc("GET /peers", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, map[string]any{"schema": "instantgrid/rendezvous-peers/1", "rows": s.Peers()})
+	})
+	return mux
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // a reader that has gone is no concern of ours
+}

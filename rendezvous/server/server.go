@@ -1,0 +1,342 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+// Config configures a [Server]. Identity and Listen are required.
+type Config struct {
+	// Identity is the key that agents pin.
+	Identity *ri2n.Identity
+
+	// Listen are bound UDP sockets for sessions and STUN: one, or one for
+	// each address family, on the same port. The server owns them from New
+	// on, also when New fails.
+	Listen []net.PacketConn
+
+	// Alternate are bound UDP sockets on a second port, for STUN alone, so
+	// that agents can compare what two destinations see. Owned like Listen.
+	Alternate []net.PacketConn
+
+	// Mode says whom the server serves; the zero value serves Members and
+	// the guests of their tokens.
+	Mode Mode
+
+	// Members are the peer IDs served at first; see [Server.SetMembers].
+	Members []ri2n.PeerID
+
+	Limits Limits
+	STUN   STUNLimits
+
+	// Logger receives what an operator should know. Nil is silent.
+	Logger *slog.Logger
+
+	// Rand is the source of keys and identifiers. Nil means crypto/rand.
+	Rand io.Reader
+}
+
+// A Server is a running rendezvous. Its methods may be called concurrently.
+type Server struct {
+	log       *slog.Logger
+	endpoint  *ri2n.Endpoint
+	admission *admission
+	responder *responder
+	refusals  refusalLog
+	alternate []net.PacketConn
+	stop      context.CancelFunc
+	running   sync.WaitGroup
+	closed    chan struct{}
+	closeOnce sync.Once
+
+	strangersRefused atomic.Uint64
+	stun             [stunVerdicts]atomic.Uint64
+	stunReceived     atomic.Uint64 // bytes
+	stunSent         atomic.Uint64
+
+	mu      sync.Mutex // guards what follows
+	table   *table
+	closing bool
+}
+
+// New starts a server.
+func New(cfg Config) (*Server, error) {
+	closeAll := func() {
+		for _, pc := range cfg.Listen {
+			pc.Close()
+		}
+		for _, pc := range cfg.Alternate {
+			pc.Close()
+		}
+	}
+	if cfg.Identity == nil || len(cfg.Listen) == 0 {
+		closeAll()
+		return nil, errors.New("server: an identity and a socket are required")
+	}
+	s := newServer(cfg)
+	endpoint, err := ri2n.NewEndpoint(ri2n.Config{
+		Identity:    cfg.Identity,
+		Authorize:   s.authorize,
+		Logger:      cfg.Logger,
+		Rand:        cfg.Rand,
+		MaxSessions: s.table.limits.Registrations + maxStrangers,
+	})
+	if err != nil {
+		closeAll()
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s.endpoint = endpoint
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	for i, pc := range cfg.Listen {
+		link, err := endpoint.AddLink(pc.LocalAddr().String(), pc)
+		if err != nil {
+			stop()
+			endpoint.Close()
+			for _, rest := range cfg.Listen[i:] {
+				rest.Close()
+			}
+			for _, pc := range cfg.Alternate {
+				pc.Close()
+			}
+			s.running.Wait()
+			return nil, fmt.Errorf("server: %w", err)
+		}
+		s.running.Go(func() { s.answer(link.Other()) })
+	}
+	for _, pc := range s.alternate {
+		s.running.Go(func() { s.answer(pc) })
+	}
+	s.running.Go(func() { s.accept(ctx) })
+	s.running.Go(func() { s.tick(ctx) })
+	return s, nil
+}
+
+// newServer makes the parts that need no endpoint.
+func newServer(cfg Config) *Server {
+	s := &Server{
+		log:       cfg.Logger,
+		responder: newResponder(cfg.STUN),
+		alternate: cfg.Alternate,
+		closed:    make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	limits := cfg.Limits.withDefaults()
+	s.admission = newAdmission(cfg.Mode, limits.GuestRate, limits.GuestQuota)
+	s.admission.setMembers(cfg.Members)
+	s.table = newTable(cfg.Limits, s.admission, [2]uint16{portOf(cfg.Listen), portOf(cfg.Alternate)})
+	return s
+}
+
+// portOf returns the port of the first socket, zero if there is none.
+func portOf(sockets []net.PacketConn) uint16 {
+	if len(sockets) == 0 {
+		return 0
+	}
+	return addrPortOf(sockets[0].LocalAddr()).Port()
+}
+
+// addrPortOf converts what sockets call an address. It is the zero AddrPort
+// when a names no IP address.
+func addrPortOf(a net.Addr) netip.AddrPort {
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	case interface{ AddrPort() netip.AddrPort }:
+		return a.AddrPort()
+	case nil:
+		return netip.AddrPort{}
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// PeerID returns the server's own peer ID.
+func (s *Server) PeerID() ri2n.PeerID { return s.endpoint.PeerID() }
+
+// SetMembers replaces the list of members. Sessions of those who are no longer
+// on it end within a second or so.
+func (s *Server) SetMembers(members []ri2n.PeerID) { s.admission.setMembers(members) }
+
+// closeTime is how long Close waits for its agents to be told.
+const closeTime = time.Second
+
+// Close tells all agents, ends their sessions and returns when every goroutine
+// of the server has ended, at the latest after some 5 s. It may be called
+// twice.
+func (s *Server) Close() error {
+	s.closeOnce.Do(func() {
+		s.mu.Lock()
+		s.closing = true
+		now := time.Now()
+		ending := make([]session, 0, len(s.table.agents))
+		for a := range s.table.agents {
+			s.table.end(now, a, protocol.ReasonShutdown)
+			ending = append(ending, a.session)
+		}
+		s.unlock()
+		patience := time.NewTimer(closeTime)
+		defer patience.Stop()
+		for _, sess := range ending {
+			select {
+			case <-sess.Done():
+			case <-patience.C:
+				patience.Reset(0) // for all the others too
+			}
+		}
+		s.stop()
+		s.endpoint.Close()
+		for _, pc := range s.alternate {
+			pc.Close()
+		}
+		s.running.Wait()
+		close(s.closed)
+	})
+	<-s.closed
+	return nil
+}
+
+// unlock releases the mutex and has written what the table wants written.
+func (s *Server) unlock() {
+	woken := s.table.woken
+	s.table.woken = nil
+	s.mu.Unlock()
+	for _, a := range woken {
+		s.running.Go(func() { s.write(a) })
+	}
+}
+
+// errRefused reports a peer that is not served. What the peer sees of it is
+// ri2n.ErrRefused.
+var errRefused = errors.New("server: peer is neither member nor guest")
+
+// authorize decides on a handshake worker, before there is any session.
+func (s *Server) authorize(peer ri2n.PeerID) error {
+	now := time.Now()
+	if s.admission.authorize(now, peer) != roleRefused {
+		return nil
+	}
+	s.strangersRefused.Add(1)
+	if s.refusals.due(now, peer) {
+		s.log.Info("peer refused", "peer", peer, "next", "to admit it, add this line to the members file: "+peer.String())
+	}
+	return errRefused
+}
+
+// A refusalLog keeps strangers from filling the log: one line a second, and
+// one a minute for each peer.
+type refusalLog struct {
+	mu   sync.Mutex
+	last time.Time
+	said map[ri2n.PeerID]time.Time
+}
+
+// maxSaid bounds the memory for who was logged.
+const maxSaid = 256
+
+func (l *refusalLog) due(now time.Time, peer ri2n.PeerID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.last) < time.Second || now.Sub(l.said[peer]) < time.Minute {
+		return false
+	}
+	if len(l.said) >= maxSaid || l.said == nil {
+		l.said = make(map[ri2n.PeerID]time.Time)
+	}
+	l.last, l.said[peer] = now, now
+	return true
+}
+
+// accept serves every session until ctx ends.
+func (s *Server) accept(ctx context.Context) {
+	for {
+		session, err := s.endpoint.Accept(ctx)
+		if err != nil {
+			return
+		}
+		s.running.Go(func() { s.serve(ctx, overRI2N{session}) })
+	}
+}
+
+// answer serves the datagrams of one socket that are not RI2N.
+func (s *Server) answer(pc net.PacketConn) {
+	buf := make([]byte, 2048)
+	failures := 0
+	for {
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil {
+			// A socket reports another's ICMP errors and passing shortages
+			// of memory, and goes on.
+			if failures++; errors.Is(err, net.ErrClosed) || failures > 100 {
+				return
+			}
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		failures = 0
+		s.stunReceived.Add(uint64(n))
+		response, verdict := s.responder.answer(time.Now(), addrPortOf(from), buf[:n])
+		s.stun[verdict].Add(1)
+		if response != nil {
+			if _, err := pc.WriteTo(response, from); err == nil {
+				s.stunSent.Add(uint64(len(response)))
+			}
+		}
+	}
+}
+
+// tick does each second what no event brings about.
+func (s *Server) tick(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	var watched []*agent
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		// Sessions are asked for their sizes outside of the lock, which their
+		// own locks are not below.
+		watched = watched[:0]
+		s.mu.Lock()
+		for a := range s.table.agents {
+			if len(a.ends) > 0 {
+				watched = append(watched, a)
+			}
+		}
+		s.unlock()
+		for _, a := range watched {
+			s.measure(a)
+		}
+		clear(watched)
+		s.mu.Lock()
+		s.table.expire(time.Now())
+		s.unlock()
+	}
+}
+
+// measure tells the table how large the datagrams of a may be now.
+func (s *Server) measure(a *agent) {
+	outer := a.session.MaxDatagramSize()
+	s.mu.Lock()
+	s.table.resize(a, outer)
+	s.unlock()
+}

@@ -1,0 +1,717 @@
+package server
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+// Limits bound what agents may hold. Zero fields take the default.
+type Limits struct {
+	Registrations          int           // in all; zero: 16,384
+	RegistrationsPerPrefix int           // of one /24 or /56; zero: 1024
+	Channels               int           // in all; zero: 65,536
+	ChannelsPerPeer        int           // opened by one peer; zero: 64
+	IncomingPerPeer        int           // opened toward one peer; zero: 256
+	Lifetime               time.Duration // of a registration; zero: 60 s
+	RelayRate              int64         // bytes a second relayed for one peer; zero: no limit
+	GuestRate              int64         // for one guest, both directions; zero: 12.5 MB/s (100 Mbit/s); negative: no limit
+	GuestQuota             int64         // bytes for one guest, both directions; zero: 1 GiB; negative: no limit
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(v *int, byDefault int) {
+		if *v <= 0 {
+			*v = byDefault
+		}
+	}
+	set(&l.Registrations, 16_384)
+	set(&l.RegistrationsPerPrefix, 1024)
+	set(&l.Channels, 65_536)
+	set(&l.ChannelsPerPeer, 64)
+	set(&l.IncomingPerPeer, 256)
+	if l.Lifetime <= 0 {
+		l.Lifetime = 60 * time.Second
+	}
+	l.RelayRate = max(l.RelayRate, 0)
+	switch {
+	case l.GuestRate == 0:
+		l.GuestRate = 100_000_000 / 8
+	case l.GuestRate < 0:
+		l.GuestRate = 0
+	}
+	switch {
+	case l.GuestQuota == 0:
+		l.GuestQuota = 1 << 30
+	case l.GuestQuota < 0:
+		l.GuestQuota = 1 << 62
+	}
+	return l
+}
+
+const (
+	consentDatagrams = 8                // pass toward a target that has not answered (ri2n.md, section 7)
+	consentTime      = 15 * time.Second // until an unanswered channel is closed: a handshake and half of one
+	channelIdle      = 2 * time.Minute  // eight keepalives of a standby path
+	maxOutbox        = 512              // messages; an agent that reads none of them is closed
+	opensPerSecond   = 20               // by one agent, after a burst of its channels
+	accountMemory    = time.Minute      // a peer cannot refill its allowance by coming back
+)
+
+// A dropReason says why a datagram went no further.
+type dropReason int
+
+const (
+	dropMalformed dropReason = iota
+	dropUnregistered
+	dropUnknownChannel
+	dropHoldFull
+	dropHoldExpired
+	dropNoConsent
+	dropRate
+	dropQuota
+	dropTooLarge
+	dropQueue // the target's session took no more
+	dropReasons
+)
+
+var dropReasonNames = [dropReasons]string{
+	"malformed", "unregistered", "unknown-channel", "hold-full", "hold-expired",
+	"no-consent", "rate", "quota", "too-large", "queue",
+}
+
+// counters count for ever.
+type counters struct {
+	registrations     uint64 // new ones, not refreshes
+	refreshes         uint64
+	expired           uint64
+	channelsOpened    uint64
+	channelsRefused   [256]uint64 // by reason
+	channelsClosed    [256]uint64 // by reason
+	sessionsClosed    [256]uint64 // by us, by reason
+	relayedDatagrams  uint64
+	relayedBytes      uint64
+	guestBytes        uint64
+	deposits, admits  uint64
+	depositsRefused   uint64
+	admitsRefused     uint64
+	datagramsDropped  [dropReasons]uint64
+	strangersRefused  uint64 // by Authorize, before any state
+	prefixRefused     uint64 // strangers above the bound of their prefix
+	handshakesRefused uint64 // sessions above the limits
+}
+
+// An account meters one peer, over all its sessions.
+type account struct {
+	limiter          *rate.Limiter // nil: no limit
+	bytes, datagrams uint64        // relayed for the peer as sender
+	dropped          uint64        // of those it sent
+	agents           int           // sessions that use it
+	unused           time.Time     // since when agents is zero
+}
+
+// An agent is one session. All fields belong to the table, under its owner's
+// lock, save those of the first group, which never change.
+type agent struct {
+	id      uint64 // its flow at every target, never zero
+	peer    ri2n.PeerID
+	remote  netip.AddrPort
+	since   time.Time
+	session session // for the server; the table never calls it
+
+	role       role
+	registered bool
+	deadline   time.Time // of the registration
+	outer      int       // bytes that a datagram of the session holds
+
+	ends         map[uint64]*channelEnd
+	opened       int    // channels opened by the agent
+	incoming     int    // channels opened toward it
+	nextOwn      uint64 // lowest number that the agent may still open
+	nextIncoming uint64 // odd
+	hold         protocol.Hold
+	opens        *rate.Limiter
+	account      *account
+
+	outbox  []protocol.Message
+	control net.Conn // for the writer; nil until the agent has opened it
+	writing bool     // a writer is at work, or on the list of the woken
+	gone    bool     // the session must be closed, with reason, once outbox is out
+	reason  protocol.Reason
+}
+
+// A channel joins two agents. The first end is the source's.
+type channel struct {
+	ends       [2]channelEnd
+	key        uint64
+	generation uint64
+	since      time.Time
+	lastUse    time.Time
+	consented  bool // the target has sent something back
+	passed     int  // datagrams that went toward it before
+	size       int  // largest packet, in bytes
+	grant      *deposit
+}
+
+// A channelEnd is one side of a channel and its name there.
+type channelEnd struct {
+	channel *channel
+	agent   *agent
+	number  uint64
+	other   *channelEnd
+	source  bool // the channel was opened from here
+}
+
+// A table holds registrations and channels. It is not safe for concurrent use:
+// the server's mutex guards it.
+type table struct {
+	limits    Limits
+	admission *admission
+	stunPorts [2]uint16
+
+	lastID   uint64
+	peers    map[ri2n.PeerID]*agent   // registered
+	agents   map[*agent]struct{}      // all sessions
+	prefixes map[netip.Prefix]int     // registrations
+	strange  map[netip.Prefix]int     // strangers
+	accounts map[ri2n.PeerID]*account // of agents, and of those who were here lately
+	channels map[*channel]struct{}
+	woken    []*agent // have something to write and no writer
+	counters counters
+}
+
+func newTable(limits Limits, adm *admission, stunPorts [2]uint16) *table {
+	return &table{
+		limits:    limits.withDefaults(),
+		admission: adm,
+		stunPorts: stunPorts,
+		peers:     make(map[ri2n.PeerID]*agent),
+		agents:    make(map[*agent]struct{}),
+		prefixes:  make(map[netip.Prefix]int),
+		strange:   make(map[netip.Prefix]int),
+		accounts:  make(map[ri2n.PeerID]*account),
+		channels:  make(map[*channel]struct{}),
+	}
+}
+
+// arrive takes in a new session. The agent may be gone at once, with a reason.
+func (t *table) arrive(now time.Time, peer ri2n.PeerID, remote netip.AddrPort, outer int) *agent {
+	t.lastID++
+	a := &agent{
+		id:           t.lastID,
+		peer:         peer,
+		remote:       remote,
+		since:        now,
+		outer:        outer,
+		role:         t.admission.roleOf(now, peer),
+		nextIncoming: 1,
+		opens:        rate.NewLimiter(opensPerSecond, t.limits.ChannelsPerPeer),
+	}
+	t.agents[a] = struct{}{}
+	if a.role != roleRefused {
+		return a
+	}
+	a.role = roleStranger
+	prefix := prefixOf(remote.Addr())
+	t.strange[prefix]++
+	if t.strange[prefix] > maxStrangersPerPrefix {
+		t.counters.prefixRefused++
+		t.end(now, a, protocol.ReasonBusy)
+	}
+	return a
+}
+
+// leave forgets a session that has ended.
+func (t *table) leave(now time.Time, a *agent) {
+	if _, here := t.agents[a]; !here {
+		return
+	}
+	t.unregister(now, a, protocol.ReasonPeerGone)
+	delete(t.agents, a)
+	if a.role == roleStranger {
+		t.notStrange(a)
+	}
+	a.gone = true
+}
+
+// notStrange gives the stranger's places back.
+func (t *table) notStrange(a *agent) {
+	prefix := prefixOf(a.remote.Addr())
+	if t.strange[prefix]--; t.strange[prefix] <= 0 {
+		delete(t.strange, prefix)
+	}
+	t.admission.leave(a.peer)
+}
+
+// end closes a session of ours: what waits in its outbox leaves first.
+func (t *table) end(now time.Time, a *agent, reason protocol.Reason) {
+	if a.gone {
+		return
+	}
+	t.unregister(now, a, reason)
+	a.gone, a.reason = true, reason
+	t.counters.sessionsClosed[reason]++
+	t.wake(a)
+}
+
+// send queues m for a. It never blocks.
+func (t *table) send(a *agent, m protocol.Message) {
+	if a.gone {
+		return
+	}
+	if len(a.outbox) >= maxOutbox {
+		// Nothing that the agent should know may be left out, so that an
+		// agent that reads nothing is given up as a whole.
+		a.gone, a.reason = true, protocol.ReasonBusy
+		a.outbox = nil
+		t.counters.sessionsClosed[protocol.ReasonBusy]++
+		t.unregister(a.deadline, a, protocol.ReasonPeerGone)
+		t.wake(a)
+		return
+	}
+	a.outbox = append(a.outbox, m)
+	t.wake(a)
+}
+
+func (t *table) wake(a *agent) {
+	if !a.writing {
+		a.writing = true
+		t.woken = append(t.woken, a)
+	}
+}
+
+// A relayed packet leaves toward an agent under a number of its session.
+type relayed struct {
+	to     *agent
+	number uint64
+	flow   uint64 // the sender's id: a target's session is shared fairly by senders
+	packet []byte
+}
+
+// receive handles one message from a. What it returns are datagrams that were
+// held and may now pass. An agent that breaks the protocol is gone afterwards.
+func (t *table) receive(now time.Time, a *agent, m protocol.Message) []relayed {
+	if a.gone {
+		return nil
+	}
+	switch m := m.(type) {
+	case protocol.Register:
+		t.register(now, a, m)
+	case protocol.Open:
+		return t.open(now, a, m)
+	case protocol.Closed:
+		if e := a.ends[m.Channel]; e != nil {
+			t.close(e.channel, e, m.Reason)
+		}
+	case protocol.Deposit:
+		t.deposit(now, a, m)
+	case protocol.Admit:
+		t.admit(now, a, m)
+	case protocol.Unknown:
+	default:
+		t.violation(now, a, "message out of place")
+	}
+	return nil
+}
+
+// violation ends a session that broke the protocol, and that session alone.
+func (t *table) violation(now time.Time, a *agent, text string) {
+	t.send(a, protocol.Error{Reason: protocol.ReasonProtocol, Text: text})
+	t.end(now, a, protocol.ReasonProtocol)
+}
+
+func (t *table) register(now time.Time, a *agent, m protocol.Register) {
+	if a.role < roleGuest {
+		t.refuseStranger(now, a)
+		return
+	}
+	if !a.registered {
+		if reason := t.mayRegister(a); reason != protocol.ReasonNone {
+			t.counters.handshakesRefused++
+			t.send(a, protocol.Error{Reason: reason})
+			t.end(now, a, reason)
+			return
+		}
+		if old := t.peers[a.peer]; old != nil {
+			t.end(now, old, protocol.ReasonSuperseded)
+		}
+		a.registered = true
+		t.peers[a.peer] = a
+		t.prefixes[prefixOf(a.remote.Addr())]++
+		a.account = t.accounts[a.peer]
+		if a.account == nil {
+			a.account = new(account)
+			if t.limits.RelayRate > 0 {
+				a.account.limiter = newByteLimiter(t.limits.RelayRate)
+			}
+			t.accounts[a.peer] = a.account
+		}
+		a.account.agents++
+		t.counters.registrations++
+	} else {
+		t.counters.refreshes++
+	}
+	a.deadline = now.Add(t.limits.Lifetime)
+	t.send(a, protocol.Registered{
+		Sequence:      m.Sequence,
+		Observed:      a.remote,
+		Lifetime:      t.limits.Lifetime,
+		STUN:          t.stunPorts[0],
+		AlternateSTUN: t.stunPorts[1],
+	})
+}
+
+// refuseStranger tells an unknown peer what its operator needs to know.
+func (t *table) refuseStranger(now time.Time, a *agent) {
+	t.send(a, protocol.Error{
+		Reason: protocol.ReasonNotAdmitted,
+		Text:   "ask the operator to add this line to the members file: " + a.peer.String(),
+	})
+	t.end(now, a, protocol.ReasonNotAdmitted)
+}
+
+// mayRegister checks the limits; a peer's own older registration makes room.
+func (t *table) mayRegister(a *agent) protocol.Reason {
+	old := t.peers[a.peer]
+	total := len(t.peers)
+	same := t.prefixes[prefixOf(a.remote.Addr())]
+	if old != nil {
+		total--
+		if prefixOf(old.remote.Addr()) == prefixOf(a.remote.Addr()) {
+			same--
+		}
+	}
+	if total >= t.limits.Registrations || same >= t.limits.RegistrationsPerPrefix {
+		return protocol.ReasonBusy
+	}
+	return protocol.ReasonNone
+}
+
+// unregister closes the channels of a and forgets where its peer is.
+func (t *table) unregister(now time.Time, a *agent, reason protocol.Reason) {
+	toOthers := reason
+	if reason != protocol.ReasonSuperseded && reason != protocol.ReasonShutdown {
+		toOthers = protocol.ReasonPeerGone
+	}
+	for _, e := range a.ends {
+		t.close(e.channel, e, toOthers)
+	}
+	if !a.registered {
+		return
+	}
+	a.registered = false
+	if t.peers[a.peer] == a {
+		delete(t.peers, a.peer)
+	}
+	prefix := prefixOf(a.remote.Addr())
+	if t.prefixes[prefix]--; t.prefixes[prefix] <= 0 {
+		delete(t.prefixes, prefix)
+	}
+	if a.account.agents--; a.account.agents == 0 {
+		a.account.unused = now
+	}
+}
+
+func (t *table) open(now time.Time, a *agent, m protocol.Open) []relayed {
+	if m.Channel%2 != 0 || m.Channel < a.nextOwn {
+		t.violation(now, a, "channel number out of order")
+		return nil
+	}
+	a.nextOwn = m.Channel + 2
+	waiting := a.hold.Take(now, m.Channel)
+	target, grant, reason := t.mayOpen(now, a, m)
+	if reason != protocol.ReasonNone {
+		t.counters.channelsRefused[reason]++
+		t.counters.datagramsDropped[dropUnknownChannel] += uint64(len(waiting))
+		t.send(a, protocol.Refused{Channel: m.Channel, Reason: reason})
+		return nil
+	}
+	c := &channel{
+		key:        m.Key,
+		generation: m.Generation,
+		since:      now,
+		lastUse:    now,
+		grant:      grant,
+	}
+	c.ends[0] = channelEnd{channel: c, agent: a, number: m.Channel, other: &c.ends[1], source: true}
+	c.ends[1] = channelEnd{channel: c, agent: target, number: target.nextIncoming, other: &c.ends[0]}
+	target.nextIncoming += 2
+	// Whoever opens a channel wants to hear from the other end, so that two
+	// that open toward each other at the same moment have both consented.
+	for _, e := range target.ends {
+		if e.source && e.other.agent == a {
+			e.channel.consented = true
+			c.consented = true
+		}
+	}
+	for i := range c.ends {
+		e := &c.ends[i]
+		if e.agent.ends == nil {
+			e.agent.ends = make(map[uint64]*channelEnd)
+		}
+		e.agent.ends[e.number] = e
+	}
+	a.opened++
+	target.incoming++
+	t.channels[c] = struct{}{}
+	t.counters.channelsOpened++
+	c.size = c.fit()
+	t.send(a, protocol.Opened{Channel: m.Channel, Size: uint16(c.size)})
+	t.send(target, protocol.Incoming{
+		Channel:    c.ends[1].number,
+		Key:        m.Key,
+		Generation: m.Generation,
+		Source:     a.peer,
+		Size:       uint16(c.size),
+	})
+	var pass []relayed
+	for _, packet := range waiting {
+		if r, ok := t.forward(now, &c.ends[0], packet); ok {
+			pass = append(pass, r)
+		}
+	}
+	return pass
+}
+
+// mayOpen finds the target of an Open and says why not. An older generation of
+// the same channel makes way.
+func (t *table) mayOpen(now time.Time, a *agent, m protocol.Open) (*agent, *deposit, protocol.Reason) {
+	if !a.registered {
+		return nil, nil, protocol.ReasonNotRegistered
+	}
+	if !a.opens.AllowN(now, 1) {
+		return nil, nil, protocol.ReasonBusy
+	}
+	for _, e := range a.ends {
+		if e.source && e.channel.key == m.Key {
+			if m.Generation <= e.channel.generation {
+				return nil, nil, protocol.ReasonStale
+			}
+			t.close(e.channel, e, protocol.ReasonSuperseded)
+			break
+		}
+	}
+	target := t.peers[m.Target]
+	if target == nil || target == a {
+		return nil, nil, protocol.ReasonUnknownPeer
+	}
+	var grant *deposit
+	switch {
+	case a.role == roleGuest:
+		if grant = t.admission.grant(now, a.peer, target.peer); grant == nil {
+			return nil, nil, protocol.ReasonNotAdmitted
+		}
+	case target.role == roleGuest:
+		// A guest is there for its sender alone; to others it is nobody.
+		if grant = t.admission.grant(now, target.peer, a.peer); grant == nil {
+			return nil, nil, protocol.ReasonUnknownPeer
+		}
+	}
+	switch {
+	case grant != nil && grant.left <= 0:
+		return nil, nil, protocol.ReasonQuota
+	case a.opened >= t.limits.ChannelsPerPeer:
+		return nil, nil, protocol.ReasonLimit
+	case target.incoming >= t.limits.IncomingPerPeer, len(t.channels) >= t.limits.Channels:
+		return nil, nil, protocol.ReasonBusy
+	}
+	return target, grant, protocol.ReasonNone
+}
+
+// fit returns the largest packet that both sessions carry.
+func (c *channel) fit() int {
+	return min(protocol.Relayed(c.ends[0].agent.outer, c.ends[0].number),
+		protocol.Relayed(c.ends[1].agent.outer, c.ends[1].number), 1<<16-1)
+}
+
+// close ends a channel and tells the ends other than by, which may be nil.
+func (t *table) close(c *channel, by *channelEnd, reason protocol.Reason) {
+	if _, here := t.channels[c]; !here {
+		return
+	}
+	delete(t.channels, c)
+	t.counters.channelsClosed[reason]++
+	for i := range c.ends {
+		e := &c.ends[i]
+		delete(e.agent.ends, e.number)
+		if e.source {
+			e.agent.opened--
+		} else {
+			e.agent.incoming--
+		}
+		if e != by {
+			t.send(e.agent, protocol.Closed{Channel: e.number, Reason: reason})
+		}
+	}
+}
+
+func (t *table) deposit(now time.Time, a *agent, m protocol.Deposit) {
+	reason := protocol.ReasonNotAdmitted
+	if a.role == roleMember && a.registered {
+		reason = t.admission.deposit(now, a.peer, m.Digest, m.Expiry)
+	}
+	if reason != protocol.ReasonNone {
+		t.counters.depositsRefused++
+		t.send(a, protocol.Error{Request: m.Request, Reason: reason})
+		return
+	}
+	t.counters.deposits++
+	t.send(a, protocol.OK{Request: m.Request})
+}
+
+func (t *table) admit(now time.Time, a *agent, m protocol.Admit) {
+	// A member needs no key. Its token is left for whom it was meant.
+	if a.role == roleMember {
+		t.send(a, protocol.OK{Request: m.Request})
+		return
+	}
+	reason := t.admission.admit(now, a.peer, m.Key)
+	if reason != protocol.ReasonNone {
+		t.counters.admitsRefused++
+		t.send(a, protocol.Error{Request: m.Request, Reason: reason})
+		if a.role == roleStranger {
+			t.end(now, a, reason) // one try
+		}
+		return
+	}
+	if a.role == roleStranger {
+		t.notStrange(a)
+		a.role = roleGuest
+	}
+	t.counters.admits++
+	t.send(a, protocol.OK{Request: m.Request})
+}
+
+// datagram handles one datagram from a: it may pass, be held until its channel
+// opens, or be dropped and counted. The table owns b.
+func (t *table) datagram(now time.Time, a *agent, b []byte) (relayed, bool) {
+	if a.gone || a.role < roleGuest || !a.registered {
+		return relayed{}, t.drop(a, dropUnregistered)
+	}
+	number, packet, err := protocol.ParseFrame(b)
+	if err != nil {
+		return relayed{}, t.drop(a, dropMalformed)
+	}
+	if e := a.ends[number]; e != nil {
+		return t.forward(now, e, packet)
+	}
+	if number%2 != 0 || number < a.nextOwn {
+		return relayed{}, t.drop(a, dropUnknownChannel) // closed; a late packet or a replay
+	}
+	if !a.hold.Put(now, number, packet) {
+		return relayed{}, t.drop(a, dropHoldFull)
+	}
+	return relayed{}, false
+}
+
+// forward decides about one packet that entered at e.
+func (t *table) forward(now time.Time, e *channelEnd, packet []byte) (relayed, bool) {
+	c, a := e.channel, e.agent
+	n := len(packet)
+	switch {
+	case n > c.size:
+		return relayed{}, t.drop(a, dropTooLarge)
+	case !c.consented && !e.source:
+		c.consented = true
+	case !c.consented && c.passed >= consentDatagrams:
+		return relayed{}, t.drop(a, dropNoConsent)
+	}
+	if a.account.limiter != nil && !a.account.limiter.AllowN(now, n) {
+		return relayed{}, t.drop(a, dropRate)
+	}
+	if c.grant != nil {
+		if c.grant.limiter != nil && !c.grant.limiter.AllowN(now, n) {
+			return relayed{}, t.drop(a, dropRate)
+		}
+		if c.grant.left < int64(n) {
+			c.grant.left = 0
+			t.close(c, nil, protocol.ReasonQuota)
+			return relayed{}, t.drop(a, dropQuota)
+		}
+		c.grant.left -= int64(n)
+		t.counters.guestBytes += uint64(n)
+	}
+	if !c.consented {
+		c.passed++
+	}
+	c.lastUse = now
+	a.account.datagrams++
+	a.account.bytes += uint64(n)
+	t.counters.relayedDatagrams++
+	t.counters.relayedBytes += uint64(n)
+	return relayed{to: e.other.agent, number: e.other.number, flow: a.id, packet: packet}, true
+}
+
+// drop counts a datagram of a that goes no further. It returns false.
+func (t *table) drop(a *agent, reason dropReason) bool {
+	t.counters.datagramsDropped[reason]++
+	if a.account != nil {
+		a.account.dropped++
+	}
+	return false
+}
+
+// resize notes how much the datagrams of a's session hold now, and tells both
+// ends of its channels.
+func (t *table) resize(a *agent, outer int) {
+	if a.outer == outer || a.gone {
+		return
+	}
+	a.outer = outer
+	for _, e := range a.ends {
+		c := e.channel
+		if size := c.fit(); size != c.size {
+			c.size = size
+			for i := range c.ends {
+				t.send(c.ends[i].agent, protocol.MaxSize{Channel: c.ends[i].number, Size: uint16(size)})
+			}
+		}
+	}
+}
+
+// expire forgets what has been silent for too long, and ends the sessions of
+// those who may not have one any more.
+func (t *table) expire(now time.Time) {
+	t.admission.expire(now)
+	for a := range t.agents {
+		if dropped := a.hold.Expire(now); dropped > 0 {
+			t.counters.datagramsDropped[dropHoldExpired] += uint64(dropped)
+		}
+		switch {
+		case a.gone:
+		case a.role == roleStranger:
+			// A reload may have made a member of a stranger.
+			if t.admission.roleOf(now, a.peer) != roleRefused {
+				t.notStrange(a)
+				a.role = t.admission.roleOf(now, a.peer)
+			} else if now.Sub(a.since) >= strangerTime {
+				t.refuseStranger(now, a)
+			}
+		case a.registered && !now.Before(a.deadline), !a.registered && now.Sub(a.since) >= t.limits.Lifetime:
+			t.counters.expired++
+			t.end(now, a, protocol.ReasonNotRegistered)
+		default:
+			if a.role = t.admission.roleOf(now, a.peer); a.role == roleRefused {
+				t.end(now, a, protocol.ReasonNotAdmitted)
+			}
+		}
+	}
+	for c := range t.channels {
+		switch {
+		case !c.consented && now.Sub(c.since) >= consentTime:
+			t.close(c, nil, protocol.ReasonNoConsent)
+		case now.Sub(c.lastUse) >= channelIdle:
+			t.close(c, nil, protocol.ReasonIdle)
+		}
+	}
+	for peer, acct := range t.accounts {
+		if acct.agents == 0 && now.Sub(acct.unused) >= accountMemory {
+			delete(t.accounts, peer)
+		}
+	}
+}
