@@ -1,0 +1,31 @@
+//go:build linux || darwin
+
+package transfer
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// isFull reports whether err says that there is no room.
+func isFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+// freeSpace returns the bytes that dir's disk has for this user, or -1.
+func freeSpace(dir string) int64 {
+	var s unix.Statfs_t
+	if unix.Statfs(dir, &s) != nil || s.Blocks == 0 {
+		return -1
+	}
+	return int64(s.Bavail) * int64(s.Bsize)
+}
+
+// lockFile takes the file for this process until it is closed, and reports
+// whether it is free. A file system without locks counts as free.
+func lockFile(f *os.File) bool {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	return !errors.Is(err, unix.EWOULDBLOCK)
+}
