@@ -176,7 +176,6 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		s.addRoute(id)
 	}
 	p := s.newPath(0, h.path.link, h.path.addr, now)
-	p.route = e.routes.findShort(p.localID)
 	p.mtu = h.datagramSize(h.path)
 	p.cc = newCubic(p.mtu)
 	p.received, p.sent = h.path.received, h.path.sent
@@ -187,6 +186,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		p.prove(s, now)
 	} else {
 		p.state = PathActive
+		p.searchMTU(now)
 		close(p.settled)
 	}
 	p.statusDue = true
@@ -591,6 +591,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		sooner(p.challengeAt)
 		sooner(p.acks.deadline())
 		sooner(p.silenceAt)
+		if p.proven && (p.state == PathActive || p.state == PathStandby) {
+			sooner(p.pmtu.due)
+		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
 			sooner(p.lastSent.Add(k))
 		}
@@ -599,7 +602,7 @@ func (s *Session) deadline(now time.Time) time.Time {
 			sooner(p.suspectSince.Add(abandonAfter))
 		}
 		if p.limited {
-			sooner(p.pacer.nextTime(now, p.packetSize()))
+			sooner(p.pacer.nextTime(now, maxBurst))
 		}
 	}
 	if !at.IsZero() && !at.After(now) {
