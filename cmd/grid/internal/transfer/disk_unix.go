@@ -4,7 +4,6 @@ package transfer
 
 import (
 	"errors"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,11 +20,4 @@ func freeSpace(dir string) int64 {
 		return -1
 	}
 	return int64(s.Bavail) * int64(s.Bsize)
-}
-
-// lockFile takes the file for this process until it is closed, and reports
-// whether it is free. A file system without locks counts as free.
-func lockFile(f *os.File) bool {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	return !errors.Is(err, unix.EWOULDBLOCK)
 }

@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"errors"
-	"os"
 
 	"golang.org/x/sys/windows"
 )
@@ -23,13 +22,4 @@ func freeSpace(dir string) int64 {
 		return -1
 	}
 	return int64(min(free, 1<<62))
-}
-
-// lockFile takes the file for this process until it is closed, and reports
-// whether it is free.
-func lockFile(f *os.File) bool {
-	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
-	// The lock lies beyond the data, which stays readable.
-	at := &windows.Overlapped{OffsetHigh: 1 << 30}
-	return windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, at) == nil
 }

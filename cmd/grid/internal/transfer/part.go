@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/filelock"
 )
 
 // syncBytes is how much may be written between two entries in the journal. A
@@ -143,7 +145,7 @@ func (p *partFile) openData(mode fs.FileMode) (partData, error) {
 		}
 		return nil, &fileError{true, err}
 	}
-	if !lockFile(f) {
+	if !filelock.Take(f) {
 		f.Close()
 		return nil, &ObstacleError{Path: p.partPath(), Problem: "another program is receiving it right now"}
 	}
