@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
@@ -110,11 +111,24 @@ func explainTransfer(err error) *cli.Error {
 		}
 	case errors.As(err, &lost):
 		return &cli.Error{
-			Object: "the connection", Cause: "it was lost: " + lost.Err.Error(),
+			Object: "the connection", Cause: "it was lost: " + innermost(lost.Err),
 			Next: "run the same command again: what has arrived is kept", Code: cli.ExitUnreachable, Err: err,
 		}
 	}
 	return nil
+}
+
+// innermost says what an error of a connection comes down to.
+func innermost(err error) string {
+	var explained rendezvous.Explained
+	if errors.As(err, &explained) {
+		return explained.Cause()
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err.Error()
+	}
+	return err.Error()
 }
 
 // explainAbort words the peer's reason, which is an exit code of its own only

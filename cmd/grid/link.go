@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
@@ -25,7 +26,15 @@ const (
 	maxRetryPause = 5 * time.Second
 	// dialTimeout bounds one attempt to reach the peer.
 	dialTimeout = 20 * time.Second
+	// stallTime is how long nothing may arrive before the peer is asked for a
+	// sign of life, and stallPing how long that may take. A session by itself
+	// waits a minute.
+	stallTime = 4 * time.Second
+	stallPing = 6 * time.Second
 )
+
+// errStalled is why a connection was given up.
+var errStalled = errors.New("the other side gives no sign of life")
 
 // A persister keeps a transfer going over lost connections, from the side that
 // dials.
@@ -89,16 +98,57 @@ func (p *persister) once(ctx context.Context) (r transfer.Result, reached bool, 
 	following, stop := context.WithCancel(ctx)
 	var follower sync.WaitGroup
 	follower.Go(func() { p.report.follow(following, p.node, peer) })
+	var stalled atomic.Bool
+	follower.Go(func() {
+		if p.watchLife(following, peer) != nil {
+			stalled.Store(true)
+			c.Close()
+		}
+	})
 	r, err = p.carry(ctx, c)
 	c.Close()
 	stop()
 	follower.Wait()
 	var lost *transfer.LostError
 	if errors.As(err, &lost) {
+		if stalled.Load() {
+			err = &transfer.LostError{Err: errStalled}
+		}
 		// Whatever the session is worth now, the next one begins anew.
 		peer.Close()
 	}
 	return r, true, err
+}
+
+// watchLife returns an error once the transfer has stalled and the peer does
+// not answer, and nil when ctx ends.
+func (p *persister) watchLife(ctx context.Context, peer *overlay.Peer) error {
+	ticker := time.NewTicker(stallTime / 4)
+	defer ticker.Stop()
+	heard := time.Now()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if at := p.report.lastMove(); at.After(heard) {
+			heard = at
+		}
+		if time.Since(heard) < stallTime {
+			continue
+		}
+		pinging, cancel := context.WithTimeout(ctx, stallPing)
+		_, _, err := peer.Ping(pinging)
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		heard = time.Now()
+	}
 }
 
 // refusal reports whether the other side has answered, and said no.

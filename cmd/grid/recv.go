@@ -155,12 +155,30 @@ func (o *options) recvToken(cmd *cobra.Command, f recvFlags, text string) error 
 	}
 	result, err := p.run(ctx)
 	if err != nil {
-		return err
+		if earlier := note.finished(); earlier != nil && ctx.Err() == nil && earlier.Verify() == nil {
+			cli.Note(cmd, "this file was received before; the sender did not answer now")
+			return r.print(*earlier)
+		}
+		return explainGone(err, token)
 	}
 	if err := note.done(result, token.Sender); err != nil {
 		return err
 	}
 	return r.print(result)
+}
+
+// explainGone says what to do about a sender that is not there.
+func explainGone(err error, t *rendezvous.Token) error {
+	if !errors.Is(err, rendezvous.ErrPeerUnknown) {
+		return err
+	}
+	return &cli.Error{
+		Object: "sender " + t.Sender.Short(),
+		Cause:  "it is not there: grid send was stopped, or its computer is off",
+		Next:   "have the same grid send FILE started again there, and run this again: the token holds until " + t.Expiry.Local().Format(time.DateTime),
+		Code:   cli.ExitUnreachable,
+		Err:    err,
+	}
 }
 
 // recvFrom waits for a file of a peer that may send.

@@ -68,6 +68,7 @@ type report struct {
 	direct    time.Duration // zero: not yet
 	bar       *cli.Progress
 	lastLine  time.Time
+	lastStep  time.Time
 }
 
 func newReport(cmd *cobra.Command, name string, watch bool) *report {
@@ -111,7 +112,7 @@ func (r *report) progress(done int64) {
 	if r.firstByte == 0 && done > r.from {
 		r.firstByte = now.Sub(r.begun)
 	}
-	r.done = done
+	r.done, r.lastStep = done, now
 	r.bar.Set(done)
 	if r.watch && (now.Sub(r.lastLine) >= progressInterval || done == r.offer.Size) {
 		r.lastLine = now
@@ -122,6 +123,13 @@ func (r *report) progress(done int64) {
 			PathKind: r.path.Kind, Reason: r.path.Reason,
 		})
 	}
+}
+
+// lastMove returns when the last bytes were acknowledged.
+func (r *report) lastMove() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lastStep
 }
 
 // follow notes the path to the peer until ctx ends.

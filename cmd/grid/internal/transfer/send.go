@@ -2,9 +2,12 @@ package transfer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"hash"
+	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -39,6 +42,24 @@ type Result struct {
 	Size  int64  // bytes
 	Start int64  // how many of them were there before this connection
 	Sum   Sum
+}
+
+// Verify reads the file at this end again and returns an *[IntegrityError] if
+// it is no longer what was received.
+func (r Result) Verify() error {
+	f, err := os.Open(r.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return err
+	}
+	if sum := Sum(h.Sum(nil)); sum != r.Sum {
+		return &IntegrityError{Path: r.Path, Ours: sum, Theirs: r.Sum}
+	}
+	return nil
 }
 
 // Send sends the file over conn, which it leaves open, and returns once the
