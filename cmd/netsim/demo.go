@@ -105,7 +105,7 @@ type demoDocument struct {
 type demoRunner func(ctx context.Context, p demoPart, dir, source, target string) (demoRow, error)
 
 func runDemo(cmd *cobra.Command, f demoFlags) error {
-	b, note, err := demoBackend(cmd, f.backend)
+	b, note, err := demoBackend(cmd, f.backend, kernel.Check)
 	if err != nil {
 		return err
 	}
@@ -167,13 +167,15 @@ func runDemo(cmd *cobra.Command, f demoFlags) error {
 	return nil
 }
 
-// demoBackend picks the kernel where that works, and says why not.
-func demoBackend(cmd *cobra.Command, name string) (b backend, note string, err error) {
+// demoBackend picks the kernel where check finds that possible, else the
+// simulator, with a note that says why. A back end that was asked for is not
+// replaced.
+func demoBackend(cmd *cobra.Command, name string, check func() error) (b backend, note string, err error) {
 	if name != "" {
 		b, err = parseBackend(cmd, name)
 		return b, "", err
 	}
-	if err := kernel.Check(); err != nil {
+	if err := check(); err != nil {
 		return sim, err.Error(), nil
 	}
 	return namespaces, "", nil

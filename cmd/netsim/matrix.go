@@ -220,7 +220,8 @@ type totals struct {
 	Complete int `json:"complete"` // all bytes arrived in every run
 	Direct   int `json:"direct"`   // in every run
 	Relayed  int `json:"relayed"`  // in every run
-	Mixed    int `json:"mixed"`
+	Mixed    int `json:"mixed"`    // direct in some runs, relayed in others
+	Failed   int `json:"failed"`   // a run ended without any path
 	Expected int `json:"expected_direct"`
 	Differ   int `json:"differ"` // from what the rule expects
 }
@@ -273,7 +274,8 @@ func (m matrix) document(outcomes [][]outcome) matrixDocument {
 		count(&t.Complete, row.Completed == row.Runs)
 		count(&t.Direct, row.Direct == row.Runs)
 		count(&t.Relayed, row.Relayed == row.Runs)
-		count(&t.Mixed, row.Direct < row.Runs && row.Relayed < row.Runs)
+		count(&t.Mixed, row.path() == "mixed")
+		count(&t.Failed, row.path() == "failed")
 		count(&t.Expected, row.ExpectedDirect)
 		count(&t.Differ, row.Differs)
 	}
@@ -357,6 +359,20 @@ func inMS(d time.Duration) cli.Number {
 	return cli.Number(float64(d.Round(time.Microsecond)) / float64(time.Millisecond))
 }
 
+// path sums up how the runs ended: "direct", "relay", "mixed", or "failed" if
+// one ended without any path.
+func (r matrixRow) path() string {
+	switch {
+	case r.Direct+r.Relayed < r.Runs:
+		return "failed"
+	case r.Relayed == 0:
+		return "direct"
+	case r.Direct == 0:
+		return "relay"
+	}
+	return "mixed"
+}
+
 // problem says what is wrong with a row, or nothing.
 func (r matrixRow) problem() string {
 	switch {
@@ -402,13 +418,6 @@ func (d matrixDocument) write(out io.Writer) error {
 		return fmt.Sprintf("%.1f ms", float64(n))
 	}
 	for _, r := range d.Rows {
-		path := "mixed"
-		switch r.Runs {
-		case r.Direct:
-			path = "direct"
-		case r.Relayed:
-			path = "relay"
-		}
 		rule := "relay"
 		if r.ExpectedDirect {
 			rule = "direct"
@@ -423,13 +432,13 @@ func (d matrixDocument) write(out io.Writer) error {
 		if p := r.problem(); p != "" {
 			reason = "PROBLEM: " + p
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", r.A, r.B, path, r.Runs, r.Completed, ms(r.FirstByteMS), ms(r.DirectMS), rule, reason)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", r.A, r.B, r.path(), r.Runs, r.Completed, ms(r.FirstByteMS), ms(r.DirectMS), rule, reason)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	t := d.Summary
-	_, err := fmt.Fprintf(out, "\n%d pairs: %d complete, %d direct, %d relayed, %d mixed; %d differ from the rule (backend %s, seeds %d to %d, %d bytes, %.1f s)\n",
-		t.Pairs, t.Complete, t.Direct, t.Relayed, t.Mixed, t.Differ, d.Backend, d.Seed, d.Seed+uint64(d.Seeds)-1, d.Bytes, float64(d.WallSeconds))
+	_, err := fmt.Fprintf(out, "\n%d pairs: %d complete, %d direct, %d relayed, %d mixed, %d failed; %d differ from the rule (backend %s, seeds %d to %d, %d bytes, %.1f s)\n",
+		t.Pairs, t.Complete, t.Direct, t.Relayed, t.Mixed, t.Failed, t.Differ, d.Backend, d.Seed, d.Seed+uint64(d.Seeds)-1, d.Bytes, float64(d.WallSeconds))
 	return err
 }
