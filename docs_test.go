@@ -156,3 +156,28 @@ func TestNothingSetAsideInText(t *testing.T) {
 		}
 	}
 }
+
+// requirement matches a module that go.mod requires directly.
+var requirement = regexp.MustCompile(`(?m)^(?:require )?\s*([a-z0-9.]+\.[a-z]+/\S+) v\S+$`)
+
+// majorSuffix is the /v8 of a module path.
+var majorSuffix = regexp.MustCompile(`/v\d+$`)
+
+// TestDependenciesHaveReasons: decision 0007 names every direct dependency.
+func TestDependenciesHaveReasons(t *testing.T) {
+	gomod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := documents(t)["docs/decisions/0007-dependencies.md"]
+	for _, m := range requirement.FindAllStringSubmatch(string(gomod), -1) {
+		name := majorSuffix.ReplaceAllString(m[1], "")
+		name = strings.TrimPrefix(name, "github.com/")
+		if rest, ok := strings.CutPrefix(name, "golang.org/x/"); ok {
+			name = rest // the record lists these together
+		}
+		if !strings.Contains(record, name) {
+			t.Errorf("go.mod requires %s, and docs/decisions/0007-dependencies.md gives no reason for it", m[1])
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,9 @@ import (
 const (
 	// maxAttempts bounds the attempts with one peer, like ri2n's paths.
 	maxAttempts = 8
+	// maxRecent is how many attempt IDs are remembered, so that a late copy of
+	// an offer starts nothing.
+	maxRecent = 4 * maxAttempts
 	// offerSpacing and offerBurst limit the attempts that a peer can make us
 	// start.
 	offerSpacing = time.Second
@@ -89,6 +93,7 @@ type Agent struct {
 	closed     bool
 	generation uint32
 	attempts   []*attempt // oldest first
+	recent     []uint64   // IDs of the latest attempts, running or over
 	offersDue  time.Time  // generic cell rate algorithm for the peer's offers
 	done       sync.WaitGroup
 }
@@ -143,6 +148,9 @@ func (a *Agent) Punch() error {
 
 // start makes and runs one attempt.
 func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*attempt, error) {
+	if l.Mux == nil {
+		return nil, errNoLink
+	}
 	ufrag, pwd, err := a.credentials()
 	if err != nil {
 		return nil, err
@@ -151,8 +159,14 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 		Generation: generation, Link: l.ID, PeerLink: peerLink,
 		Ufrag: ufrag, Pwd: pwd, Behavior: l.Behavior,
 	}
-	for i, c := range l.Candidates[:min(len(l.Candidates), maxCandidates)] {
-		c.Priority = c.priority(i)
+	for _, c := range l.Candidates {
+		known := c.Kind == KindHost || c.Kind == KindServerReflexive
+		// An address with a zone means nothing elsewhere.
+		if !known || !c.Addr.IsValid() || c.Addr.Addr().Zone() != "" || len(d.Candidates) == maxCandidates {
+			continue
+		}
+		c.Addr = canonical(c.Addr)
+		c.Priority = c.priority(len(d.Candidates))
 		d.Candidates = append(d.Candidates, c)
 	}
 	var rtt time.Duration
@@ -160,7 +174,7 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 		rtt = max(0, a.cfg.RTT())
 	}
 	var at *attempt
-	at, err = newAttempt(&attempt{
+	at, err = newAttempt(attemptConfig{
 		id: id, controlling: a.cfg.Controlling, peer: a.cfg.Peer, mux: l.Mux,
 		log: a.cfg.Logger.With("peer", a.cfg.Peer, "generation", generation), checkTime: a.cfg.CheckTime,
 		local: d, rtt: rtt, onPair: a.cfg.OnPair,
@@ -176,10 +190,20 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
-		l.Mux.RemoveConnByUfrag(ufrag)
-		return nil, errAgentClosed
+	switch {
+	case a.closed:
+		err = errAgentClosed
+	case slices.Contains(a.recent, id):
+		err = errRepeated
 	}
+	if err != nil {
+		l.Mux.RemoveConnByUfrag(ufrag)
+		return nil, err
+	}
+	if len(a.recent) == maxRecent {
+		a.recent = append(a.recent[:0], a.recent[1:]...)
+	}
+	a.recent = append(a.recent, id)
 	if len(a.attempts) == maxAttempts {
 		a.attempts[0].stop()
 		a.attempts = append(a.attempts[:0], a.attempts[1:]...)
@@ -192,7 +216,10 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 	return at, nil
 }
 
-var errAgentClosed = errors.New("punch: the agent is closed")
+var (
+	errAgentClosed = errors.New("punch: the agent is closed")
+	errRepeated    = errors.New("punch: this offer was taken before")
+)
 
 // credentials makes an ICE ufrag and password of 6 random bits a character.
 func (a *Agent) credentials() (ufrag, pwd string, err error) {
@@ -206,16 +233,30 @@ func (a *Agent) credentials() (ufrag, pwd string, err error) {
 
 // concluded passes a result on and ends older attempts on the same link.
 func (a *Agent) concluded(id uint64, r Result) {
-	a.mu.Lock()
-	for _, at := range a.attempts {
+	a.each(func(at *attempt) {
 		if at.id != id && at.local.Link == r.Link && at.local.Generation < r.Generation {
 			at.stop()
 		}
-	}
-	a.mu.Unlock()
+	})
 	if a.cfg.OnResult != nil {
 		a.cfg.OnResult(r)
 	}
+}
+
+// each calls f for every attempt.
+func (a *Agent) each(f func(*attempt)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, at := range a.attempts {
+		f(at)
+	}
+}
+
+// Busy reports whether an attempt is under way that has no result yet, which is
+// what [Connecting] means.
+func (a *Agent) Busy() (busy bool) {
+	a.each(func(at *attempt) { busy = busy || !at.decided.Load() })
+	return busy
 }
 
 func (a *Agent) forget(at *attempt) {
@@ -256,11 +297,14 @@ func (a *Agent) receive(msg []byte) error {
 			known = at
 		}
 	}
+	over := known == nil && slices.Contains(a.recent, m.attempt)
 	a.mu.Unlock()
 	switch {
 	case known != nil:
 		known.receive(m)
 		return nil
+	case over:
+		return errRepeated
 	case m.kind == messageOffer && !a.cfg.Controlling:
 		return a.accept(m)
 	case m.kind == messageAgain && a.cfg.Controlling:
@@ -269,6 +313,9 @@ func (a *Agent) receive(msg []byte) error {
 		}
 		return a.Punch()
 	case m.kind == messageReason && m.attempt == 0:
+		if m.reason == PeerTooOld {
+			a.each(func(at *attempt) { at.receive(m) })
+		}
 		if a.cfg.OnReason != nil {
 			a.cfg.OnReason(m.reason)
 		}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/ice/v4"
@@ -42,8 +43,8 @@ type Result struct {
 	Pair                 // of a direct result
 	Reason Reason        // Direct, or why not
 	Took   time.Duration // since the offer left or arrived
-	// Behaviors as both sides saw themselves.
-	Local, Remote Behavior
+	// LocalBehavior and RemoteBehavior are what both sides saw of themselves.
+	LocalBehavior, RemoteBehavior Behavior
 }
 
 // phase of an attempt.
@@ -58,42 +59,55 @@ const (
 	phaseOver
 )
 
-// An attempt tries one pair of links once: one exchange of descriptions, one
-// ICE agent, one result. Its loop goroutine owns all fields below loop.
-type attempt struct {
+// attemptConfig is what an attempt is given.
+type attemptConfig struct {
 	id          uint64
 	controlling bool
 	peer        string
 	mux         *Mux
 	log         *slog.Logger
 	checkTime   time.Duration
-	signal      func(message)
-	onPair      func(Pair)
-	onResult    func(Result)
+	rtt         time.Duration // of the session; zero: unknown
 	local       Description
-	gate        *attemptGate
+	signal      func(message)
+	onPair      func(Pair)   // may be nil
+	onResult    func(Result) // may be nil
+}
+
+// An attempt tries one pair of links once: one exchange of descriptions, one
+// ICE agent, one result.
+type attempt struct {
+	attemptConfig
+	gate *attemptGate
 
 	messages chan message
 	events   chan attemptEvent
 	closing  chan struct{} // asked to end
 	ending   chan struct{} // the loop takes no more events
 	stopOnce sync.Once
+	decided  atomic.Bool // there is a result
 
-	// loop
+	// The loop goroutine owns the rest.
+
 	phase    phase
 	timer    *time.Timer
 	due      time.Time // of the current phase; zero: never
 	began    time.Time
-	rtt      time.Duration // of the session; zero: unknown
-	offers   int
-	wait     time.Duration // until the next offer
-	offered  time.Time     // the last offer left
+	exchange exchange
 	remote   Description
 	agent    *ice.Agent
 	best     Pair // of the highest stage so far
-	answered bool
-	// toldDirect: the controlling side selected a pair.
-	toldDirect bool
+}
+
+// An exchange is the state of the signalling of one attempt.
+type exchange struct {
+	// Controlling side.
+	offers int
+	wait   time.Duration         // until the next offer
+	sent   [offerTries]time.Time // when each copy of the offer left
+	// Controlled side.
+	answered   bool
+	toldDirect bool // the controlling side selected a pair
 }
 
 // An attemptEvent comes from the gate or from the ICE agent.
@@ -107,17 +121,21 @@ type attemptEvent struct {
 const maxEvents = 3 * (maxCandidates + maxPeerReflexive)
 
 // newAttempt opens the mux for an attempt; run starts it.
-func newAttempt(a *attempt) (*attempt, error) {
-	a.messages = make(chan message, 8)
-	a.events = make(chan attemptEvent, maxEvents)
-	a.closing = make(chan struct{})
-	a.ending = make(chan struct{})
+func newAttempt(cfg attemptConfig) (*attempt, error) {
+	a := &attempt{
+		attemptConfig: cfg,
+		messages:      make(chan message, 8),
+		events:        make(chan attemptEvent, maxEvents),
+		closing:       make(chan struct{}),
+		ending:        make(chan struct{}),
+		phase:         phaseOffering,
+	}
 	a.gate = &attemptGate{
 		filter:   &a.mux.filter,
 		localPwd: a.local.Pwd,
+		report:   a.post,
 		remotes:  make(map[netip.AddrPort]*remoteState),
 	}
-	a.gate.report = a.post
 	if err := a.mux.open(a.local.Ufrag, a.peer, a.gate); err != nil {
 		return nil, err
 	}
@@ -152,10 +170,8 @@ func (a *attempt) run() {
 	defer a.timer.Stop()
 	defer a.end()
 	if a.controlling {
-		a.phase, a.wait = phaseOffering, offerRetry
+		a.exchange.wait = offerRetry
 		a.offer(a.began)
-	} else {
-		a.phase = phaseOffering
 	}
 	for a.phase != phaseOver {
 		if a.due.IsZero() {
@@ -191,11 +207,12 @@ func (a *attempt) end() {
 
 // offer sends the offer, again if need be.
 func (a *attempt) offer(now time.Time) {
-	a.offers++
-	a.offered = now
-	a.due = now.Add(max(a.wait, 2*a.rtt))
-	a.wait *= 2
-	a.signal(message{kind: messageOffer, attempt: a.id, rtt: a.rtt, description: a.local})
+	n := a.exchange.offers
+	a.exchange.offers++
+	a.exchange.sent[n] = now
+	a.due = now.Add(max(a.exchange.wait, 2*a.rtt))
+	a.exchange.wait *= 2
+	a.signal(message{kind: messageOffer, attempt: a.id, copy: uint8(n), rtt: a.rtt, description: a.local})
 }
 
 // handle takes a message of the peer.
@@ -203,7 +220,7 @@ func (a *attempt) handle(now time.Time, m message) {
 	switch {
 	case m.kind == messageOffer && !a.controlling:
 		a.answer(now, m)
-	case m.kind == messageAnswer && a.phase == phaseOffering:
+	case m.kind == messageAnswer && a.phase == phaseOffering && int(m.copy) < a.exchange.offers:
 		a.remote = m.description
 		a.prepare()
 		if a.rtt > 0 {
@@ -213,13 +230,17 @@ func (a *attempt) handle(now time.Time, m message) {
 		}
 		a.signal(message{kind: messageStart, attempt: a.id})
 		a.phase = phaseWaiting
-		a.due = now.Add(min(now.Sub(a.offered)/2, maxStartWait))
+		a.due = now.Add(min(now.Sub(a.exchange.sent[m.copy])/2, maxStartWait))
 	case m.kind == messageStart && !a.controlling && a.phase == phaseWaiting:
 		a.begin(now)
-	case m.kind == messageReason && !a.controlling && a.phase < phaseLingering:
+	case m.kind == messageReason && a.controlling:
+		if m.reason == PeerTooOld && a.phase == phaseOffering {
+			a.finish(now, PeerTooOld)
+		}
+	case m.kind == messageReason && a.phase < phaseLingering:
 		switch {
 		case m.reason == Direct:
-			a.toldDirect = true
+			a.exchange.toldDirect = true
 		case a.best.Stage < Valid:
 			a.finish(now, m.reason)
 		}
@@ -231,16 +252,13 @@ func (a *attempt) handle(now time.Time, m message) {
 // earlier, they could reach the other NAT before it expects them, and some
 // routers then give its own checks another port.
 func (a *attempt) answer(now time.Time, m message) {
-	first := !a.answered
-	if first {
-		a.answered = true
-		a.remote = m.description
-		a.prepare()
-	}
-	a.signal(message{kind: messageAnswer, attempt: a.id, description: a.local})
-	if !first || a.phase == phaseOver {
+	a.signal(message{kind: messageAnswer, attempt: a.id, copy: m.copy, description: a.local})
+	if a.exchange.answered {
 		return
 	}
+	a.exchange.answered = true
+	a.remote = m.description
+	a.prepare()
 	a.phase = phaseWaiting
 	if m.rtt > 0 {
 		a.due = now.Add(min(m.rtt/2, maxStartWait))
@@ -343,7 +361,7 @@ func (a *attempt) see(now time.Time, e attemptEvent) {
 func (a *attempt) advance(now time.Time) {
 	switch a.phase {
 	case phaseOffering:
-		if a.offers < offerTries {
+		if a.exchange.offers < offerTries {
 			a.offer(now)
 			return
 		}
@@ -353,7 +371,7 @@ func (a *attempt) advance(now time.Time) {
 	case phaseChecking:
 		a.fail(now)
 	case phaseConcluding:
-		if a.toldDirect && a.best.Stage > 0 {
+		if a.exchange.toldDirect && a.best.Stage > 0 {
 			// Our checks were lost, theirs were not.
 			a.finish(now, Direct)
 			return
@@ -394,8 +412,9 @@ func (a *attempt) finish(now time.Time, r Reason) {
 	result := Result{
 		Pair:   Pair{Link: a.local.Link, PeerLink: a.remote.Link, Generation: a.local.Generation},
 		Reason: r, Took: now.Sub(a.began),
-		Local: a.local.Behavior, Remote: a.remote.Behavior,
+		LocalBehavior: a.local.Behavior, RemoteBehavior: a.remote.Behavior,
 	}
+	a.decided.Store(true)
 	a.phase, a.due = phaseOver, time.Time{}
 	if r == Direct {
 		result.Pair = a.best

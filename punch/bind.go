@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/pion/stun/v4"
@@ -29,25 +27,26 @@ const (
 // toward it is blocked.
 var ErrNoAnswer = errors.New("punch: no answer to STUN Binding requests")
 
+// errUnchanged reports a server that answers CHANGE-REQUEST from where it was
+// asked, so that it says nothing about filtering.
+var errUnchanged = errors.New("punch: the STUN server does not heed CHANGE-REQUEST")
+
 // A binding is one Binding transaction under way.
 type binding struct {
 	server netip.AddrPort
-	// anySource admits an answer from another transport address than the
-	// server's, as CHANGE-REQUEST asks for.
-	anySource bool
-	answer    chan bindAnswer // holds one
+	source netip.AddrPort  // where the answer must come from
+	answer chan bindAnswer // holds one
 }
 
 type bindAnswer struct {
 	mapped netip.AddrPort
 	other  netip.AddrPort // OTHER-ADDRESS, or zero
-	from   netip.AddrPort
 	err    error
 }
 
 // deliver hands the response over if it comes from the right place.
 func (t *binding) deliver(m *Mux, h stunHeader, b []byte, from netip.AddrPort) {
-	if from != t.server && !t.anySource {
+	if from != t.source && from != t.server {
 		m.counters.unknownResponse.Add(1)
 		return
 	}
@@ -56,8 +55,10 @@ func (t *binding) deliver(m *Mux, h stunHeader, b []byte, from netip.AddrPort) {
 		m.counters.notSTUN.Add(1)
 		return
 	}
-	a := bindAnswer{from: from}
-	if h.class == classError {
+	var a bindAnswer
+	if from != t.source {
+		a.err = errUnchanged
+	} else if h.class == classError {
 		var code stun.ErrorCodeAttribute
 		if code.GetFrom(msg) != nil {
 			code.Code = 500
@@ -77,14 +78,15 @@ func (t *binding) deliver(m *Mux, h stunHeader, b []byte, from netip.AddrPort) {
 // unless ctx ends first, and then returns [ErrNoAnswer] or the error of ctx.
 // The answer must carry our transaction ID and come from server.
 func (m *Mux) Bind(ctx context.Context, server netip.AddrPort) (netip.AddrPort, error) {
-	a, err := m.transact(ctx, server, changeNothing, bindRequests)
+	a, err := m.transact(ctx, server, server, changeNothing, bindRequests)
 	return a.mapped, err
 }
 
-// transact runs one Binding transaction of at most requests requests.
-func (m *Mux) transact(ctx context.Context, server netip.AddrPort, change changeRequest, requests int) (bindAnswer, error) {
+// transact runs one Binding transaction of at most requests requests, whose
+// answer comes from source: the server itself, unless change asks otherwise.
+func (m *Mux) transact(ctx context.Context, server, source netip.AddrPort, change changeRequest, requests int) (bindAnswer, error) {
 	server = canonical(server)
-	t := &binding{server: server, anySource: change != changeNothing, answer: make(chan bindAnswer, 1)}
+	t := &binding{server: server, source: canonical(source), answer: make(chan bindAnswer, 1)}
 	var id transactionID
 	if _, err := rand.Read(id[:]); err != nil {
 		return bindAnswer{}, fmt.Errorf("punch: read transaction ID: %w", err)
@@ -138,100 +140,4 @@ func (m *Mux) transact(ctx context.Context, server netip.AddrPort, change change
 			wait = bindRTO
 		}
 	}
-}
-
-// Gather asks every server for the reflexive transport address of the socket
-// and returns the candidates of the link: the host candidates given, then each
-// distinct reflexive address. Without host candidates the socket's own address
-// is one, unless it is a wildcard. Servers that do not answer before ctx ends
-// are left out. The behavior is what [Classify] makes of the answers.
-//
-// The result is true now: gather again before an attempt that follows a change
-// of the network, such as a restarted router.
-func (m *Mux) Gather(ctx context.Context, host []netip.AddrPort, servers []netip.AddrPort) ([]Candidate, Behavior) {
-	if len(host) == 0 && !m.local.Addr().IsUnspecified() {
-		host = []netip.AddrPort{m.local}
-	}
-	seen := m.observe(ctx, servers)
-	var list []Candidate
-	add := func(kind Kind, a netip.AddrPort) {
-		if len(list) < maxCandidates && !slices.ContainsFunc(list, func(c Candidate) bool { return c.Addr == a }) {
-			list = append(list, Candidate{Addr: a, Kind: kind})
-		}
-	}
-	for _, a := range host {
-		add(KindHost, canonical(a))
-	}
-	for _, o := range seen {
-		if o.Mapped.IsValid() {
-			add(KindServerReflexive, o.Mapped)
-		}
-	}
-	return list, Classify(m.base(host), seen)
-}
-
-// base returns the address that checks leave from, as far as it is known.
-func (m *Mux) base(host []netip.AddrPort) netip.AddrPort {
-	if m.local.Addr().IsUnspecified() && len(host) == 1 {
-		return canonical(host[0])
-	}
-	return m.local
-}
-
-// observe runs one Binding transaction with each server, 5 ms apart.
-func (m *Mux) observe(ctx context.Context, servers []netip.AddrPort) []Observation {
-	seen := make([]Observation, len(servers))
-	var wait sync.WaitGroup
-	for i, s := range servers {
-		seen[i].Server = s
-		wait.Go(func() {
-			select {
-			case <-time.After(time.Duration(i) * checkSpacing):
-			case <-ctx.Done():
-				return
-			}
-			if mapped, err := m.Bind(ctx, s); err == nil {
-				seen[i].Mapped = mapped
-			}
-		})
-	}
-	wait.Wait()
-	return seen
-}
-
-// filterTries is how often a request is sent whose answer a NAT may filter.
-const filterTries = 3
-
-// Discover measures the behavior of the network before the socket (RFC 5780):
-// mapping from what the servers see, and filtering where a server offers an
-// alternate address; otherwise filtering stays unknown. It takes up to four
-// seconds when answers are filtered. Run it on a socket that talks to nobody
-// else at the servers' addresses, or earlier traffic hides filters.
-func (m *Mux) Discover(ctx context.Context, host []netip.AddrPort, servers []netip.AddrPort) (Behavior, []Observation) {
-	// Filtering first: the mapping tests open filters toward the alternate
-	// address (RFC 5780, section 4.4).
-	filtering := Unknown
-	for _, s := range servers {
-		first, err := m.transact(ctx, s, changeNothing, bindRequests)
-		if err != nil || !first.other.IsValid() || first.other.Addr() == s.Addr() {
-			continue
-		}
-		if _, err := m.transact(ctx, s, changeAddress|changePort, filterTries); err == nil {
-			filtering = EndpointIndependent
-		} else if _, err := m.transact(ctx, s, changePort, filterTries); err == nil {
-			filtering = AddressDependent
-		} else if ctx.Err() == nil {
-			filtering = AddressAndPortDependent
-		}
-		if a := first.other; !slices.Contains(servers, a) {
-			// The alternate address and the server's own with the alternate
-			// port tell all three mappings apart.
-			servers = append(slices.Clip(servers), netip.AddrPortFrom(s.Addr(), a.Port()), a)
-		}
-		break
-	}
-	seen := m.observe(ctx, servers)
-	b := Classify(m.base(host), seen)
-	b.Filtering = filtering
-	return b, seen
 }

@@ -104,9 +104,10 @@ func samples() map[string]struct {
 		m      message
 		fields []field
 	}{
-		"offer": {message{kind: messageOffer, attempt: id, rtt: 40 * time.Millisecond, description: sampleDescription()},
-			with(append([]field{{4, "round trip in microseconds"}}, descriptionFields...)...)},
-		"answer": {message{kind: messageAnswer, attempt: id, description: sampleDescription()}, with(descriptionFields...)},
+		"offer": {message{kind: messageOffer, attempt: id, copy: 1, rtt: 40 * time.Millisecond, description: sampleDescription()},
+			with(append([]field{{1, "copy"}, {4, "round trip in microseconds"}}, descriptionFields...)...)},
+		"answer": {message{kind: messageAnswer, attempt: id, copy: 1, description: sampleDescription()},
+			with(append([]field{{1, "copy of the offer"}}, descriptionFields...)...)},
 		"start":  {message{kind: messageStart, attempt: id}, with()},
 		"reason": {message{kind: messageReason, attempt: id, reason: MappingAndFiltering}, with(field{1, "mapping-and-filtering"})},
 		"again":  {message{kind: messageAgain}, with()},
@@ -185,7 +186,7 @@ func TestOtherVersions(t *testing.T) {
 	if _, err := parseMessage(b); !errors.Is(err, ErrVersion) {
 		t.Errorf("message of version 2: %v, want ErrVersion", err)
 	}
-	b[1], b[14] = 1, 2
+	b[1], b[15] = 1, 2
 	if _, err := parseMessage(b); !errors.Is(err, ErrVersion) {
 		t.Errorf("description of version 2: %v, want ErrVersion", err)
 	}
@@ -218,4 +219,13 @@ func FuzzParseMessage(f *testing.F) {
 			t.Errorf("%x decodes to %+v, which encodes to %x", b, m, again)
 		}
 	})
+}
+
+// TestFuzzSeeds fails if the inputs that fuzzing found are missing.
+func TestFuzzSeeds(t *testing.T) {
+	for _, name := range []string{"FuzzParseDescription", "FuzzParseMessage", "FuzzParseSTUN"} {
+		if seeds, err := os.ReadDir(filepath.Join("testdata", "fuzz", name)); err != nil || len(seeds) == 0 {
+			t.Errorf("%s has no seeds: %v", name, err)
+		}
+	}
 }

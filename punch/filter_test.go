@@ -124,3 +124,15 @@ func TestParseRoutes(t *testing.T) {
 		t.Errorf("gateways = %v, want 192.168.1.1", got)
 	}
 }
+
+func TestInterfaces(t *testing.T) {
+	prefixes, hosts := InterfacePrefixes(), HostAddrs(4000)
+	if len(prefixes) != len(hosts) {
+		t.Fatalf("%d prefixes and %d addresses", len(prefixes), len(hosts))
+	}
+	for i, h := range hosts {
+		if !prefixes[i].Contains(h.Addr()) || h.Port() != 4000 || h.Addr().IsLoopback() || h.Addr().IsLinkLocalUnicast() {
+			t.Errorf("address %v in prefix %v", h, prefixes[i])
+		}
+	}
+}

@@ -14,6 +14,26 @@ import (
 // InterfacePrefixes returns the prefixes of this computer's interfaces that
 // are up, without loopback and link-local ones. It asks the system each time.
 func InterfacePrefixes() []netip.Prefix {
+	list := interfaceAddrs()
+	for i, p := range list {
+		list[i] = p.Masked()
+	}
+	return list
+}
+
+// HostAddrs returns the host candidates of a socket that is bound to port on
+// all addresses: those of this computer's interfaces that are up, without
+// loopback and link-local ones.
+func HostAddrs(port uint16) []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, p := range interfaceAddrs() {
+		list = append(list, netip.AddrPortFrom(p.Addr(), port))
+	}
+	return list
+}
+
+// interfaceAddrs returns addresses with the lengths of their prefixes.
+func interfaceAddrs() []netip.Prefix {
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		return nil
@@ -28,11 +48,9 @@ func InterfacePrefixes() []netip.Prefix {
 			continue
 		}
 		for _, a := range addrs {
-			p, err := netip.ParsePrefix(a.String())
-			if err != nil || p.Addr().IsLinkLocalUnicast() {
-				continue
+			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+				list = append(list, p)
 			}
-			list = append(list, p.Masked())
 		}
 	}
 	return list

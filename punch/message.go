@@ -31,6 +31,7 @@ type message struct {
 	kind    messageType
 	attempt uint64 // chosen by the controlling side; zero: the peer as a whole
 
+	copy        uint8         // offer: which copy, from zero; answer: of the offer that it answers
 	rtt         time.Duration // offer: round trip of the session; zero: unknown
 	description Description   // offer and answer
 	reason      Reason        // reason
@@ -40,16 +41,19 @@ type message struct {
 //
 //	type(1) version(1) attempt(8) body
 //
-// The body is the round trip in microseconds(4) and a description for an
-// offer, a description for an answer, one byte for a reason, and nothing else.
+// The body is copy(1), the round trip in microseconds(4) and a description for
+// an offer, copy(1) and a description for an answer, one byte for a reason, and
+// nothing else.
 func appendMessage(b []byte, m message) []byte {
 	b = append(b, byte(m.kind), messageVersion)
 	b = binary.BigEndian.AppendUint64(b, m.attempt)
 	switch m.kind {
 	case messageOffer:
+		b = append(b, m.copy)
 		b = binary.BigEndian.AppendUint32(b, uint32(max(0, min(m.rtt.Microseconds(), 1<<32-1))))
 		b = appendDescription(b, m.description)
 	case messageAnswer:
+		b = append(b, m.copy)
 		b = appendDescription(b, m.description)
 	case messageReason:
 		code, _ := m.reason.code()
@@ -71,6 +75,7 @@ func parseMessage(b []byte) (message, error) {
 	}
 	switch m.kind {
 	case messageOffer, messageAnswer:
+		m.copy = r.byte()
 		if m.kind == messageOffer {
 			m.rtt = time.Duration(r.uint32()) * time.Microsecond
 		}

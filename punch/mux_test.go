@@ -377,3 +377,44 @@ func TestDiscover(t *testing.T) {
 		})
 	}
 }
+
+// TestDiscoverDistrusts: a server can neither make us send where a peer could
+// not, nor pass for a permissive filter by ignoring CHANGE-REQUEST.
+func TestDiscoverDistrusts(t *testing.T) {
+	for _, tt := range []struct {
+		name, other string
+	}{
+		{"alternate address inside our network", "192.168.1.1:8080"},
+		{"CHANGE-REQUEST ignored", "5.200.200.1:3479"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				world := netsim.New(t, 1)
+				other := netip.MustParseAddrPort(tt.other)
+				server := scriptedServer(t, world.Host(), func(_ int, pc net.PacketConn, m *stun.Message, from net.Addr) {
+					addr := from.(*net.UDPAddr)
+					pc.WriteTo(buildSTUN(t, stun.NewTransactionIDSetter(m.TransactionID), stun.BindingSuccess,
+						&stun.XORMappedAddress{IP: addr.IP, Port: addr.Port},
+						&stun.OtherAddress{IP: other.Addr().AsSlice(), Port: int(other.Port())}), from)
+				})
+				home := world.NAT(open, netsim.Delay(10*time.Millisecond))
+				m, err := NewMux(listen(t, home.Host(), 0), MuxConfig{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer m.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				got, seen := m.Discover(ctx, nil, []netip.AddrPort{server})
+				if got.Filtering != Unknown {
+					t.Errorf("filtering %v, want unknown", got.Filtering)
+				}
+				for _, o := range seen {
+					if other.Addr().IsPrivate() && o.Server == other {
+						t.Errorf("asked %v", o.Server)
+					}
+				}
+			})
+		})
+	}
+}

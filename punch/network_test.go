@@ -2,8 +2,10 @@ package punch
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -101,11 +103,7 @@ func connect(t *testing.T, a, b *node, oneWay, rtt time.Duration) {
 			RTT:         func() time.Duration { return rtt },
 			Signaler: SignalFunc(func(msg []byte) error {
 				msg = append([]byte(nil), msg...)
-				time.AfterFunc(oneWay, func() {
-					if err := peer.agent.Receive(msg); err != nil {
-						t.Logf("receive: %v", err)
-					}
-				})
+				time.AfterFunc(oneWay, func() { peer.agent.Receive(msg) })
 				return nil
 			}),
 			OnPair: func(p Pair) {
@@ -145,6 +143,13 @@ func (n *node) last(t *testing.T) Result {
 		t.Fatal("no result")
 	}
 	return n.results[len(n.results)-1]
+}
+
+// seen returns copies of what the callbacks got.
+func (n *node) seen() (pairs []Pair, reasons []Reason, at map[Stage]time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.pairs), slices.Clone(n.reasons), maps.Clone(n.at)
 }
 
 // punchOnce runs one attempt to its end.
@@ -263,10 +268,11 @@ func TestTimeToPair(t *testing.T) {
 					if r := n.last(t).Reason; r != Direct {
 						t.Fatalf("%s: reason %q", name, r)
 					}
+					_, _, at := n.seen()
 					for stage, limit := range map[Stage]time.Duration{Heard: tt.heard, Valid: tt.valid, Selected: tt.selected} {
-						got := n.at[stage].Sub(start)
+						got := at[stage].Sub(start)
 						t.Logf("%s: %v after %v", name, stage, got)
-						if n.at[stage].IsZero() || got > limit {
+						if at[stage].IsZero() || got > limit {
 							t.Errorf("%s: %v after %v, want at most %v", name, stage, got, limit)
 						}
 					}

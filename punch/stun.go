@@ -1,6 +1,7 @@
 package punch
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -96,11 +97,16 @@ func newBinding(id transactionID, change changeRequest) []byte {
 	m.TransactionID = id
 	m.SetType(stun.BindingRequest)
 	m.WriteHeader()
+	// PADDING (RFC 5780, section 7.6) must be understood, so only a request
+	// that is of no use to an ordinary server has it. Others get a long
+	// SOFTWARE, which any server may ignore (RFC 8489, section 14.14).
+	padding := stun.AttrSoftware
 	if change != changeNothing {
 		m.Add(stun.AttrChangeRequest, []byte{0, 0, 0, byte(change)})
+		padding = stun.AttrPadding
 	}
 	if room := bindingResponseRoom - len(m.Raw) - 4; room > 0 {
-		m.Add(stun.AttrPadding, make([]byte, room&^3)) // RFC 5780, section 7.6
+		m.Add(padding, bytes.Repeat([]byte{' '}, room&^3))
 	}
 	return m.Raw
 }

@@ -313,8 +313,9 @@ func (c *Client) request(ctx context.Context, make_ func(id uint32) protocol.Mes
 	}
 }
 
-// connectTime bounds an attempt, from the first packet to the registration.
-const connectTime = 10 * time.Second
+// connectTime bounds an attempt, from the first packet to the registration:
+// four round trips by satellite and two lost flights.
+const connectTime = 6 * time.Second
 
 // run makes one session after the other.
 func (c *Client) run(ctx context.Context) {

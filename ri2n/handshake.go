@@ -16,6 +16,7 @@ const (
 	alpn = "ri2n/1"
 
 	maxHandshakeTuples = 8
+	maxHeldPackets     = 4        // a server's flight is two or three
 	maxCryptoBuffer    = 16 << 10 // of one level, in bytes
 
 	// At most two certificates and 8 KiB of them are looked at.
@@ -26,7 +27,7 @@ const (
 	// seen. RFC 9002 begins with 1 s; a home link answers far sooner, and a
 	// repeated flight costs the wait of one packet.
 	handshakePTO    = 300 * time.Millisecond
-	maxHandshakePTO = 2 * time.Second
+	maxHandshakePTO = time.Second
 
 	// tombstone is how long a finished handshake answers to its connection
 	// IDs, so that a late copy of its Initials begins no second one.
@@ -110,6 +111,14 @@ type cryptoSpace struct {
 	received    receivedPackets
 	ackDue      bool
 	sent        []sentCrypto
+}
+
+// A heldPacket came before the keys that open it (RFC 9001, section 5.7).
+type heldPacket struct {
+	tuple     *tuple
+	hdr       longHeader
+	packet    []byte
+	headerLen int
 }
 
 // sentCrypto remembers which part of out a packet carried.
@@ -330,21 +339,51 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 	if h.state != handshakeRunning || !advanced {
 		return
 	}
-	if err := h.feedTLS(); err != nil {
-		h.fail(now, err)
-		return
+	err := h.feedTLS()
+	if err == nil {
+		err = h.takeHeld()
 	}
-	if err := h.openHeld(); err != nil {
+	if err != nil {
 		h.fail(now, err)
 		return
 	}
 	if h.tlsDone {
+		// The session must be known before our last flight leaves: its first
+		// packets may be here before that call returns.
 		h.path = t
+		s, err := newSession(h, now)
+		if err == nil {
+			if err = h.endpoint.addSession(s); err != nil {
+				s.mu.Lock()
+				s.leave()
+				s.mu.Unlock()
+			}
+		}
+		if err != nil {
+			h.fail(now, err)
+			return
+		}
 		h.flush(now, true)
-		h.complete(now)
+		h.complete(s, now)
 		return
 	}
 	h.flush(now, !h.client && fresh)
+}
+
+// takeHeld handles the packets that came before their keys, once those are
+// there.
+func (h *handshake) takeHeld() error {
+	if len(h.held) == 0 || h.spaces[1].read == nil {
+		return nil
+	}
+	held := h.held
+	h.held = nil
+	for _, p := range held {
+		if _, err := h.packet(p.tuple, p.hdr, p.packet, p.headerLen); err != nil {
+			return err
+		}
+	}
+	return h.feedTLS()
 }
 
 // tuple returns the ledger of a transport address. A server learns new ones
@@ -384,7 +423,7 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 	}
 	if space.read == nil {
 		if len(h.held) < maxHeldPackets { // reordered: its keys are on their way
-			h.held = append(h.held, heldPacket{t, hdr, append([]byte(nil), packet...), headerLen})
+			h.held = append(h.held, heldPacket{t, hdr, packet, headerLen})
 		}
 		return false, nil
 	}
@@ -408,32 +447,6 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 		return false, nil
 	}
 	return true, h.frames(space, payload)
-}
-
-// A heldPacket came before the keys that open it.
-type heldPacket struct {
-	tuple     *tuple
-	header    longHeader
-	packet    []byte
-	headerLen int
-}
-
-// maxHeldPackets is more than one flight has.
-const maxHeldPackets = 8
-
-// openHeld handles packets whose keys have come since.
-func (h *handshake) openHeld() error {
-	if h.spaces[1].read == nil || len(h.held) == 0 {
-		return nil
-	}
-	held := h.held
-	h.held = nil
-	for _, p := range held {
-		if _, err := h.packet(p.tuple, p.header, p.packet, p.headerLen); err != nil {
-			return err
-		}
-	}
-	return h.feedTLS()
 }
 
 // frames handles the frames that a handshake may carry.
@@ -653,16 +666,8 @@ func (h *handshake) checkParams(p transportParams) error {
 	return nil
 }
 
-// complete makes the session.
-func (h *handshake) complete(now time.Time) {
-	s, err := newSession(h, now)
-	if err == nil {
-		err = h.endpoint.addSession(s)
-	}
-	if err != nil {
-		h.fail(now, err)
-		return
-	}
+// complete hands the session to who waits for it.
+func (h *handshake) complete(s *Session, now time.Time) {
 	h.state = handshakeComplete
 	h.session = s
 	h.endpoint.counters.handshakesCompleted.Add(1)

@@ -317,6 +317,10 @@ func (d *lossDetector) unackedBelow(end packetNumber) packetNumber {
 func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, priorLargest packetNumber, sample *rateSample, out *ackOutcome) {
 	out.newlyAcked++
 	switch {
+	case p.state == sentGivenUp:
+		out.spurious++
+		d.delivered += uint64(p.size)
+		d.deliveredAt = t
 	case p.lost():
 		out.spurious++
 		if p.sentAt > d.episodeFrom && d.episodeLost > 0 && !p.probe {
@@ -377,9 +381,8 @@ func (d *lossDetector) detectLost(t int64, rtt *rttEstimator, out *ackOutcome) {
 	}
 }
 
-// lose declares an outstanding ack-eliciting packet lost.
-func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
-	p.state = sentLost
+// leave takes an outstanding ack-eliciting packet out of flight.
+func (d *lossDetector) leave(p *sentPacket, out *ackOutcome) {
 	d.inFlight -= int(p.size)
 	d.eliciting--
 	out.newlyLost++
@@ -387,10 +390,18 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 		out.lost = append(out.lost, p.first)
 	}
 	out.lost = append(out.lost, p.extra...)
+	if !p.probe {
+		out.lostBytes += int(p.size)
+	}
+}
+
+// lose declares an outstanding ack-eliciting packet lost.
+func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
+	d.leave(p, out)
+	p.state = sentLost
 	if p.probe {
 		return
 	}
-	out.lostBytes += int(p.size)
 	if at := d.at(p.sentAt); at.After(out.largestLostSentAt) {
 		out.largestLostSentAt = at
 	}
@@ -485,12 +496,16 @@ func (d *lossDetector) lossTime() time.Time {
 
 // ptoDeadline returns when probes must leave after ptoCount earlier ones went
 // unanswered (RFC 9002, section 6.2.1), or zero when nothing ack-eliciting is
-// in flight. A deadline by lossTime comes first if there is one.
+// in flight. It is never before that of lossTime.
 func (d *lossDetector) ptoDeadline(rtt *rttEstimator, maxAckDelay time.Duration, ptoCount int) time.Time {
 	if d.eliciting == 0 {
 		return time.Time{}
 	}
-	return d.at(d.lastEliciting).Add(backoffPTO(rtt.pto(maxAckDelay), ptoCount))
+	at := d.at(d.lastEliciting).Add(backoffPTO(rtt.pto(maxAckDelay), ptoCount))
+	if loss := d.at(d.lossAt); loss.After(at) {
+		return loss // RFC 9002, appendix A.8: no probe while a loss is about to show
+	}
+	return at
 }
 
 // backoffPTO doubles pto count times, up to maxPTO.
@@ -522,12 +537,14 @@ func (d *lossDetector) outstanding(yield func(*sentPacket)) {
 	}
 }
 
-// markAllLost declares everything in flight lost, because the path is
-// abandoned. It is no evidence of congestion, so out.lostBytes should not be
-// fed to a controller that goes on.
+// markAllLost gives up everything in flight, because the path is suspect or
+// abandoned. It is no evidence of congestion: out should not be fed to the
+// controller, and ACKs that come after all undo nothing.
 func (d *lossDetector) markAllLost(out *ackOutcome) {
 	for d.advance(); d.cursor < d.ring.next && d.eliciting > 0; d.advance() {
-		d.lose(d.lastEvent, d.ring.at(d.cursor), out)
+		p := d.ring.at(d.cursor)
+		d.leave(p, out)
+		p.state = sentGivenUp
 	}
 	d.lossAt = 0
 	d.congestionFrom = 0

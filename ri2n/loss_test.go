@@ -546,6 +546,10 @@ func TestMarkAllLost(t *testing.T) {
 	if out.spurious != 4 || d.ring.len() != 0 {
 		t.Errorf("late ACK: spurious = %d, window = %d, want 4, 0", out.spurious, d.ring.len())
 	}
+	// An earlier cut was for other packets and stays.
+	if out.undo || d.threshold != minPacketThreshold {
+		t.Errorf("late ACK: undo = %v, threshold = %d, want false, %d", out.undo, d.threshold, minPacketThreshold)
+	}
 }
 
 // An ACK repeats old ranges many times over. The records behind one packet

@@ -86,7 +86,6 @@ type path struct {
 
 	remoteID connID // the peer's connection ID for this path
 	localID  connID
-	route    *route
 
 	state   PathState
 	settled chan struct{} // closed at the end of the first validation

@@ -26,7 +26,6 @@ func (s *Session) AddPath(ctx context.Context, r Remote) (PathInfo, error) {
 			return PathInfo{}, ErrTooManyPaths
 		}
 		p = s.newPath(s.nextPath, r.Link, r.Addr, now)
-		p.route = s.endpoint.routes.findShort(p.localID)
 		s.nextPath += 2
 		p.chosen = true
 		p.prove(s, now)
@@ -134,7 +133,6 @@ func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now tim
 	}
 	s.pathOpens++
 	p := s.newPath(id, l, from, now)
-	p.route = s.endpoint.routes.findShort(p.localID)
 	p.prove(s, now)
 	s.paths = append(s.paths, p)
 	s.notePathChange()
@@ -151,6 +149,7 @@ func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) 
 	p.link, p.remote = l, from
 	p.received, p.sent = 0, 0
 	p.proven, p.chosen = false, false
+	s.reinject(p) // what is lost on the old route says nothing of the new one
 	p.rtt.reset()
 	p.cc.Reset()
 	p.prove(s, now)

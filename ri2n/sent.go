@@ -31,6 +31,7 @@ const (
 	sentAcked
 	sentLost       // declared lost; kept for a while to notice that it was not
 	sentLostByTime // the same, by the time threshold alone
+	sentGivenUp    // the same, without evidence: see markAllLost
 )
 
 // A sentPacket is the record of one packet number: 96 bytes. Times are
@@ -59,7 +60,7 @@ type sentPacket struct {
 }
 
 // lost reports whether p has been declared lost.
-func (p *sentPacket) lost() bool { return p.state == sentLost || p.state == sentLostByTime }
+func (p *sentPacket) lost() bool { return p.state >= sentLost }
 
 // forget drops what the record refers to but keeps the memory of extra.
 func (p *sentPacket) forget() {

@@ -176,7 +176,6 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		s.addRoute(id)
 	}
 	p := s.newPath(0, h.path.link, h.path.addr, now)
-	p.route = e.routes.findShort(p.localID)
 	p.mtu = h.datagramSize(h.path)
 	p.cc = newCubic(p.mtu)
 	p.received, p.sent = h.path.received, h.path.sent
@@ -599,7 +598,7 @@ func (s *Session) deadline(now time.Time) time.Time {
 			sooner(p.suspectSince.Add(abandonAfter))
 		}
 		if p.limited {
-			sooner(p.pacer.nextTime(now, p.packetSize()))
+			sooner(p.pacer.nextTime(now, maxBurst))
 		}
 	}
 	if !at.IsZero() && !at.After(now) {

@@ -20,7 +20,10 @@ type socket interface {
 
 // newSocket returns the fastest socket that pc allows.
 func newSocket(pc net.PacketConn) socket {
-	if u, ok := pc.(addrPortConn); ok {
+	switch u := pc.(type) {
+	case *net.UDPConn:
+		return newKernelSocket(u)
+	case addrPortConn:
 		return addrPortSocket{u}
 	}
 	return packetSocket{pc}

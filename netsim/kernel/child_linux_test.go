@@ -215,6 +215,25 @@ func TestCloseClosesSockets(t *testing.T) {
 	}
 }
 
+func TestCloseEndsDial(t *testing.T) {
+	n := start(t, twoHomes(portRestricted, symmetric))
+	dialed := make(chan error, 1)
+	go func() {
+		_, err := n.Host("a").(*Host).Dial(context.Background(), netip.MustParseAddrPort("5.255.255.255:1"))
+		dialed <- err
+	}()
+	for { // until its SYN has reached the core, where nobody is
+		if noRoute, _ := n.CoreDrops(); noRoute > 0 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	n.Close()
+	if err := <-dialed; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Dial returned %v, want net.ErrClosed", err)
+	}
+}
+
 func TestClosedSocketsAreForgotten(t *testing.T) {
 	n := start(t, twoHomes(portRestricted, symmetric))
 	host := n.Host("server").(*Host)

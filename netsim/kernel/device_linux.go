@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -101,6 +102,23 @@ func addVeth(name string, peer int) error {
 		return notPermitted("making a veth pair", err)
 	}
 	return nil
+}
+
+// waitUp waits until a veth device carries packets: the kernel learns
+// asynchronously that the other end is up, and drops what is sent before.
+func waitUp(name string) error {
+	const step, steps = time.Millisecond, 5000
+	for range steps {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("kernel: find device %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(step)
+	}
+	return fmt.Errorf("kernel: device %s has no carrier after %v", name, steps*step)
 }
 
 func deleteDevice(name string) error {

@@ -17,9 +17,10 @@
 // The clock is the real one. Packets leave a link up to about one millisecond
 // late, the resolution of the Go runtime's timers, and random choices are
 // seeded but their order is not fixed: only the simulator is reproducible.
-// IPv4 only. Packets larger than the device's MTU are fragmented by the
-// sending kernel, as on real hosts, unless the socket forbids it.
+// IPv4 only. Devices have an MTU of 1500 bytes or the link's, whichever is
+// more; what is larger is fragmented by the sending kernel, as on real hosts,
+// unless the socket forbids it, and a link with a smaller MTU drops in silence.
 //
-// Supports tells which NATs are possible here and why others are not.
-// NAT terms are those of RFC 4787.
+// Supports tells which NATs are possible here, by which means, and why others
+// are not. NAT terms are those of RFC 4787.
 package kernel

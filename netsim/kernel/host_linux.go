@@ -73,8 +73,18 @@ func (h *Host) Listen(ctx context.Context, port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// Dial opens a TCP connection to a transport address.
+// Dial opens a TCP connection to a transport address. It ends with
+// net.ErrClosed when the network is closed.
 func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-h.node.ns.closing:
+			cancel(net.ErrClosed)
+		case <-ctx.Done():
+		}
+	}()
 	var conn net.Conn
 	err := h.node.ns.doBlocking(func() (err error) {
 		var d net.Dialer
@@ -82,6 +92,9 @@ func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 		return err
 	})
 	if err != nil {
+		if context.Cause(ctx) == net.ErrClosed {
+			err = net.ErrClosed
+		}
 		return nil, fmt.Errorf("kernel: %s: %w", h.node.name, err)
 	}
 	if err := h.keep(conn.(*net.TCPConn)); err != nil {

@@ -36,6 +36,18 @@ func (n *Network) Reboot(string) error { return notHere() }
 // SetUplink returns an error.
 func (n *Network) SetUplink(string, netsim.Link) error { return notHere() }
 
+// Uplink returns an error.
+func (n *Network) Uplink(string) (netsim.Link, error) { return netsim.Link{}, notHere() }
+
+// Block returns an error.
+func (n *Network) Block(a, b string) error { return notHere() }
+
+// Unblock returns an error.
+func (n *Network) Unblock(a, b string) error { return notHere() }
+
+// CoreDrops returns nothing.
+func (n *Network) CoreDrops() (noRoute, blocked uint64) { return 0, 0 }
+
 // Counters returns an error.
 func (n *Network) Counters(string) (up, down Counters, err error) { return up, down, notHere() }
 

@@ -9,44 +9,42 @@ import (
 // Supports reports whether a NAT can be made of nftables rules; if not, the
 // error wraps ErrUnsupported and gives the reason.
 //
-// Connection tracking, as Linux home routers use it, makes two types. With a
-// source NAT that keeps ports, a mapping is endpoint-independent (as long as
-// no two insiders use one port toward one remote) and filtering address and
-// port-dependent. With random ports, both are address and port-dependent.
+// Two types are made by connection tracking, as in the home routers that run
+// Linux: kept ports, where mapping is endpoint-independent (as long as no two
+// insiders use one port toward one remote) and filtering address and
+// port-dependent; and random ports, where both are address and
+// port-dependent. In these, inbound packets always refresh the mapping, and a
+// lifetime counts in whole seconds, rounded up.
+//
+// All other types, and these with hairpinning, are rules without connection tracking, which keep a table
+// of mappings and one of remotes: any mapping, filtering and allocation.
+// ICMP errors do not pass these inward. Two random mappings may, with the
+// probability of chance twice in a row, share a port; the second then
+// receives nothing.
+//
+// In either kind TCP is not looped back and is tracked by connection, with kept or random ports.
 func Supports(n netsim.NAT) error {
-	_, err := methodOf(n)
-	return err
-}
-
-// A method is a way to make a NAT of nftables rules.
-type method int
-
-const (
-	methodTracked       method = iota // connection tracking, ports kept
-	methodTrackedRandom               // connection tracking, a random port for each flow
-)
-
-func methodOf(n netsim.NAT) (method, error) {
-	const (
-		eim  = netsim.EndpointIndependent
-		apdm = netsim.AddressAndPortDependent
-		apdf = netsim.AddressAndPortDependent
-	)
 	unsupported := func(reason string) error {
 		return fmt.Errorf("kernel: NAT with %s: %w", reason, ErrUnsupported)
 	}
 	switch {
-	case n.Hairpinning:
-		return 0, unsupported("hairpinning: the rules of this back end do not loop packets back")
-	case n.Allocation == netsim.Sequential:
-		return 0, unsupported("sequential ports: Linux keeps ports or draws them at random")
-	case n.Mapping == eim && n.Filtering == apdf && n.Allocation == netsim.Preserving:
-		return methodTracked, nil
-	case n.Mapping == apdm && n.Filtering == apdf && n.Allocation == netsim.Random:
-		return methodTrackedRandom, nil
-	case n.Mapping != eim && n.Allocation == netsim.Preserving:
-		return 0, unsupported("kept ports and a mapping that depends on the destination: Linux that keeps a port keeps it for all destinations")
-	default:
-		return 0, unsupported("this mapping and filtering: connection tracking filters by address and port")
+	case n.InboundRefresh && !tracked(n) && n.Filtering < n.Mapping:
+		return unsupported("inbound refresh and a filter weaker than the mapping: " +
+			"a packet from a stranger does not tell which mapping to refresh")
 	}
+	return nil
+}
+
+// tracked reports whether connection tracking makes the NAT.
+func tracked(n netsim.NAT) bool {
+	const dependent = netsim.AddressAndPortDependent
+	switch {
+	case n.Filtering != dependent, n.Hairpinning:
+		return false
+	case n.Mapping == netsim.EndpointIndependent:
+		return n.Allocation == netsim.Preserving
+	case n.Mapping == dependent:
+		return n.Allocation == netsim.Random
+	}
+	return false
 }

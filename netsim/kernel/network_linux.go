@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"hash/fnv"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -33,13 +34,14 @@ type node struct {
 	address netip.Addr // toward the parent
 	parent  *node      // nil: the core
 	index   int        // among the parent's children, or those of the core
-	nat     *netsim.NAT
+	nat     *router    // nil: a host
 	gateway netip.Addr // of a NAT: its address inside
 
-	// Guarded by Network.mu.
-	link netsim.Link
-	mtu  int   // of the devices
-	wire *wire // nil: a veth pair
+	// Guarded by Network.mu, as is nat.first.
+	link  netsim.Link
+	mtu   int    // of the devices
+	wire  *wire  // nil: a veth pair
+	boots uint64 // of a NAT, after the first
 }
 
 // Check reports, as an error that wraps ErrNotPermitted, why Start would be
@@ -56,11 +58,9 @@ func Check() error {
 			return err
 		}
 		defer tun.Close()
-		return installNAT(trackedNAT, netip.AddrFrom4([4]byte{192, 0, 2, 1}))
+		return router{outside: netip.AddrFrom4([4]byte{192, 0, 2, 1})}.install()
 	})
 }
-
-var trackedNAT = netsim.NAT{Filtering: netsim.AddressAndPortDependent}
 
 // Start builds the scenario and returns the running network; the caller ends
 // it with Close. The error wraps ErrNotPermitted where the system refuses,
@@ -78,7 +78,7 @@ func Start(sc netsim.Scenario) (*Network, error) {
 	}
 	pool := newPacketPool(bufferSize(sc))
 	n := &Network{
-		core:  &core{pool: pool, routes: make(map[[4]byte]*pipe)},
+		core:  newCore(pool),
 		seed:  sc.Seed,
 		pool:  pool,
 		nodes: make(map[string]*node),
@@ -130,7 +130,7 @@ func (n *Network) build(sc netsim.Scenario, addresses map[string]netsim.NodeAddr
 		if err != nil {
 			return err
 		}
-		nd.nat = &nat.NAT
+		nd.nat = &router{nat: nat.NAT, outside: nd.address}
 		nd.gateway = addresses[nat.Name].Inside.Addr().Next()
 	}
 	for _, host := range sc.Hosts {
@@ -151,7 +151,8 @@ func (n *Network) build(sc netsim.Scenario, addresses map[string]netsim.NodeAddr
 		if nd.nat == nil {
 			continue
 		}
-		if err := nd.ns.do(func() error { return installNAT(*nd.nat, nd.address) }); err != nil {
+		nd.nat.first = n.firstPort(nd)
+		if err := nd.ns.do(nd.nat.install); err != nil {
 			return fmt.Errorf("make NAT %s: %w", nd.name, err)
 		}
 	}
@@ -219,7 +220,16 @@ func attachVeth(nd *node) error {
 		return err
 	}
 	lower := device{name: uplinkName, local: nd.address, via: nd.parent.gateway}
-	return nd.ns.do(func() error { return lower.configure(nd.mtu) })
+	err = nd.ns.do(func() error {
+		if err := lower.configure(nd.mtu); err != nil {
+			return err
+		}
+		return waitUp(lower.name)
+	})
+	if err != nil {
+		return err
+	}
+	return nd.parent.ns.do(func() error { return waitUp(upper.name) })
 }
 
 // upperEnd returns the device of nd's link in its parent's namespace.
@@ -265,14 +275,25 @@ func (n *Network) Reboot(nat string) error {
 	if nd == nil || nd.nat == nil {
 		return fmt.Errorf("kernel: reboot: no NAT is named %q", nat)
 	}
-	if err := nd.ns.do(forget); err != nil {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	nd.boots++
+	nd.nat.first = n.firstPort(nd)
+	if err := nd.ns.do(nd.nat.reboot); err != nil {
 		return fmt.Errorf("reboot %s: %w", nat, err)
 	}
 	return nil
 }
 
+// firstPort draws where sequential ports begin: in the lower half, so that
+// many follow.
+func (n *Network) firstPort(nd *node) uint16 {
+	rng := rand.New(rand.NewPCG(n.seed+nd.boots, stream(nd.name)))
+	return uint16(lowestPort + rng.IntN(ports/2-lowestPort))
+}
+
 // SetUplink changes the link between a node and its parent. Packets on their
-// way arrive as they would have, unless the link is cut. The first change of a
+// way arrive as they would have. The first change of a
 // perfect link behind a NAT replaces its devices, which interrupts it for some
 // milliseconds; addresses and sockets stay.
 func (n *Network) SetUplink(node string, l netsim.Link) error {
@@ -314,6 +335,46 @@ func (n *Network) SetUplink(node string, l netsim.Link) error {
 	nd.link = l
 	nd.wire.set(l)
 	return nil
+}
+
+// Uplink returns the link between a node and its parent.
+func (n *Network) Uplink(node string) (netsim.Link, error) {
+	nd := n.nodes[node]
+	if nd == nil {
+		return netsim.Link{}, fmt.Errorf("kernel: uplink: no node is named %q", node)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return nd.link, nil
+}
+
+// Block drops all packets between two nodes on the core, each a NAT or a
+// public host, until Unblock: the way between two homes fails while both still
+// reach all others.
+func (n *Network) Block(a, b string) error { return n.setBlocked(a, b, true) }
+
+// Unblock ends Block.
+func (n *Network) Unblock(a, b string) error { return n.setBlocked(a, b, false) }
+
+func (n *Network) setBlocked(a, b string, blocked bool) error {
+	var ends [2][4]byte
+	for i, name := range []string{a, b} {
+		nd := n.nodes[name]
+		if nd == nil || nd.parent != nil {
+			return fmt.Errorf("kernel: block: no node on the core is named %q", name)
+		}
+		ends[i] = nd.address.As4()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.core.setBlocked(ends[0], ends[1], blocked)
+	return nil
+}
+
+// CoreDrops returns how many packets the core has dropped since they had no
+// destination on it, and since the way was blocked.
+func (n *Network) CoreDrops() (noRoute, blocked uint64) {
+	return n.core.noRoute.Load(), n.core.drops.Load()
 }
 
 // validateLink checks a link alone by the scenario's rules.

@@ -27,7 +27,7 @@ type pipe struct {
 	rng     *rand.Rand
 	bad     bool      // the state of link.Burst
 	free    time.Time // when the last accepted byte leaves the rate limiter
-	last    time.Time // when the last packet in order is due
+	last    time.Time // when the last packet that keeps order is due
 	busy    bool      // run is handing over packets that were due
 	waiting schedule
 	seq     uint64
@@ -61,26 +61,22 @@ func (p *pipe) close() {
 	<-p.done
 }
 
-// set changes the link for packets sent from now on. Packets on their way
-// arrive as they would have, unless the link is cut.
+// set changes the link under way. What was sent before arrives as it would
+// have.
 func (p *pipe) set(link netsim.Link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.link = link
-	p.free, p.last = time.Time{}, time.Time{}
-	if !link.Cut {
-		return
-	}
-	for len(p.waiting) > 0 {
-		p.counters.cut.Add(1)
-		p.pool.put(p.waiting.pop().packet)
+	if link.Burst == nil {
+		p.bad = false
 	}
 }
 
 // send takes over pkt, which entered the link at time at.
 func (p *pipe) send(pkt *packet, at time.Time) {
 	p.mu.Lock()
-	if !p.admit(pkt) {
+	leaves, ok := p.admit(len(pkt.data), at)
+	if !ok {
 		p.mu.Unlock()
 		p.pool.put(pkt)
 		return
@@ -88,15 +84,9 @@ func (p *pipe) send(pkt *packet, at time.Time) {
 	var twin *packet
 	if p.chance(p.link.Duplicate) {
 		twin = p.pool.clone(pkt)
+		p.counters.duplicated.Add(1)
 	}
-	due, ok := p.due(len(pkt.data), at)
-	if !ok {
-		p.mu.Unlock()
-		p.counters.overflow.Add(1)
-		p.pool.put(pkt)
-		p.pool.put(twin)
-		return
-	}
+	due := p.travel(leaves)
 	if twin == nil && len(p.waiting) == 0 && !p.busy && !due.After(at) {
 		p.mu.Unlock()
 		p.counters.passed.Add(1)
@@ -105,8 +95,7 @@ func (p *pipe) send(pkt *packet, at time.Time) {
 	}
 	first := p.hold(pkt, due)
 	if twin != nil {
-		p.counters.duplicated.Add(1)
-		first = p.hold(twin, due) || first
+		first = p.hold(twin, p.travel(leaves)) || first
 	}
 	p.mu.Unlock()
 	if first {
@@ -117,83 +106,96 @@ func (p *pipe) send(pkt *packet, at time.Time) {
 	}
 }
 
-// admit reports whether pkt survives the link, and counts why it does not.
-func (p *pipe) admit(pkt *packet) bool {
+// admit returns when a packet of size bytes that enters at time at has left
+// the queue, or counts why the link drops it and returns false. Queue and loss
+// come in the order of the simulator: what is lost has taken its time.
+func (p *pipe) admit(size int, at time.Time) (leaves time.Time, ok bool) {
 	l := &p.link
-	mtu := l.MTU
-	if mtu == 0 {
-		mtu = defaultMTU
-	}
 	switch {
 	case l.Cut:
 		p.counters.cut.Add(1)
-	case len(pkt.data) > mtu:
+		return at, false
+	case size > mtuOf(l):
 		p.counters.tooBig.Add(1)
-	case p.lost():
-		p.counters.lost.Add(1)
-	default:
-		return true
+		return at, false
+	case len(p.waiting) >= maxWaiting:
+		p.counters.overflow.Add(1)
+		return at, false
 	}
-	return false
+	if l.Rate > 0 {
+		if p.free.After(at) {
+			if p.free.Sub(at)+transmission(size, l.Rate) > transmission(queueOf(l), l.Rate) {
+				p.counters.overflow.Add(1)
+				return at, false
+			}
+			at = p.free
+		}
+		at = at.Add(transmission(size, l.Rate))
+		p.free = at
+	}
+	if p.lost() {
+		p.counters.lost.Add(1)
+		return at, false
+	}
+	return at, true
 }
 
-// lost draws independent loss and, packet by packet, the two-state loss of
-// Gilbert and Elliott: the state changes first, then loses.
-func (p *pipe) lost() bool {
-	lost := p.chance(p.link.Loss)
-	if b := p.link.Burst; b != nil {
-		if p.bad {
-			p.bad = !p.chance(b.BadToGood)
-		} else {
-			p.bad = p.chance(b.GoodToBad)
-		}
-		rate := b.LossGood
-		if p.bad {
-			rate = b.LossBad
-		}
-		lost = p.chance(rate) || lost
+func mtuOf(l *netsim.Link) int {
+	if l.MTU == 0 {
+		return defaultMTU
 	}
-	return lost
+	return l.MTU
+}
+
+// queueOf returns the bytes that may wait for the rate.
+func queueOf(l *netsim.Link) int {
+	if l.Queue == 0 {
+		return max(int(l.Rate/80), 2*mtuOf(l)) // 100 ms
+	}
+	return l.Queue
+}
+
+// lost draws the two-state loss of Gilbert and Elliott, where the state
+// changes first and then loses, and independent loss.
+func (p *pipe) lost() bool {
+	if b := p.link.Burst; b != nil {
+		change := b.GoodToBad
+		if p.bad {
+			change = b.BadToGood
+		}
+		if p.chance(change) {
+			p.bad = !p.bad
+		}
+		loss := b.LossGood
+		if p.bad {
+			loss = b.LossBad
+		}
+		if p.chance(loss) {
+			return true
+		}
+	}
+	return p.chance(p.link.Loss)
 }
 
 func (p *pipe) chance(share float64) bool {
 	return share > 0 && p.rng.Float64() < share
 }
 
-// due returns when a packet of size bytes that entered at time at leaves the
-// link, and false where the queue is full.
-func (p *pipe) due(size int, at time.Time) (time.Time, bool) {
+// travel returns when a packet that has left the queue arrives.
+func (p *pipe) travel(leaves time.Time) time.Time {
 	l := &p.link
-	if len(p.waiting) >= maxWaiting {
-		return time.Time{}, false
-	}
-	if l.Rate > 0 {
-		start := at
-		if p.free.After(at) {
-			start = p.free
-			queue := 100 * time.Millisecond
-			if l.Queue > 0 {
-				queue = transmission(l.Queue, l.Rate)
-			}
-			if start.Sub(at)+transmission(size, l.Rate) > queue {
-				return time.Time{}, false
-			}
-		}
-		p.free = start.Add(transmission(size, l.Rate))
-		at = p.free
-	}
-	at = at.Add(l.Delay)
+	at := leaves.Add(l.Delay)
 	if l.Jitter > 0 {
 		at = at.Add(time.Duration(p.rng.Int64N(int64(l.Jitter))))
 	}
 	if p.chance(l.Reorder) {
-		return at, true
+		return at
 	}
 	if at.Before(p.last) {
 		at = p.last
 	}
 	p.last = at
-	return at, true
+	return at
 }
 
 // transmission returns how long size bytes take at rate bits per second.

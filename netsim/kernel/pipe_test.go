@@ -211,18 +211,20 @@ func TestPipeSet(t *testing.T) {
 			pkt.data = pkt.data[:100]
 			p.send(pkt, time.Now())
 		}
+		// What was sent before a change arrives as it would have, and first.
 		send(1)
-		p.set(netsim.Link{}) // overtakes
+		p.set(netsim.Link{})
 		send(2)
 		time.Sleep(2 * time.Second)
 		p.set(netsim.Link{Delay: time.Second})
 		send(3)
-		p.set(netsim.Link{Cut: true}) // loses what is on its way
+		p.set(netsim.Link{Cut: true})
+		send(4)
 		time.Sleep(2 * time.Second)
 		p.set(netsim.Link{})
-		send(4)
+		send(5)
 		time.Sleep(time.Second)
-		if want := []byte{2, 1, 4}; !slices.Equal(out, want) {
+		if want := []byte{1, 2, 3, 5}; !slices.Equal(out, want) {
 			t.Errorf("left the pipe: %v, want %v", out, want)
 		}
 	})

@@ -54,7 +54,7 @@ func (w *wire) start(device *os.File, p *pipe) {
 				return // closed
 			}
 			pkt.data = pkt.data[:n]
-			if n < ipv4HeaderSize || pkt.data[0]>>4 != 4 {
+			if n < ipv4HeaderSize || pkt.data[0]>>4 != 4 { // IPv6 is off; neighbor discovery may slip out
 				p.pool.put(pkt)
 				continue
 			}
@@ -80,28 +80,4 @@ func writer(device *os.File, pool *packetPool) func(*packet, time.Time) {
 		device.Write(p.data)
 		pool.put(p)
 	}
-}
-
-// RFC 791, section 3.1.
-const (
-	ipv4HeaderSize        = 20
-	ipv4DestinationOffset = 16
-)
-
-// A core is the Internet in the middle: it knows the pipe toward each address.
-// It is not changed once packets flow.
-type core struct {
-	pool   *packetPool
-	routes map[[4]byte]*pipe
-}
-
-// route passes on a packet that has come up a link. What has no destination is
-// dropped.
-func (c *core) route(p *packet, at time.Time) {
-	down := c.routes[[4]byte(p.data[ipv4DestinationOffset:])]
-	if down == nil {
-		c.pool.put(p)
-		return
-	}
-	down.send(p, at)
 }

@@ -400,6 +400,8 @@ func TestTokenGuest(t *testing.T) {
 			t.Helper()
 			n := startNode(t, world.Host(), at, number, show(k))
 			defer n.close()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
 			err := n.client.Wait(ctx)
 			var e *rendezvous.RefusedError
 			if !errors.As(err, &e) || e.Reason != want {
