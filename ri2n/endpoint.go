@@ -174,6 +174,7 @@ func (e *Endpoint) AddLink(name string, pc net.PacketConn) (*Link, error) {
 	l := newLink(e, name)
 	l.socket = newSocket(pc)
 	l.other = newOtherConn(l)
+	l.interfaceMTU = interfaceMTUOf(addrPortOf(l.LocalAddr()).Addr())
 	if err := e.register(l); err != nil {
 		return nil, err
 	}

@@ -283,9 +283,24 @@ func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
 	out.feed(now, p.cc, &p.rtt)
 	p.packetsLost += uint64(out.newlyLost)
 	for _, r := range out.acked {
+		if r.kind == refMTUProbe {
+			if p.pmtu.acked(int(r.length), now) {
+				p.setMTU(p.pmtu.passes)
+			}
+			continue
+		}
 		s.acknowledged(r)
 	}
-	s.requeue(out.lost)
+	for _, r := range out.lost {
+		if r.kind == refMTUProbe {
+			p.pmtu.failed(int(r.length), now)
+			continue
+		}
+		s.requeueOne(r)
+	}
+	if p.pmtu.blackHole(out.ackedLarge, out.lostLarge, now) {
+		p.setMTU(p.pmtu.base)
+	}
 }
 
 func (s *Session) acknowledged(r frameRef) {

@@ -27,6 +27,8 @@ type Link struct {
 	socket   socket  // nil for a carrier
 	other    *otherConn
 	closed   atomic.Bool
+
+	interfaceMTU int // of the local attachment, in bytes
 }
 
 func newLink(e *Endpoint, name string) *Link { return &Link{endpoint: e, name: name} }

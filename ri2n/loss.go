@@ -48,6 +48,8 @@ type lossDetector struct {
 	epoch time.Time // the zero of all int64 times below
 	ring  sentRing
 
+	largeSize int // above it a packet counts as large in an ackOutcome
+
 	// cursor is the oldest number that may be outstanding; those in
 	// [ring.base, cursor) are resolved.
 	cursor   packetNumber
@@ -96,6 +98,8 @@ type ackOutcome struct {
 	priorInFlight int // bytes in flight before the event
 	ackedBytes    int // bytes that left flight by acknowledgement
 	lostBytes     int // bytes lost, PMTU probes excepted
+	ackedLarge    int // packets above largeSize among the newly acknowledged
+	lostLarge     int // and among the lost, PMTU probes excepted
 	newlyAcked    int // packets, spurious ones included
 	newlyLost     int // packets, PMTU probes included
 
@@ -316,6 +320,9 @@ func (d *lossDetector) unackedBelow(end packetNumber) packetNumber {
 // acknowledge resolves the packet n.
 func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, priorLargest packetNumber, sample *rateSample, out *ackOutcome) {
 	out.newlyAcked++
+	if int(p.size) > d.largeSize {
+		out.ackedLarge++
+	}
 	switch {
 	case p.state == sentGivenUp:
 		out.spurious++
@@ -401,6 +408,9 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 	p.state = sentLost
 	if p.probe {
 		return
+	}
+	if int(p.size) > d.largeSize {
+		out.lostLarge++
 	}
 	if at := d.at(p.sentAt); at.After(out.largestLostSentAt) {
 		out.largestLostSentAt = at

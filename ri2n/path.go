@@ -100,6 +100,7 @@ type path struct {
 	responses   [][8]byte // owed
 	received    int       // bytes since remote was learned, for the 3x limit
 	sent        int
+	pmtu        pmtuSearch
 	mtu         int
 	previous    netip.AddrPort // proven remote before a NAT rebinding; zero: none
 
@@ -210,4 +211,21 @@ func (p *path) packetSize() int {
 		return min(p.mtu, p.link.maxSize())
 	}
 	return p.mtu
+}
+
+// setMTU changes the size of the path's packets.
+func (p *path) setMTU(size int) {
+	p.mtu = size
+	p.cc.SetMaxDatagramSize(size)
+}
+
+// searchMTU begins the search for the largest datagram from the base size that
+// the path has been proven with. A carrier says itself what it takes.
+func (p *path) searchMTU(now time.Time) {
+	if p.link.IsCarrier() {
+		return
+	}
+	p.pmtu = newPMTUSearch(p.mtu, p.link.largestDatagram(p.remote.Addr()))
+	p.loss.largeSize = p.mtu
+	p.pmtu.start(now)
 }

@@ -152,6 +152,10 @@ func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) 
 	s.reinject(p) // what is lost on the old route says nothing of the new one
 	p.rtt.reset()
 	p.cc.Reset()
+	if p.pmtu.base > 0 && p.mtu > p.pmtu.base { // nobody knows what the new route carries
+		p.setMTU(p.pmtu.base)
+	}
+	p.pmtu = pmtuSearch{}
 	p.prove(s, now)
 	s.notePathChange()
 }
@@ -170,6 +174,7 @@ func (s *Session) validated(p *path, now time.Time) {
 	if p == s.sending {
 		p.state = PathActive
 	}
+	p.searchMTU(now)
 	p.setStatus()
 	if first {
 		// Both sides may have opened the same path: the lower ID survives.

@@ -20,6 +20,7 @@ const (
 	refPathStatus
 	refPathAbandon
 	refPathProbe // PATH_CHALLENGE or PATH_RESPONSE
+	refMTUProbe
 )
 
 // maxBurst is the largest burst of datagrams in bytes: what one system call
@@ -149,7 +150,25 @@ func (s *Session) buildPackets(p *path, now time.Time, t *transmission) bool {
 	t.reset(p.packetSize())
 	for t.room() && s.buildPacket(p, now, t) {
 	}
-	return t.count > 0
+	return t.count > 0 || s.buildMTUProbe(p, now, t)
+}
+
+// buildMTUProbe makes a packet of the size that the path's search wants to
+// know about. Its loss is no sign of congestion, and the congestion window
+// does not hold it back (RFC 8899, section 4.1).
+func (s *Session) buildMTUProbe(p *path, now time.Time, t *transmission) bool {
+	size := p.pmtu.probe(now)
+	if size == 0 || !p.proven || !p.loss.canSend() || p.state != PathActive && p.state != PathStandby {
+		return false
+	}
+	t.reset(size)
+	b := append(t.buf, zeroHeader[:]...)
+	b = appendPingFrame(b)
+	b = appendPadding(b, size-aeadOverhead-len(b))
+	refs := append(s.refs[:0], frameRef{kind: refMTUProbe, length: uint32(size)})
+	s.commit(p, now, t, b, true, refs)
+	p.pmtu.sent(size)
+	return true
 }
 
 // buildClose makes the packet that ends the session.
@@ -307,8 +326,9 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	if len(refs) > 0 {
 		first, refs = refs[0], refs[1:]
 	}
-	p.loss.sent(now, number, size, eliciting, false, first, refs)
-	if eliciting {
+	probe := first.kind == refMTUProbe
+	p.loss.sent(now, number, size, eliciting, probe, first, refs)
+	if eliciting && !probe {
 		p.cc.OnSent(now, size, p.loss.bytesInFlight())
 		p.pacer.sent(size)
 	}

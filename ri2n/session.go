@@ -186,6 +186,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		p.prove(s, now)
 	} else {
 		p.state = PathActive
+		p.searchMTU(now)
 		close(p.settled)
 	}
 	p.statusDue = true
@@ -590,6 +591,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		sooner(p.challengeAt)
 		sooner(p.acks.deadline())
 		sooner(p.silenceAt)
+		if p.proven && (p.state == PathActive || p.state == PathStandby) {
+			sooner(p.pmtu.due)
+		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
 			sooner(p.lastSent.Add(k))
 		}

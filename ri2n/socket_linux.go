@@ -46,6 +46,10 @@ func newKernelSocket(u *net.UDPConn) socket {
 		if unix.SetsockoptInt(h, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer) != nil {
 			unix.SetsockoptInt(h, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer)
 		}
+		// Datagrams are never fragmented, and PLPMTUD alone decides on their
+		// size, not ICMP messages that anybody may forge.
+		unix.SetsockoptInt(h, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+		unix.SetsockoptInt(h, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 		s.gro = unix.SetsockoptInt(h, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 		_, err := unix.GetsockoptInt(h, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.gso.Store(err == nil)
