@@ -67,21 +67,22 @@ func (c cell) ruled() bool {
 }
 
 // cells returns the unordered pairs of all NAT types that the back end can
-// make. In the kernel, the port allocation is whichever Linux has for a type.
-func cells(b backend, allocation netsim.Allocation) []cell {
+// make. The kernel's own connection tracking, as in home routers that run
+// Linux, makes EIM/APDF with kept ports: unless an allocation is asked for, the
+// kernel gets that one. A nil allocation means random otherwise.
+func cells(b backend, allocation *netsim.Allocation) []cell {
 	var nats []netsim.NAT
 	for _, t := range netsim.NATTypes() {
 		n := t.NAT()
-		n.Allocation = allocation
-		if b == sim {
-			nats = append(nats, n)
-			continue
+		n.Allocation = netsim.Random
+		switch {
+		case allocation != nil:
+			n.Allocation = *allocation
+		case b == namespaces && n.Mapping == netsim.EndpointIndependent && n.Filtering == netsim.AddressAndPortDependent:
+			n.Allocation = netsim.Preserving
 		}
-		for _, n.Allocation = range []netsim.Allocation{netsim.Preserving, netsim.Random} {
-			if kernel.Supports(n) == nil {
-				nats = append(nats, n)
-				break
-			}
+		if b == sim || kernel.Supports(n) == nil {
+			nats = append(nats, n)
 		}
 	}
 	var all []cell

@@ -44,7 +44,7 @@ first application byte was written, "direct" when the session first sent on a
 proven direct path. Each pair is compared with the rule of which pairs can be
 direct at all; the exit code is 1 if one differs, or if bytes did not arrive.
 
-The kernel back end runs those types that Linux can make, in real time.`,
+The kernel back end uses network namespaces, and runs in real time.`,
 		Example: `netsim matrix
 netsim matrix --json --seeds 20
 netsim matrix --pair EIM/APDF,APDM/APDF
@@ -53,12 +53,12 @@ netsim matrix --backend kernel`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runMatrix(cmd, f) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.allocation, "allocation", netsim.Random.String(), "how NATs pick outside ports: preserving, sequential or random (sim only)")
+	flags.StringVar(&f.allocation, "allocation", "", "how NATs pick outside ports: preserving, sequential or random\n(default random; in the kernel EIM/APDF keeps ports, as Linux does)")
 	flags.StringVar(&f.pair, "pair", "", "run one pair only, as in EIM/APDF,APDM/ADF")
 	flags.Uint64Var(&f.seed, "seed", 1, "seed of the first run of each pair")
 	flags.IntVar(&f.seeds, "seeds", 1, "runs of each pair, with a seed each")
 	flags.Int64Var(&f.bytes, "bytes", 0, "bytes to send; 0: 1 MiB, and 256 KiB in the kernel")
-	flags.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "pairs that run at the same time (sim only)")
+	flags.IntVar(&f.jobs, "jobs", 0, "pairs that run at the same time (default: one for each processor; 1 in the kernel)")
 	backend := backendFlag(cmd)
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -83,9 +83,12 @@ func (f matrixFlags) plan(cmd *cobra.Command) (m matrix, err error) {
 	if m.backend, err = parseBackend(cmd, f.backend); err != nil {
 		return m, err
 	}
-	var allocation netsim.Allocation
-	if err := allocation.UnmarshalText([]byte(f.allocation)); err != nil {
-		return m, cli.Usagef("--allocation "+f.allocation, help, "it is none of preserving, sequential, random")
+	var allocation *netsim.Allocation
+	if f.allocation != "" {
+		allocation = new(netsim.Allocation)
+		if err := allocation.UnmarshalText([]byte(f.allocation)); err != nil {
+			return m, cli.Usagef("--allocation "+f.allocation, help, "it is none of preserving, sequential, random")
+		}
 	}
 	m.seed, m.seeds, m.bytes, m.jobs = f.seed, f.seeds, f.bytes, f.jobs
 	switch {
@@ -93,8 +96,8 @@ func (f matrixFlags) plan(cmd *cobra.Command) (m matrix, err error) {
 		return m, cli.Usagef(fmt.Sprintf("--seeds %d", f.seeds), help, "it is not between 1 and 10000")
 	case f.bytes < 0 || f.bytes > 1<<30:
 		return m, cli.Usagef(fmt.Sprintf("--bytes %d", f.bytes), help, "it is not between 0 and 1 GiB")
-	case f.jobs < 1:
-		return m, cli.Usagef(fmt.Sprintf("--jobs %d", f.jobs), help, "it is not positive")
+	case f.jobs < 0 || f.jobs > 1000:
+		return m, cli.Usagef(fmt.Sprintf("--jobs %d", f.jobs), help, "it is not between 0 and 1000")
 	}
 	if m.bytes == 0 {
 		m.bytes = 1 << 20
@@ -102,8 +105,11 @@ func (f matrixFlags) plan(cmd *cobra.Command) (m matrix, err error) {
 			m.bytes = 256 << 10
 		}
 	}
-	if m.backend == namespaces {
-		m.jobs = 1 // one after another, so that they do not slow each other down
+	if m.jobs == 0 {
+		m.jobs = runtime.GOMAXPROCS(0)
+		if m.backend == namespaces {
+			m.jobs = 1 // real time: pairs would slow each other down
+		}
 	}
 	m.cells = cells(m.backend, allocation)
 	if f.pair == "" {
