@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,11 +44,13 @@ func findPrograms() (programs, error) {
 // partTime bounds one part of the demo.
 const partTime = 50 * time.Second
 
-// gridDocument is what the demo reads of the JSON lines of grid send and grid
-// recv.
+// gridDocument is what the demo reads of "instantgrid/send/1" and
+// "instantgrid/recv/1".
 type gridDocument struct {
+	Event       string   `json:"event"`
 	Token       string   `json:"token"`
 	SHA256      string   `json:"sha256"`
+	Seconds     float64  `json:"seconds"`
 	FirstByteMS *float64 `json:"first_byte_ms"`
 	DirectMS    *float64 `json:"direct_ms"`
 	Path        string   `json:"path"`
@@ -96,9 +99,8 @@ func (p programs) demo(ctx context.Context, part demoPart, dir, source, target s
 		return row, err
 	}
 
-	dialed := time.Now()
 	receiver, err := startProgram(ctx, network, to, p.grid,
-		"recv", sent.Token, "--json", "--output", target, "--dir", filepath.Join(dir, "to"))
+		"recv", sent.Token, "--json", "--output", filepath.Dir(target), "--name", filepath.Base(target), "--dir", filepath.Join(dir, "to"))
 	if err != nil {
 		return row, err
 	}
@@ -106,10 +108,18 @@ func (p programs) demo(ctx context.Context, part demoPart, dir, source, target s
 	if err := receiver.finish(&received); err != nil {
 		return row, err
 	}
-	row.elapsed = time.Since(dialed)
 	if err := sender.finish(&sent); err != nil {
 		return row, err
 	}
+	for _, d := range []gridDocument{sent, received} {
+		if d.Event != "done" {
+			return row, fmt.Errorf("grid ended well and printed no result, but %+v", d)
+		}
+	}
+	if sent.SHA256 != received.SHA256 {
+		return row, &cli.Error{Object: "demo, grid", Cause: "sender and receiver name different SHA-256: " + sent.SHA256 + ", " + received.SHA256, Code: cli.ExitIntegrity}
+	}
+	row.elapsed = time.Duration(received.Seconds * float64(time.Second))
 	row.firstByte, row.upAt = fromMS(received.FirstByteMS), fromMS(received.DirectMS)
 	row.Path, row.Reason, row.Advice = received.Path, received.Reason, received.Advice
 	return row, nil
