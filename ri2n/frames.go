@@ -127,7 +127,7 @@ func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (eliciting
 			b = after
 			continue
 		}
-		if b, v = s.frame(now, p, typ, rest); v != nil {
+		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
 			return false, false, v
 		}
 	}
@@ -138,8 +138,9 @@ func malformed(typ uint64) *violation {
 	return &violation{codeFrameEncoding, frameName(typ)}
 }
 
-// frame handles one frame other than STREAM and returns what follows it.
-func (s *Session) frame(now time.Time, p *path, typ uint64, b []byte) (rest []byte, v *violation) {
+// frame handles one frame other than STREAM, of the packet number on p, and
+// returns what follows it.
+func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64, b []byte) (rest []byte, v *violation) {
 	var err error
 	switch typ {
 	case framePadding:
@@ -244,7 +245,10 @@ func (s *Session) frame(now time.Time, p *path, typ uint64, b []byte) (rest []by
 	case frameAckFreq:
 		var f ackFreqFrame
 		if f, rest, err = parseAckFreqFrame(b); err == nil {
-			p.acks.threshold = int(min(f.threshold, 64))
+			if number >= p.freqBy {
+				p.freqBy = number
+				p.acks.threshold = int(min(f.threshold, maxAckThreshold))
+			}
 		}
 	case frameCrypto:
 		return nil, &violation{codeProtocolViolation, "CRYPTO after the handshake"}
@@ -292,11 +296,14 @@ func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
 		s.acknowledged(r)
 	}
 	for _, r := range out.lost {
-		if r.kind == refMTUProbe {
+		switch r.kind {
+		case refMTUProbe:
 			p.pmtu.failed(int(r.length), now)
-			continue
+		case refAckFreq:
+			p.ackEvery = 0 // tell it again
+		default:
+			s.requeueOne(r)
 		}
-		s.requeueOne(r)
 	}
 	if p.pmtu.blackHole(out.ackedLarge, out.lostLarge, now) {
 		p.setMTU(p.pmtu.base)

@@ -305,7 +305,7 @@ func (s *Session) dropPath(p *path) {
 }
 
 // choosePath picks the path that carries our data: a direct one before a
-// relay, then the one with the lower RTT. A path that is in use stays unless
+// relay, then the one with the lower least RTT. A path that is in use stays unless
 // another is clearly better; when none is usable the present one stays and
 // recovery goes on there.
 func (s *Session) choosePath() {
@@ -401,9 +401,11 @@ func (s *Session) onPTO(p *path, now time.Time) {
 	p.probeTimeouts++
 	bearing := false
 	p.loss.outstanding(func(sp *sentPacket) {
-		bearing = bearing || sp.first.kind == refStream || sp.first.kind == refDatagram || len(sp.extra) > 0
+		bearing = bearing || sp.first.kind != refPing && sp.first.kind != refPathProbe && sp.first.kind != refMTUProbe
 	})
-	silent := !p.lastReceived.After(p.loss.lastAckElicitingSent())
+	// With data in flight a living path is never quiet for long; what arrived
+	// since the last packet left may have been on its way when the path died.
+	silent := now.Sub(p.lastReceived) >= p.rtt.srtt()/2
 	if s.alternative(p) && (bearing && (silent || p.ptoCount > 1) || p.ptoCount > 1) {
 		s.suspect(p, now)
 	}

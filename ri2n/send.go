@@ -21,6 +21,7 @@ const (
 	refPathAbandon
 	refPathProbe // PATH_CHALLENGE or PATH_RESPONSE
 	refMTUProbe
+	refAckFreq
 )
 
 // maxBurst is the largest burst of datagrams in bytes: what one system call
@@ -254,6 +255,11 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 		b, refs = s.appendControl(b, limit, refs)
 	}
 	if data {
+		if n := p.ackThreshold(); p.wantsAckEvery(n) {
+			b = appendAckFreqFrame(b, ackFreqFrame{threshold: uint64(n), delay: maxAckDelay, reorder: 1})
+			refs = append(refs, frameRef{kind: refAckFreq, length: uint32(n)})
+			p.ackEvery = n
+		}
 		b, refs = s.appendDatagrams(b, limit, refs, now)
 		b, refs = s.appendStreams(b, limit, refs)
 	}

@@ -233,6 +233,11 @@ func TestOpenIsRefusedWithItsReason(t *testing.T) {
 			r.receive(r.now, a, protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: peerID(2)})
 			r.now = r.now.Add(time.Second)
 		}, protocol.ReasonLimit},
+		{"too many between two", Limits{}, 2, func(r *rig, a *agent) {
+			for i := range uint64(channelsPerPair) {
+				r.receive(r.now, a, protocol.Open{Channel: 2 * i, Key: i, Generation: 1, Target: peerID(2)})
+			}
+		}, protocol.ReasonLimit},
 		{"too many of theirs", Limits{IncomingPerPeer: 1}, 2, func(r *rig, a *agent) {
 			r.receive(r.now, r.join(3), protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: peerID(2)})
 		}, protocol.ReasonBusy},
