@@ -58,7 +58,7 @@ netsim matrix --backend kernel`,
 	flags.Uint64Var(&f.seed, "seed", 1, "seed of the first run of each pair")
 	flags.IntVar(&f.seeds, "seeds", 1, "runs of each pair, with a seed each")
 	flags.Int64Var(&f.bytes, "bytes", 0, "bytes to send; 0: 1 MiB, and 256 KiB in the kernel")
-	flags.IntVar(&f.jobs, "jobs", 0, "pairs that run at the same time (default: one for each processor; 1 in the kernel)")
+	flags.IntVar(&f.jobs, "jobs", 0, "pairs that run at the same time (default: one for each processor; 4 in the kernel)")
 	backend := backendFlag(cmd)
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -108,7 +108,7 @@ func (f matrixFlags) plan(cmd *cobra.Command) (m matrix, err error) {
 	if m.jobs == 0 {
 		m.jobs = runtime.GOMAXPROCS(0)
 		if m.backend == namespaces {
-			m.jobs = 1 // real time: pairs would slow each other down
+			m.jobs = 4 // relayed pairs wait for seconds until they give up; more would slow each other down
 		}
 	}
 	m.cells = cells(m.backend, allocation)
