@@ -234,27 +234,28 @@ type totals struct {
 
 // A matrixRow says what became of one pair.
 type matrixRow struct {
-	A               string     `json:"a"`
-	B               string     `json:"b"`
-	AllocationA     string     `json:"a_allocation"`
-	AllocationB     string     `json:"b_allocation"`
-	Runs            int        `json:"runs"`
-	Completed       int        `json:"completed"` // runs whose bytes all arrived
-	Direct          int        `json:"direct"`    // runs that ended direct
-	Relayed         int        `json:"relayed"`
-	FirstByteMS     cli.Number `json:"first_byte_ms_median"` // null: never
-	FirstByteAtPeer cli.Number `json:"first_byte_at_peer_ms_median"`
-	DirectMS        cli.Number `json:"direct_ms_median"` // of the runs that ended direct; null: none
-	DirectMSMax     cli.Number `json:"direct_ms_max"`
-	DoneMS          cli.Number `json:"done_ms_median"`
-	Reason          string     `json:"reason"` // the most frequent one of the relayed runs
-	Advice          string     `json:"advice,omitempty"`
-	ExpectedDirect  bool       `json:"expected_direct"` // by the rule, for ports that cannot be guessed
-	Ruled           bool       `json:"ruled"`           // the rule speaks about these NATs
-	Differs         bool       `json:"differs"`         // the rule speaks, and a run ended otherwise
-	Disagreed       int        `json:"disagreed"`       // runs whose two ends showed different paths or reasons
-	NoReason        int        `json:"no_reason"`       // runs relayed without a reason
-	Failure         string     `json:"failure,omitempty"`
+	A               string         `json:"a"`
+	B               string         `json:"b"`
+	AllocationA     string         `json:"a_allocation"`
+	AllocationB     string         `json:"b_allocation"`
+	Runs            int            `json:"runs"`
+	Completed       int            `json:"completed"` // runs whose bytes all arrived
+	Direct          int            `json:"direct"`    // runs that ended direct
+	Relayed         int            `json:"relayed"`
+	FirstByteMS     cli.Number     `json:"first_byte_ms_median"` // null: never
+	FirstByteAtPeer cli.Number     `json:"first_byte_at_peer_ms_median"`
+	DirectMS        cli.Number     `json:"direct_ms_median"` // of the runs that ended direct; null: none
+	DirectMSMax     cli.Number     `json:"direct_ms_max"`
+	DoneMS          cli.Number     `json:"done_ms_median"`
+	Reason          string         `json:"reason"`            // the most frequent one of the relayed runs
+	Reasons         map[string]int `json:"reasons,omitempty"` // how often each
+	Advice          string         `json:"advice,omitempty"`
+	ExpectedDirect  bool           `json:"expected_direct"` // by the rule, for ports that cannot be guessed
+	Ruled           bool           `json:"ruled"`           // the rule speaks about these NATs
+	Differs         bool           `json:"differs"`         // the rule speaks, and a run ended otherwise
+	Disagreed       int            `json:"disagreed"`       // runs whose two ends showed different paths or reasons
+	NoReason        int            `json:"no_reason"`       // runs relayed without a reason
+	Failure         string         `json:"failure,omitempty"`
 }
 
 // document sums the outcomes up.
@@ -333,7 +334,7 @@ func rowOf(c cell, runs []outcome) matrixRow {
 			row.Reason = reason
 		}
 	}
-	row.Advice = advice[row.Reason]
+	row.Advice, row.Reasons = advice[row.Reason], reasons
 	row.FirstByteMS, row.FirstByteAtPeer = medianMS(first), medianMS(atPeer)
 	row.DirectMS, row.DoneMS = medianMS(direct), medianMS(done)
 	row.DirectMSMax = cli.Number(math.NaN())

@@ -84,7 +84,16 @@ type runDocument struct {
 	Advice          string     `json:"advice,omitempty"`
 	PeerPath        string     `json:"peer_path"`
 	PeerReason      string     `json:"peer_reason"`
+	Packets         packets    `json:"packets"` // in the simulator
 	Failure         string     `json:"failure,omitempty"`
+}
+
+// packets counts those of all hosts.
+type packets struct {
+	Sent      uint64   `json:"sent"`
+	Delivered uint64   `json:"delivered"`
+	Dropped   uint64   `json:"dropped"`
+	Drops     []string `json:"drops,omitempty"`
 }
 
 func runDocumentOf(b backend, x transfer, o outcome) runDocument {
@@ -106,6 +115,7 @@ func runDocumentOf(b backend, x transfer, o outcome) runDocument {
 		Advice:          o.Advice,
 		PeerPath:        o.PeerPath,
 		PeerReason:      o.PeerReason,
+		Packets:         packets{o.Packets.Sent, o.Packets.Delivered, o.Packets.Dropped, o.Drops},
 		Failure:         o.Failure,
 	}
 }
@@ -186,5 +196,13 @@ func (o outcome) write(out io.Writer, x transfer) error {
   path        %s
   sha256      %s
 `, x.From, x.To, since(o.FirstByte), since(o.FirstAtPeer), x.To, since(o.Direct), since(o.Done), o.Bytes, path, o.SHA256)
+	if err == nil && o.Packets.Sent > 0 {
+		_, err = fmt.Fprintf(out, "  packets     %d sent, %d delivered, %d dropped\n", o.Packets.Sent, o.Packets.Delivered, o.Packets.Dropped)
+	}
+	for _, d := range o.Drops {
+		if err == nil {
+			_, err = fmt.Fprintf(out, "              %s\n", d)
+		}
+	}
 	return err
 }

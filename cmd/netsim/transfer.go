@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -57,6 +56,9 @@ type outcome struct {
 	PeerPath   string // the other side's view, which must be the same
 	PeerReason string
 
+	Packets netsim.Stats // in the simulator
+	Drops   []string     // why packets ended early, in the simulator
+
 	Failure string // what went wrong; empty: nothing
 }
 
@@ -98,6 +100,12 @@ func (x transfer) run(ctx context.Context, network netsim.Network, report func(e
 	defer r.close()
 	if err := r.exchange(ctx, &o); err != nil {
 		o.Failure = err.Error()
+	}
+	if s, ok := network.(*netsim.Sim); ok {
+		o.Packets = s.Stats()
+		for _, d := range s.Drops() {
+			o.Drops = append(o.Drops, d.String())
+		}
 	}
 	return o
 }
@@ -144,17 +152,19 @@ func (r *running) exchange(ctx context.Context, o *outcome) error {
 	if err != nil {
 		return fmt.Errorf("start the rendezvous: %w", err)
 	}
-	var ids [2]*ri2n.Identity
-	for i := range ids {
-		if ids[i], err = newIdentity(); err != nil {
-			return err
-		}
+	fromID, err := r.identity(seedFrom)
+	if err != nil {
+		return err
 	}
-	from, err := r.startNode(setup, r.From, address, ids[0], ids[1].PeerID())
+	toID, err := r.identity(seedTo)
+	if err != nil {
+		return err
+	}
+	from, err := r.startNode(setup, r.From, address, fromID, toID.PeerID())
 	if err != nil {
 		return fmt.Errorf("start the node on %s: %w", r.From, err)
 	}
-	to, err := r.startNode(setup, r.To, address, ids[1], ids[0].PeerID())
+	to, err := r.startNode(setup, r.To, address, toID, fromID.PeerID())
 	if err != nil {
 		return fmt.Errorf("start the node on %s: %w", r.To, err)
 	}
@@ -178,7 +188,7 @@ func (r *running) startRendezvous(ctx context.Context) (string, error) {
 	if host == nil {
 		return "", fmt.Errorf("the scenario has no host %q", r.Rendezvous)
 	}
-	id, err := newIdentity()
+	id, err := r.identity(seedServer)
 	if err != nil {
 		return "", err
 	}
@@ -266,7 +276,27 @@ func eventOf(host string, e overlay.Event) event {
 	return out
 }
 
-func newIdentity() (*ri2n.Identity, error) { return ri2n.NewIdentity(cryptorand.Reader) }
+// Purposes of the seed's random bytes.
+const (
+	seedContent = iota
+	seedServer
+	seedFrom
+	seedTo
+)
+
+// random returns bytes that depend on the scenario's seed and on their purpose.
+func (x transfer) random(purpose byte) *rand.ChaCha8 {
+	var key [32]byte
+	binary.BigEndian.PutUint64(key[:], x.Scenario.Seed)
+	key[8] = purpose
+	return rand.NewChaCha8(key)
+}
+
+// identity returns a key that the seed decides, so that equal seeds have equal
+// peer IDs. The keys are for nobody: they end with the network.
+func (x transfer) identity(purpose byte) (*ri2n.Identity, error) {
+	return ri2n.NewIdentity(x.random(purpose))
+}
 
 // A receiver takes one connection: a length, that many bytes, and answers with
 // their SHA-256.
@@ -347,9 +377,7 @@ func (rc *receiver) receive(conn net.Conn) error {
 // content returns what is sent, and how much that is.
 func (x transfer) content() (io.ReadCloser, int64, error) {
 	if x.Source == "" {
-		var key [32]byte
-		binary.BigEndian.PutUint64(key[:], x.Scenario.Seed)
-		return io.NopCloser(io.LimitReader(rand.NewChaCha8(key), x.Bytes)), x.Bytes, nil
+		return io.NopCloser(io.LimitReader(x.random(seedContent), x.Bytes)), x.Bytes, nil
 	}
 	f, err := os.Open(x.Source)
 	if err != nil {
