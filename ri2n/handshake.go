@@ -77,6 +77,7 @@ type handshake struct {
 	rtt       time.Duration // zero until an answer has come
 	next      time.Time     // retransmission; zero: none
 	attempts  int
+	small     bool // datagrams have the floor's size
 	expires   time.Time
 	tombstone bool // finished, and counted as such
 }
@@ -99,6 +100,7 @@ type tuple struct {
 	used           bool
 	proven         bool
 	received, sent int
+	largest        int // datagram that came from it, in bytes
 }
 
 // A cryptoSpace is one encryption level of the handshake.
@@ -313,6 +315,7 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		return
 	}
 	t.received += len(datagram)
+	t.largest = max(t.largest, len(datagram))
 	t.proven = t.proven || proven || l.IsCarrier()
 	fresh := !t.used // a second way to the client: it wants the whole flight
 	t.used = true

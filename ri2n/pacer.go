@@ -12,7 +12,7 @@ const (
 	pacerMinSegments   = 2
 	pacerSlowRate      = 200e6 / 8 // bytes per second; below it bursts stay small
 	pacerSlowSegments  = 10
-	pacerSlowCwndShare = 4
+	pacerSlowCwndShare = 2 // so that a handshake through a relay leaves at once
 
 	// pacerCatchUp is how late a timer may wake without loss of rate.
 	// time.Sleep and epoll round up to a millisecond, and a busy machine adds
@@ -104,4 +104,10 @@ func (p *pacer) nextTime(now time.Time, need int) time.Time {
 		p.wake = now
 	}
 	return p.wake
+}
+
+// worthWaking returns the bytes that a sender should wait for: a packet, or at
+// high rates the burst that leaves with one system call.
+func (p *pacer) worthWaking(mss int) int {
+	return max(mss, int(min(p.rate*pacerBurstTime.Seconds(), pacerMaxBurst)))
 }
