@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +55,7 @@ type rig struct {
 	server       *server.Server
 	homeA, homeB *netsim.Home
 	hostA, hostB netsim.Host
+	cut          atomic.Bool // nothing passes between the homes directly
 }
 
 var (
@@ -100,7 +102,7 @@ func (r *rig) start(h netsim.Host, number int, change func(*Config)) *Node {
 		Rendezvous: r.address(),
 		Links: []LinkConfig{{
 			Name:        "eth0",
-			Conn:        listenPacket(r.t, h, 0),
+			Conn:        cuttable{listenPacket(r.t, h, 0).(udpConn), r},
 			OwnPrefixes: []netip.Prefix{netip.PrefixFrom(h.Addr(), 24).Masked()},
 		}},
 	}
@@ -194,4 +196,24 @@ func says(t testing.TB, c net.Conn, text string) {
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, f)
+}
+
+// A cuttable socket loses what it sends to anybody but the rendezvous while
+// its rig's direct paths are cut.
+type cuttable struct {
+	udpConn
+	r *rig
+}
+
+type udpConn interface {
+	net.PacketConn
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+}
+
+func (c cuttable) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	if c.r.cut.Load() && to.Addr() != c.r.public.Addr() {
+		return len(b), nil
+	}
+	return c.udpConn.WriteToUDPAddrPort(b, to)
 }

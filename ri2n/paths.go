@@ -122,8 +122,8 @@ func (s *Session) findPath(l *Link, addr netip.AddrPort) *path {
 
 // peerOpensPath makes the state of a path whose first packet has been
 // authenticated, or returns nil if the peer opens too many.
-func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now time.Time) *path {
-	ours := id%2 == 0 == s.client
+func (s *Session) peerOpensPath(pkt *receivedPacket, l *Link, now time.Time) *path {
+	ours := pkt.path%2 == 0 == s.client
 	if second := now.Unix(); second != s.pathSecond {
 		s.pathSecond, s.pathOpens = second, 0
 	}
@@ -132,7 +132,11 @@ func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now tim
 		return nil
 	}
 	s.pathOpens++
-	p := s.newPath(id, l, from, now)
+	p := s.newPath(pkt.path, l, pkt.from, now)
+	if !l.IsCarrier() {
+		// It begins with a challenge as large as the peer thinks that fits.
+		p.setMTU(min(p.mtu, max(pkt.size, smallBaseSize)))
+	}
 	p.prove(s, now)
 	s.paths = append(s.paths, p)
 	s.notePathChange()
@@ -144,7 +148,8 @@ func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now tim
 // go on; the address is validated again (RFC 9000, section 9).
 func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) {
 	if p.proven {
-		p.previous = p.remote
+		p.previous = Remote{p.link, p.remote}
+		p.returnAt = now.Add(max(3*p.rtt.pto(maxAckDelay), returnWait))
 	}
 	p.link, p.remote = l, from
 	p.received, p.sent = 0, 0
@@ -160,11 +165,27 @@ func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) 
 	s.notePathChange()
 }
 
+// returnWait is the least time that a new address of a path has to answer.
+const returnWait = 500 * time.Millisecond
+
+// returnPath takes p back to the address that was proven, since nobody has
+// proven the new one: somebody else sent a copy of the peer's packet from
+// there (RFC 9000, section 9.3.2).
+func (s *Session) returnPath(p *path) {
+	s.reinject(p)
+	p.link, p.remote, p.previous = p.previous.Link, p.previous.Addr, Remote{}
+	p.proven = true
+	p.challengeAt = time.Time{}
+	p.ping = true
+	s.choosePath()
+	s.notePathChange()
+}
+
 // validated is called when the peer has answered a challenge on p.
 func (s *Session) validated(p *path, now time.Time) {
 	first := !isClosed(p.settled)
 	p.proven = true
-	p.previous = netip.AddrPort{}
+	p.previous = Remote{}
 	p.challengeAt = time.Time{}
 	p.suspectSince, p.probeWait = time.Time{}, 0
 	p.ptoCount = 0
@@ -373,6 +394,9 @@ func (s *Session) advancePath(p *path, now time.Time) {
 			return
 		}
 	}
+	if p.previous.Link != nil && !now.Before(p.returnAt) {
+		s.returnPath(p)
+	}
 	if !p.silenceAt.IsZero() && !now.Before(p.silenceAt) {
 		p.silenceAt = time.Time{}
 		p.ping = true
@@ -452,12 +476,8 @@ func (s *Session) challengeFailed(p *path, now time.Time) {
 		p.challenges, p.challengeAt = 0, now
 	case p.state == PathProbing && len(s.paths) > 1:
 		s.abandon(p, now, codeNoError)
-	case p.previous.IsValid():
-		// Nobody proved the new address: back to the one that was proven.
-		p.remote, p.previous = p.previous, netip.AddrPort{}
-		p.proven = true
-		p.challengeAt = time.Time{}
-		s.notePathChange()
+	case p.previous.Link != nil:
+		p.challengeAt = p.returnAt
 	default:
 		p.challenges, p.challengeAt = 0, now.Add(time.Second)
 	}
