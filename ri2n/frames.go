@@ -37,7 +37,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	if pkt.reserved {
 		return &violation{codeProtocolViolation, "reserved bits set"}
 	}
-	if pkt.updated {
+	if pkt.updates > s.readKeys.current.Load().count {
 		if v := s.peerUpdatedKeys(now); v != nil {
 			return v
 		}

@@ -336,7 +336,15 @@ func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 			s.acceptQueue[0] = nil
 			s.acceptQueue = s.acceptQueue[1:]
 			more := len(s.acceptQueue) > 0
-			s.mu.Unlock()
+			st.accepted = true
+			if st.retired {
+				s.streamOver()
+			}
+			if s.maxStreamsDue {
+				s.flush(time.Now())
+			} else {
+				s.mu.Unlock()
+			}
 			if more {
 				signal(s.incoming)
 			}
