@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"slices"
 	"time"
 )
 
@@ -36,14 +37,18 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	if pkt.reserved {
 		return &violation{codeProtocolViolation, "reserved bits set"}
 	}
-	if pkt.updated {
+	if pkt.updates > s.readKeys.current.Load().count {
 		if v := s.peerUpdatedKeys(now); v != nil {
 			return v
 		}
 	}
 	p := s.pathByID(pkt.path)
 	if p == nil {
-		if p = s.peerOpensPath(pkt.path, l, pkt.from, now); p == nil {
+		if slices.Contains(s.retired, pkt.path) {
+			s.endpoint.counters.closedPathPackets.Add(1)
+			return nil
+		}
+		if p = s.peerOpensPath(pkt, l, now); p == nil {
 			return nil
 		}
 	}
@@ -65,7 +70,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	}
 	p.received += pkt.size
 
-	eliciting, urgent, v := s.frames(now, p, pkt)
+	asks, v := s.frames(now, p, pkt)
 	if v != nil {
 		return v
 	}
@@ -76,8 +81,8 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 		return nil
 	}
 	p.numbers.add(pkt.number)
-	p.acks.received(now, pkt.number, eliciting, !inOrder, urgent)
-	if eliciting {
+	p.acks.received(now, pkt.number, asks.ack, !inOrder, asks.atOnce)
+	if asks.data {
 		// When what was a flow of packets stops, one PING finds out whether
 		// the sender has paused or the path has died.
 		p.silenceAt = now.Add(max(3*p.rtt.pto(maxAckDelay), silenceWait))
@@ -103,35 +108,44 @@ func (s *Session) peerUpdatedKeys(now time.Time) *violation {
 	return nil
 }
 
-// frames handles the frames of one packet. urgent asks for an ACK at once.
-func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (eliciting, urgent bool, v *violation) {
+// packetAsks is what the frames of a packet ask of its receiver.
+type packetAsks struct {
+	ack    bool
+	atOnce bool
+	data   bool // it carries data, so that more is expected
+}
+
+// frames handles the frames of one packet.
+func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks packetAsks, v *violation) {
 	b := pkt.payload
 	if len(b) == 0 {
-		return false, false, &violation{codeProtocolViolation, "packet without frames"}
+		return asks, &violation{codeProtocolViolation, "packet without frames"}
 	}
 	for len(b) > 0 && s.state < sessionDraining {
 		typ, rest, err := parseVarint(b)
 		if err != nil {
-			return false, false, &violation{codeFrameEncoding, "frame type"}
+			return asks, &violation{codeFrameEncoding, "frame type"}
 		}
-		eliciting = eliciting || isAckElicitingFrame(typ)
+		asks.ack = asks.ack || isAckElicitingFrame(typ)
 		if isStreamFrame(typ) {
 			f, after, err := parseStreamFrame(rest, typ)
 			if err != nil {
-				return false, false, malformed(typ)
+				return asks, malformed(typ)
 			}
 			if v := s.onStream(now, f); v != nil {
-				return false, false, v
+				return asks, v
 			}
-			urgent = urgent || f.fin
+			asks.data = true
+			asks.atOnce = asks.atOnce || f.fin
 			b = after
 			continue
 		}
 		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
-			return false, false, v
+			return asks, v
 		}
+		asks.data = asks.data || typ == frameDatagram || typ == frameDatagramLen
 	}
-	return eliciting, urgent, nil
+	return asks, nil
 }
 
 func malformed(typ uint64) *violation {
@@ -345,6 +359,12 @@ func (s *Session) onPathStatus(now time.Time, f pathStatusFrame) {
 func (s *Session) onPathAbandon(now time.Time, f pathAbandonFrame) {
 	p := s.pathByID(f.path)
 	if p == nil {
+		// A path that never came to be: its challenges were lost.
+		if !s.ours(f.path) && f.path <= s.localLimit && !slices.Contains(s.retired, f.path) {
+			if r := s.endpoint.routes.findShort(s.localIDs.cid(f.path, 0)); r != nil && r.session == s {
+				s.retirePath(f.path)
+			}
+		}
 		return
 	}
 	if len(s.paths) == 1 {

@@ -102,7 +102,8 @@ type path struct {
 	sent        int
 	pmtu        pmtuSearch
 	mtu         int
-	previous    netip.AddrPort // proven remote before a NAT rebinding; zero: none
+	previous    Remote    // what was proven before a NAT rebinding; zero: nothing
+	returnAt    time.Time // when the path goes back there unless the new address is proven
 
 	// Receiving.
 	numbers receivedPackets

@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -213,9 +214,15 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 	control := carriesData && open && s.controlDue()
 	data := carriesData && open && s.dataDue(now)
 	p.limited = false
-	if data && p.probes == 0 && p.pacer.budget(now, p.cc.PacingRate(), t.size, p.cc.Cwnd()) < t.size {
-		data = false
-		p.limited = true
+	if data && p.probes == 0 {
+		budget := p.pacer.budget(now, p.cc.PacingRate(), t.size, p.cc.Cwnd())
+		if inFlight == 0 && budget < math.MaxInt32 {
+			budget = p.pacer.quiet(t.size, p.cc.Cwnd())
+		}
+		if budget < t.size {
+			data = false
+			p.limited = true
+		}
 	}
 	ping := p.ping || p.probes > 0 && !data && !control
 	if !ackNow && !probing && !control && !data && !ping {

@@ -126,7 +126,7 @@ func startInProcess(t *testing.T, c contender) target {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- acceptLoop(ctx, ln) }()
+	go func() { done <- acceptLoop(ctx, ln, maxConns) }()
 	t.Cleanup(func() {
 		cancel()
 		ln.Close()

@@ -61,14 +61,21 @@ func (p *plan) round(ctx context.Context, d dialer, s *samples) error {
 		return err
 	}
 	s.ping = append(s.ping, ping...)
-	b, err := measureBulk(ctx, d, time.Duration(p.seconds*float64(time.Second)), p.bytes)
+	q := bulkRequest{Size: p.bytes}
+	if q.Size == 0 {
+		q.For = inSeconds(p.seconds)
+	}
+	b, err := measureBulk(ctx, d, q)
 	if err != nil {
 		return err
 	}
-	s.goodput = append(s.goodput, b.bitsPerSecond)
-	s.cpuPerGB = append(s.cpuPerGB, b.cpuPerGB)
+	s.goodput = append(s.goodput, b.BitsPerSecond)
+	s.cpuPerGB = append(s.cpuPerGB, b.CPUPerGB)
+	s.ended++
 	return nil
 }
+
+func inSeconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func newClient() *cobra.Command {
 	var p plan
@@ -141,7 +148,7 @@ func measureAll(cmd *cobra.Command, p plan, scenario string, chosen []contender,
 	rows := make([]row, len(chosen))
 	var failures []error
 	for i, c := range chosen {
-		rows[i] = all[i].row(scenario, c.name)
+		rows[i] = all[i].row(scenario, "", c.name)
 		if all[i].err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", c.name, all[i].err))
 		}

@@ -10,22 +10,34 @@ import (
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
-// A contender is one transport that can be measured. Both ends prove an
-// Ed25519 key, so that all pay for the same handshake.
+// A contender is one transport that can be measured. Those that prove a key
+// have both ends prove an Ed25519 key, so that they pay for the same handshake.
 type contender struct {
 	name    string
 	about   string
 	network string // "tcp" or "udp": what its port is taken from
-	listen  func(ctx context.Context, address string, key identity) (listener, error)
-	dialer  func(ctx context.Context, to target, key identity) (dialer, error)
+	proves  bool   // its dialer refuses a server with another key
+	// listen takes one address, or several on different links, separated by
+	// commas. Whoever cannot use several links takes the first.
+	listen func(ctx context.Context, address string, key identity) (listener, error)
+	dialer func(ctx context.Context, to target, key identity) (dialer, error)
 }
 
 // contenders are measured in this order. ri2n comes first, as the ratios are
 // those of the first to each of the others.
-var contenders = []contender{
-	{"ri2n", "this project's transport", "udp", listenRI2N, newRI2NDialer},
-	{"tls", "TLS 1.3 over kernel TCP", "tcp", listenTLS, newTLSDialer},
-}
+var contenders = append([]contender{
+	{"ri2n", "this project's transport", "udp", true, listenRI2N, newRI2NDialer},
+	{"tls", "TLS 1.3 over kernel TCP", "tcp", true, listenTLS, newTLSDialer},
+	{"quic", "quic-go", "udp", true, listenQUIC, newQUICDialer},
+	{"kcp", "kcp-go with AES-GCM and smux", "udp", false, listenKCP, newKCPDialer},
+	{"tcp", "kernel TCP as the system sets it up, usually CUBIC, not encrypted", "tcp", false, tcpKind{}.listen, tcpKind{}.dialer},
+	{"tcp-bbr", "kernel TCP with BBR, not encrypted", "tcp", false, tcpKind{congestion: "bbr"}.listen, tcpKind{congestion: "bbr"}.dialer},
+	{"tcp-cubic", "kernel TCP with CUBIC, not encrypted", "tcp", false, tcpKind{congestion: "cubic"}.listen, tcpKind{congestion: "cubic"}.dialer},
+	{"mptcp", "kernel Multipath TCP, not encrypted", "tcp", false, tcpKind{multipath: true}.listen, tcpKind{multipath: true}.dialer},
+}, rawContenders()...)
+
+// defaultContenders are those of local, server and client.
+const defaultContenders = "ri2n,tls"
 
 // A conn is one reliable stream of a contender.
 type conn interface {
@@ -52,7 +64,7 @@ func contendersNamed(list string) ([]contender, error) {
 	for name := range strings.SplitSeq(list, ",") {
 		c, ok := contenderNamed(strings.TrimSpace(name))
 		if !ok {
-			return nil, cli.Usagef("--contenders "+list, "ri2n-bench local --contenders "+contenderNames(),
+			return nil, cli.Usagef("--contenders "+list, "ri2n-bench compare --contenders "+defaultContenders,
 				"there is no contender %q; there are %s", name, contenderNames())
 		}
 		chosen = append(chosen, c)
@@ -75,6 +87,12 @@ func contenderNames() string {
 		names[i] = c.name
 	}
 	return strings.Join(names, ",")
+}
+
+// firstAddress returns the first of addresses separated by commas.
+func firstAddress(list string) string {
+	first, _, _ := strings.Cut(list, ",")
+	return first
 }
 
 // A target is where a server listens and the key that it proves, written

@@ -44,7 +44,7 @@ first contender with each other one.`,
 		},
 	}
 	p.addFlags(cmd)
-	cmd.Flags().StringVar(&names, "contenders", contenderNames(), "which to measure; ratios are those of the first")
+	cmd.Flags().StringVar(&names, "contenders", defaultContenders, "which to measure, of "+contenderNames()+"; ratios are those of the first")
 	return cmd
 }
 

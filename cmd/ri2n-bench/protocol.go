@@ -1,9 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -11,8 +10,10 @@ import (
 
 // Each connection begins with one byte that says what it measures.
 const (
-	opEcho = 'E' // the server returns what it reads: ping and set-up
-	opBulk = 'B' // the server reads to the end, then answers with a bulkReport
+	opEcho   = 'E' // the server returns what it reads: ping and set-up
+	opBulk   = 'B' // a bulkRequest follows; the server reads, then answers with a bulkReport
+	opIdle   = 'I' // the server answers with one byte and keeps the connection
+	opMemory = 'M' // the server answers with a memoryReport
 )
 
 const (
@@ -22,19 +23,23 @@ const (
 	setupLimit  = 10 * time.Second // for a connection's first byte
 	quietLimit  = 30 * time.Second // for each read and write after it
 	lingerLimit = 5 * time.Second  // for the dialer to close first
+	reportLimit = 1 << 20          // bytes of a report
 )
 
-// A bulkReport is what the receiver measured, between the first and the last
-// byte: one line of JSON at the end of a bulk connection.
-type bulkReport struct {
-	Bytes      int64   `json:"bytes"`
-	Seconds    float64 `json:"seconds"`
-	CPUSeconds float64 `json:"cpu_seconds"` // of the whole receiving process
+// errKept reports a connection that stays open after its server function.
+var errKept = errors.New("connection kept")
+
+// serve answers one connection to its end. After errKept the caller has the
+// connection and closes it.
+func serve(c conn) error {
+	err := serveOperation(c)
+	if err != errKept {
+		c.Close()
+	}
+	return err
 }
 
-// serve answers one connection to its end.
-func serve(c conn) error {
-	defer c.Close()
+func serveOperation(c conn) error {
 	c.SetDeadline(time.Now().Add(setupLimit))
 	var op [1]byte
 	if _, err := io.ReadFull(c, op[:]); err != nil {
@@ -45,6 +50,10 @@ func serve(c conn) error {
 		return serveEcho(c)
 	case opBulk:
 		return serveBulk(c)
+	case opIdle:
+		return serveIdle(c)
+	case opMemory:
+		return serveMemory(c)
 	}
 	return fmt.Errorf("unknown operation %q", op[0])
 }
@@ -64,116 +73,6 @@ func serveEcho(c conn) error {
 			return err
 		}
 	}
-}
-
-func serveBulk(c conn) error {
-	buf := make([]byte, writeSize)
-	var report bulkReport
-	var first, last time.Time
-	var cpu float64
-	var extended time.Time
-	for {
-		n, err := c.Read(buf)
-		if n > 0 {
-			last = time.Now()
-			if first.IsZero() {
-				first, cpu = last, processCPU()
-			} else {
-				report.Bytes += int64(n) // the first read starts the clock
-			}
-			if last.Sub(extended) > time.Second {
-				c.SetDeadline(last.Add(quietLimit))
-				extended = last
-			}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-	}
-	report.Seconds = last.Sub(first).Seconds()
-	report.CPUSeconds = processCPU() - cpu
-	line, err := json.Marshal(report)
-	if err != nil {
-		return err
-	}
-	if _, err := c.Write(append(line, '\n')); err != nil {
-		return err
-	}
-	return c.CloseWrite()
-}
-
-// A bulk is one measured transfer.
-type bulk struct {
-	bitsPerSecond float64
-	cpuPerGB      float64 // CPU-seconds of both ends per 10^9 bytes
-}
-
-// measureBulk sends for the given time, or exactly size bytes when size is
-// positive.
-func measureBulk(ctx context.Context, d dialer, send time.Duration, size int64) (bulk, error) {
-	c, err := d.Dial(ctx)
-	if err != nil {
-		return bulk{}, fmt.Errorf("dial: %w", err)
-	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-
-	block := make([]byte, writeSize)
-	for i := range block {
-		block[i] = byte(i * 31)
-	}
-	c.SetDeadline(time.Now().Add(send + quietLimit))
-	if _, err := c.Write([]byte{opBulk}); err != nil {
-		return bulk{}, fmt.Errorf("send: %w", err)
-	}
-	cpu := processCPU()
-	start := time.Now()
-	end := start.Add(send)
-	extended := start
-	for sent := int64(0); ; {
-		b := block
-		if size > 0 {
-			if left := size - sent; left < int64(len(b)) {
-				b = b[:left]
-			}
-			if len(b) == 0 {
-				break
-			}
-		} else if !time.Now().Before(end) {
-			break
-		}
-		n, err := c.Write(b)
-		sent += int64(n)
-		if err != nil {
-			return bulk{}, fmt.Errorf("send: %w", err)
-		}
-		if now := time.Now(); now.Sub(extended) > time.Second {
-			c.SetDeadline(now.Add(quietLimit))
-			extended = now
-		}
-	}
-	if err := c.CloseWrite(); err != nil {
-		return bulk{}, fmt.Errorf("send: %w", err)
-	}
-	line, err := bufio.NewReader(io.LimitReader(c, 4096)).ReadBytes('\n')
-	if err != nil {
-		return bulk{}, fmt.Errorf("receive report: %w", err)
-	}
-	cpu = processCPU() - cpu
-	var report bulkReport
-	if err := json.Unmarshal(line, &report); err != nil {
-		return bulk{}, fmt.Errorf("receive report: %w", err)
-	}
-	if report.Bytes <= 0 || report.Seconds <= 0 {
-		return bulk{}, fmt.Errorf("receiver counted %d bytes in %g s: send for longer", report.Bytes, report.Seconds)
-	}
-	return bulk{
-		bitsPerSecond: float64(report.Bytes) * 8 / report.Seconds,
-		cpuPerGB:      (cpu + report.CPUSeconds) / (float64(report.Bytes) / 1e9),
-	}, nil
 }
 
 // measurePing returns the round-trip times of count messages of 64 bytes, one

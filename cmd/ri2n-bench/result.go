@@ -11,20 +11,33 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 )
 
-// A row is what one contender reached in one scenario. Numbers that were not
-// measured are null.
+// A row is what one contender reached in one scenario. What does not apply or
+// was not measured is absent.
 type row struct {
 	Scenario   string     `json:"scenario"`
+	Variant    string     `json:"variant,omitzero"`
 	Contender  string     `json:"contender"`
 	Rounds     int        `json:"rounds"` // that ended well
-	Goodput    cli.Number `json:"goodput_bps"`
-	GoodputMin cli.Number `json:"goodput_bps_min"`
-	GoodputMax cli.Number `json:"goodput_bps_max"`
-	CPUPerGB   cli.Number `json:"cpu_seconds_per_gb"`
-	PingP50    cli.Number `json:"ping_p50_us"`
-	PingP99    cli.Number `json:"ping_p99_us"`
-	SetupP50   cli.Number `json:"setup_p50_ms"`
-	Error      string     `json:"error"`
+	Goodput    cli.Number `json:"goodput_bps,omitzero"`
+	GoodputMin cli.Number `json:"goodput_bps_min,omitzero"`
+	GoodputMax cli.Number `json:"goodput_bps_max,omitzero"`
+	CPUPerGB   cli.Number `json:"cpu_seconds_per_gb,omitzero"`
+	PingP50    cli.Number `json:"ping_p50_us,omitzero"`
+	PingP99    cli.Number `json:"ping_p99_us,omitzero"`
+	SetupP50   cli.Number `json:"setup_p50_ms,omitzero"`
+	LongestGap cli.Number `json:"longest_gap_ms,omitzero"` // of all rounds
+
+	// After a fault: goodput from half a second later on.
+	Recovered cli.Number `json:"goodput_after_fault_bps,omitzero"`
+	// Beside a rival: the part of both goodputs that is this contender's.
+	Share cli.Number `json:"share,omitzero"`
+	// Idle sessions.
+	Sessions   int        `json:"sessions,omitzero"`
+	RSS        cli.Number `json:"rss_bytes_per_session,omitzero"`
+	Goroutines cli.Number `json:"goroutines_per_session,omitzero"`
+	CPUShare   cli.Number `json:"idle_cpu_share,omitzero"` // of one core, both ends
+
+	Error string `json:"error,omitzero"`
 }
 
 // A ratio compares the first contender with another: above 1 the first has
@@ -41,34 +54,50 @@ type ratio struct {
 // A document is the result "instantgrid/bench/1".
 type document struct {
 	Rows   []row   `json:"rows"`
-	Ratios []ratio `json:"ratios"`
+	Ratios []ratio `json:"ratios,omitzero"` // of local and client
+	Goals  []goal  `json:"goals,omitzero"`  // of compare
 }
 
 // samples are all measurements of one contender.
 type samples struct {
 	goodput, cpuPerGB []float64
+	gap               []float64 // ms
+	recovered, share  []float64
 	ping, setup       []time.Duration
+	idle              *idle
+	ended             int   // rounds that ended well
 	err               error // the first one; what was measured before it counts
 }
 
-func (s *samples) row(scenario, name string) row {
-	nan := cli.Number(math.NaN())
+func (s *samples) row(scenario, variant, name string) row {
 	r := row{
-		Scenario: scenario, Contender: name, Rounds: len(s.goodput),
-		Goodput: cli.Number(quantile(s.goodput, 0.5)), GoodputMin: nan, GoodputMax: nan,
-		CPUPerGB: cli.Number(quantile(s.cpuPerGB, 0.5)),
-		PingP50:  cli.Number(quantile(in(s.ping, time.Microsecond), 0.5)),
-		PingP99:  cli.Number(quantile(in(s.ping, time.Microsecond), 0.99)),
-		SetupP50: cli.Number(quantile(in(s.setup, time.Millisecond), 0.5)),
+		Scenario: scenario, Variant: variant, Contender: name, Rounds: s.ended,
+		Goodput:    middle(s.goodput),
+		GoodputMin: cli.Number(quantile(s.goodput, 0)),
+		GoodputMax: cli.Number(quantile(s.goodput, 1)),
+		CPUPerGB:   middle(s.cpuPerGB),
+		PingP50:    cli.Number(quantile(in(s.ping, time.Microsecond), 0.5)),
+		PingP99:    cli.Number(quantile(in(s.ping, time.Microsecond), 0.99)),
+		SetupP50:   cli.Number(quantile(in(s.setup, time.Millisecond), 0.5)),
+		LongestGap: cli.Number(quantile(s.gap, 1)),
+		Recovered:  middle(s.recovered),
+		Share:      middle(s.share),
+		RSS:        cli.Number(math.NaN()),
+		Goroutines: cli.Number(math.NaN()),
+		CPUShare:   cli.Number(math.NaN()),
 	}
-	if len(s.goodput) > 0 {
-		r.GoodputMin, r.GoodputMax = cli.Number(slices.Min(s.goodput)), cli.Number(slices.Max(s.goodput))
+	if s.idle != nil {
+		r.Sessions = s.idle.Sessions
+		r.RSS, r.Goroutines, r.CPUShare = cli.Number(s.idle.RSS), cli.Number(s.idle.Goroutines), cli.Number(s.idle.CPUShare)
 	}
 	if s.err != nil {
 		r.Error = s.err.Error()
 	}
 	return r
 }
+
+// middle returns the median, or no number for none.
+func middle(values []float64) cli.Number { return cli.Number(quantile(values, 0.5)) }
 
 // in converts durations to numbers of the given unit.
 func in(ds []time.Duration, unit time.Duration) []float64 {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -24,19 +26,42 @@ func listenRI2N(ctx context.Context, address string, key identity) (listener, er
 	if err != nil {
 		return nil, err
 	}
+	// One link for each address; all have the port of the first.
+	var addr net.Addr
+	for i, at := range strings.Split(address, ",") {
+		if addr != nil {
+			host, _, err := net.SplitHostPort(at)
+			if err != nil {
+				endpoint.Close()
+				return nil, err
+			}
+			at = net.JoinHostPort(host, strconv.Itoa(addr.(*net.UDPAddr).Port))
+		}
+		pc, err := addLink(ctx, endpoint, i, at)
+		if err != nil {
+			endpoint.Close()
+			return nil, err
+		}
+		if addr == nil {
+			addr = pc.LocalAddr()
+		}
+	}
+	return &ri2nListener{endpoint, addr}, nil
+}
+
+// addLink makes a UDP socket bound to address a link of the endpoint.
+func addLink(ctx context.Context, endpoint *ri2n.Endpoint, i int, address string) (*ri2n.Link, error) {
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(ctx, "udp", address)
 	if err != nil {
-		endpoint.Close()
 		return nil, err
 	}
-	addr := pc.LocalAddr()
-	if _, err := endpoint.AddLink("bench", pc); err != nil {
+	link, err := endpoint.AddLink("link"+strconv.Itoa(i), pc)
+	if err != nil {
 		pc.Close()
-		endpoint.Close()
 		return nil, err
 	}
-	return &ri2nListener{endpoint, addr}, nil
+	return link, nil
 }
 
 func (l *ri2nListener) Addr() net.Addr { return l.addr }
@@ -107,37 +132,37 @@ func (c *ri2nConn) Close() error {
 
 type ri2nDialer struct {
 	endpoint *ri2n.Endpoint
-	remote   ri2n.Remote
+	remotes  []ri2n.Remote // the first is dialed, the others are added as paths
 	peer     ri2n.PeerID
 }
 
 func newRI2NDialer(ctx context.Context, to target, key identity) (dialer, error) {
-	addr, err := net.ResolveUDPAddr("udp", to.address)
-	if err != nil {
-		return nil, err
-	}
-	local, err := localAddressFor(addr)
-	if err != nil {
-		return nil, err
-	}
 	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n})
 	if err != nil {
 		return nil, err
 	}
-	pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: local})
-	if err != nil {
-		endpoint.Close()
-		return nil, err
+	d := &ri2nDialer{endpoint: endpoint, peer: to.peer}
+	for i, at := range strings.Split(to.address, ",") {
+		addr, err := net.ResolveUDPAddr("udp", at)
+		if err != nil {
+			endpoint.Close()
+			return nil, err
+		}
+		local, err := localAddressFor(addr)
+		if err != nil {
+			endpoint.Close()
+			return nil, err
+		}
+		link, err := addLink(ctx, endpoint, i, net.JoinHostPort(local.String(), "0"))
+		if err != nil {
+			endpoint.Close()
+			return nil, err
+		}
+		to4in6 := addr.AddrPort()
+		remote := netip.AddrPortFrom(to4in6.Addr().Unmap(), to4in6.Port())
+		d.remotes = append(d.remotes, ri2n.Remote{Link: link, Addr: remote})
 	}
-	link, err := endpoint.AddLink("bench", pc)
-	if err != nil {
-		pc.Close()
-		endpoint.Close()
-		return nil, err
-	}
-	to4in6 := addr.AddrPort()
-	remote := netip.AddrPortFrom(to4in6.Addr().Unmap(), to4in6.Port())
-	return &ri2nDialer{endpoint, ri2n.Remote{Link: link, Addr: remote}, to.peer}, nil
+	return d, nil
 }
 
 // localAddressFor returns the address that packets to addr leave from. No
@@ -152,9 +177,15 @@ func localAddressFor(addr *net.UDPAddr) (net.IP, error) {
 }
 
 func (d *ri2nDialer) Dial(ctx context.Context) (conn, error) {
-	session, err := d.endpoint.Dial(ctx, d.peer, d.remote)
+	session, err := d.endpoint.Dial(ctx, d.peer, d.remotes[0])
 	if err != nil {
 		return nil, err
+	}
+	for _, r := range d.remotes[1:] {
+		if _, err := session.AddPath(ctx, r); err != nil {
+			session.Close()
+			return nil, fmt.Errorf("add path to %v: %w", r, err)
+		}
 	}
 	stream, err := session.OpenStream(ctx)
 	if err != nil {

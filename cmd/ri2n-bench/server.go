@@ -54,7 +54,7 @@ nothing of what it receives: run it while you measure, and no longer.`,
 	}
 	cmd.Flags().StringVar(&listen, "listen", "0.0.0.0:4433", "address and port to listen on; port 0 picks one for each contender")
 	cmd.Flags().StringVar(&host, "host", "", "host to print in place of the listening address")
-	cmd.Flags().StringVar(&names, "contenders", contenderNames(), "which to serve")
+	cmd.Flags().StringVar(&names, "contenders", defaultContenders, "which to serve, of "+contenderNames())
 	cmd.Flags().BoolVar(&untilInputEnds, "until-input-ends", false, "end when the standard input does")
 	cmd.Flags().MarkHidden("until-input-ends")
 	return cmd
@@ -96,7 +96,7 @@ func runServer(ctx context.Context, cmd *cobra.Command, chosen []contender, list
 		}
 		serving.Go(func() {
 			defer ln.Close()
-			if err := acceptLoop(ctx, ln); err != nil {
+			if err := acceptLoop(ctx, ln, maxConns); err != nil {
 				failed <- fmt.Errorf("%s: %w", c.name, err)
 			}
 		})
@@ -144,10 +144,12 @@ func someAddress() string {
 	return "127.0.0.1"
 }
 
-// acceptLoop serves at most maxConns connections at a time until ctx ends;
-// those above are closed at once.
-func acceptLoop(ctx context.Context, ln listener) error {
-	slots := make(chan struct{}, maxConns)
+// acceptLoop serves at most limit connections at a time until ctx ends; those
+// above are closed at once. Idle ones are kept, and count while they are.
+func acceptLoop(ctx context.Context, ln listener, limit int) error {
+	slots := make(chan struct{}, limit)
+	var keep keptConns
+	defer keep.close()
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	for {
@@ -161,16 +163,41 @@ func acceptLoop(ctx context.Context, ln listener) error {
 		select {
 		case slots <- struct{}{}:
 		default:
-			c.Close()
+			conns.Go(func() { c.Close() })
 			continue
 		}
 		conns.Go(func() {
-			defer func() { <-slots }()
 			stop := context.AfterFunc(ctx, func() { c.Close() })
 			defer stop()
 			// Its error reaches the client as a connection that ends early,
 			// and the client is who reports.
-			_ = serve(c)
+			if serve(c) == errKept {
+				keep.add(c)
+				return
+			}
+			<-slots
 		})
 	}
+}
+
+// keptConns are connections that nobody serves.
+type keptConns struct {
+	mu    sync.Mutex
+	conns []conn
+}
+
+func (k *keptConns) add(c conn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.conns = append(k.conns, c)
+}
+
+func (k *keptConns) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, c := range k.conns {
+		closing.Go(func() { c.Close() })
+	}
+	closing.Wait()
 }

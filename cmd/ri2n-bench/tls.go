@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 // tlsConfig has both sides prove a key and keeps session tickets out, so that
@@ -24,6 +26,15 @@ func tlsConfig(key identity) *tls.Config {
 	}
 }
 
+// A tlsConn is a TLS connection that can drop what is still to be sent.
+type tlsConn struct {
+	*tls.Conn
+	tcp *net.TCPConn
+}
+
+// abort is that of tcpConn.
+func (c tlsConn) abort() { c.tcp.SetLinger(0) }
+
 type tlsListener struct {
 	net.Listener
 	config *tls.Config
@@ -31,7 +42,7 @@ type tlsListener struct {
 
 func listenTLS(ctx context.Context, address string, key identity) (listener, error) {
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", address)
+	ln, err := lc.Listen(ctx, "tcp", firstAddress(address))
 	if err != nil {
 		return nil, err
 	}
@@ -41,16 +52,11 @@ func listenTLS(ctx context.Context, address string, key identity) (listener, err
 // Accept returns a connection before its handshake, which happens at the first
 // Read, under the deadline that serve sets.
 func (l *tlsListener) Accept(ctx context.Context) (conn, error) {
-	stop := context.AfterFunc(ctx, func() { l.Listener.Close() })
-	defer stop()
-	c, err := l.Listener.Accept()
+	c, err := acceptTCP(ctx, l.Listener)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
 		return nil, err
 	}
-	return tls.Server(c, l.config), nil
+	return tlsConn{tls.Server(c, l.config), c}, nil
 }
 
 type tlsDialer struct {
@@ -59,15 +65,19 @@ type tlsDialer struct {
 }
 
 func newTLSDialer(ctx context.Context, to target, key identity) (dialer, error) {
-	config := tlsConfig(key)
+	return &tlsDialer{firstAddress(to.address), verifyPeer(tlsConfig(key), to.peer)}, nil
+}
+
+// verifyPeer makes config refuse a server that proves another key than want's.
+func verifyPeer(config *tls.Config, want ri2n.PeerID) *tls.Config {
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		got, err := peerOf(state)
-		if err == nil && got != to.peer {
-			err = &wrongPeerError{to.peer, got}
+		if err == nil && got != want {
+			err = &wrongPeerError{want, got}
 		}
 		return err
 	}
-	return &tlsDialer{to.address, config}, nil
+	return config
 }
 
 func (d *tlsDialer) Dial(ctx context.Context) (conn, error) {
@@ -75,7 +85,8 @@ func (d *tlsDialer) Dial(ctx context.Context) (conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.(*tls.Conn), nil
+	tc := c.(*tls.Conn)
+	return tlsConn{tc, tc.NetConn().(*net.TCPConn)}, nil
 }
 
 func (d *tlsDialer) Close() error { return nil }

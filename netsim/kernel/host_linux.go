@@ -38,6 +38,12 @@ func (h *Host) Name() string { return h.node.name }
 // private one.
 func (h *Host) Addr() netip.Addr { return h.node.address }
 
+// Do runs f on a thread inside the host, for what the other methods do not
+// offer: devices, system controls, sockets of other kinds. f must be short, as
+// it holds up whatever else the host is asked for, and must not start a
+// goroutine that relies on being inside.
+func (h *Host) Do(f func() error) error { return h.node.ns.do(f) }
+
 // ListenPacket binds a UDP socket on the host's address; port zero picks one.
 // The connection is a *net.UDPConn on a real socket.
 func (h *Host) ListenPacket(ctx context.Context, port uint16) (net.PacketConn, error) {

@@ -54,6 +54,30 @@ func (n *Network) Counters(string) (up, down Counters, err error) { return up, d
 // Close does nothing.
 func (n *Network) Close() error { return nil }
 
+// A Pair is two hosts joined by links, which this system does not have.
+type Pair struct{}
+
+// StartPair returns an error that wraps ErrNotPermitted.
+func StartPair(uint64, ...netsim.Link) (*Pair, error) { return nil, notHere() }
+
+// PairDevice returns nothing.
+func PairDevice(int) string { return "" }
+
+// Host returns nil.
+func (p *Pair) Host(int) *Host { return nil }
+
+// Addr returns the zero address.
+func (p *Pair) Addr(host, i int) netip.Addr { return netip.Addr{} }
+
+// SetLink returns an error.
+func (p *Pair) SetLink(int, netsim.Link) error { return notHere() }
+
+// Counters returns nothing.
+func (p *Pair) Counters(int) (up, down Counters) { return up, down }
+
+// Close does nothing.
+func (p *Pair) Close() error { return nil }
+
 // A Host is a computer of a running network.
 type Host struct{}
 
@@ -62,6 +86,9 @@ func (h *Host) Name() string { return "" }
 
 // Addr returns the zero address.
 func (h *Host) Addr() netip.Addr { return netip.Addr{} }
+
+// Do returns an error.
+func (h *Host) Do(func() error) error { return notHere() }
 
 // ListenPacket returns an error.
 func (h *Host) ListenPacket(context.Context, uint16) (net.PacketConn, error) { return nil, notHere() }

@@ -797,3 +797,21 @@ func (r *rig) check() error {
 	}
 	return nil
 }
+
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	var l refusalLog
+	lines := 0
+	for i := range 100_000 { // ten seconds of 10,000 strangers a second
+		id := peerID(1)
+		id[0], id[1] = byte(i), byte(i>>8)
+		if l.due(t0.Add(time.Duration(i)*100*time.Microsecond), id) {
+			lines++
+		}
+	}
+	if lines > 11 || len(l.said) > maxSaid {
+		t.Errorf("%d lines in 10 s, %d peers remembered", lines, len(l.said))
+	}
+	if !l.due(t0.Add(time.Hour), peerID(9)) || l.due(t0.Add(time.Hour+30*time.Second), peerID(9)) {
+		t.Error("a peer is not logged once a minute")
+	}
+}

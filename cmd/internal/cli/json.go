@@ -15,13 +15,19 @@ import (
 // which JSON lacks, become null.
 type Number float64
 
+// IsZero reports whether n is one of these, so that a field with the option
+// omitzero is absent for what was not measured, and not for a measured zero.
+func (n Number) IsZero() bool {
+	f := float64(n)
+	return math.IsNaN(f) || math.IsInf(f, 0)
+}
+
 // MarshalJSON implements [json.Marshaler].
 func (n Number) MarshalJSON() ([]byte, error) {
-	f := float64(n)
-	if math.IsNaN(f) || math.IsInf(f, 0) {
+	if n.IsZero() {
 		return []byte("null"), nil
 	}
-	return strconv.AppendFloat(nil, f, 'f', -1, 64), nil
+	return strconv.AppendFloat(nil, float64(n), 'f', -1, 64), nil
 }
 
 // AppendDocument extends b by v as one JSON document on one line, with
