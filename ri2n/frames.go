@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"slices"
 	"time"
 )
 
@@ -36,13 +37,17 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	if pkt.reserved {
 		return &violation{codeProtocolViolation, "reserved bits set"}
 	}
-	if pkt.updated {
+	if pkt.updates > s.readKeys.current.Load().count {
 		if v := s.peerUpdatedKeys(now); v != nil {
 			return v
 		}
 	}
 	p := s.pathByID(pkt.path)
 	if p == nil {
+		if slices.Contains(s.retired, pkt.path) {
+			s.endpoint.counters.closedPathPackets.Add(1)
+			return nil
+		}
 		if p = s.peerOpensPath(pkt, l, now); p == nil {
 			return nil
 		}
@@ -354,6 +359,12 @@ func (s *Session) onPathStatus(now time.Time, f pathStatusFrame) {
 func (s *Session) onPathAbandon(now time.Time, f pathAbandonFrame) {
 	p := s.pathByID(f.path)
 	if p == nil {
+		// A path that never came to be: its challenges were lost.
+		if !s.ours(f.path) && f.path <= s.localLimit && !slices.Contains(s.retired, f.path) {
+			if r := s.endpoint.routes.findShort(s.localIDs.cid(f.path, 0)); r != nil && r.session == s {
+				s.retirePath(f.path)
+			}
+		}
 		return
 	}
 	if len(s.paths) == 1 {

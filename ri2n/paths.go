@@ -25,8 +25,13 @@ func (s *Session) AddPath(ctx context.Context, r Remote) (PathInfo, error) {
 			s.mu.Unlock()
 			return PathInfo{}, ErrTooManyPaths
 		}
-		p = s.newPath(s.nextPath, r.Link, r.Addr, now)
+		id := s.nextPath
 		s.nextPath += 2
+		if !s.addRoute(id) {
+			s.mu.Unlock()
+			return PathInfo{}, fmt.Errorf("%w: %v: connection ID collision", ErrNoPath, r)
+		}
+		p = s.newPath(id, r.Link, r.Addr, now)
 		p.chosen = true
 		p.prove(s, now)
 		s.paths = append(s.paths, p)
@@ -123,11 +128,10 @@ func (s *Session) findPath(l *Link, addr netip.AddrPort) *path {
 // peerOpensPath makes the state of a path whose first packet has been
 // authenticated, or returns nil if the peer opens too many.
 func (s *Session) peerOpensPath(pkt *receivedPacket, l *Link, now time.Time) *path {
-	ours := pkt.path%2 == 0 == s.client
 	if second := now.Unix(); second != s.pathSecond {
 		s.pathSecond, s.pathOpens = second, 0
 	}
-	if ours || len(s.paths) >= maxPaths || s.pathOpens >= maxPathOpens {
+	if s.ours(pkt.path) || len(s.paths) >= maxPaths || s.pathOpens >= maxPathOpens {
 		s.endpoint.counters.pathsRefused.Add(1)
 		return nil
 	}
@@ -311,19 +315,37 @@ func (s *Session) dropPath(p *path) {
 	if p.hasToken {
 		s.endpoint.routes.removeReset(p.resetToken, s)
 	}
-	s.endpoint.routes.removeShort(p.localID, s)
-	if ours := p.id%2 == 0 == s.client; !ours {
-		s.localLimit += 2
-		s.addRoute(s.localLimit - 1)
-		s.addRoute(s.localLimit)
-		s.maxPathsDue = true
-	}
+	s.retirePath(p.id)
 	if s.sending == p {
 		s.sending = nil
 		s.choosePath()
 	}
 	s.notePathChange()
 }
+
+// retirePath ends the use of a path ID and gives the peer another one in the
+// place of its own. The route stays for a while: a late packet that found no
+// session would be answered with a stateless reset.
+func (s *Session) retirePath(id pathID) {
+	if len(s.retired) == maxRetiredPaths {
+		s.endpoint.routes.removeShort(s.localIDs.cid(s.retired[0], 0), s)
+		s.retired = append(s.retired[:0], s.retired[1:]...)
+	}
+	s.retired = append(s.retired, id)
+	if s.ours(id) {
+		return
+	}
+	s.localLimit += 2
+	next := s.localLimit
+	if s.ours(next) {
+		next--
+	}
+	s.addRoute(next)
+	s.maxPathsDue = true
+}
+
+// maxRetiredPaths bounds the closed paths whose late packets are recognised.
+const maxRetiredPaths = 32
 
 // choosePath picks the path that carries our data: a direct one before a
 // relay, then the one with the lower least RTT. A path that is in use stays unless

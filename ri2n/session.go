@@ -85,6 +85,7 @@ type pathTable struct {
 	pathOpens    int    // by the peer, in pathSecond
 	pathSecond   int64
 	pathsChanged chan struct{}
+	retired      []pathID // closed; their routes stay for late packets
 }
 
 // A streamTable holds the streams of a session that are not over, and the
@@ -197,7 +198,9 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range pathID(initialMaxPathID + 1) {
-		s.addRoute(id)
+		if id == 0 || !s.ours(id) {
+			s.addRoute(id)
+		}
 	}
 	p := s.newPath(0, h.path.link, h.path.addr, now)
 	p.mtu = h.datagramSize(h.path)
@@ -222,10 +225,13 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	return s, nil
 }
 
-// addRoute registers our connection ID of path id. A collision with another
-// session's costs this session that ID.
-func (s *Session) addRoute(id pathID) {
-	s.endpoint.routes.addShort(s.localIDs.cid(id, 0), &route{session: s, path: id})
+// ours reports whether path id is for this side to open.
+func (s *Session) ours(id pathID) bool { return id%2 == 0 == s.client }
+
+// addRoute registers our connection ID of path id. It reports false for a
+// collision with another session's, which costs this session that ID.
+func (s *Session) addRoute(id pathID) bool {
+	return s.endpoint.routes.addShort(s.localIDs.cid(id, 0), &route{session: s, path: id})
 }
 
 // begin sends the first packets.
@@ -330,7 +336,15 @@ func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 			s.acceptQueue[0] = nil
 			s.acceptQueue = s.acceptQueue[1:]
 			more := len(s.acceptQueue) > 0
-			s.mu.Unlock()
+			st.accepted = true
+			if st.retired {
+				s.streamOver()
+			}
+			if s.maxStreamsDue {
+				s.flush(time.Now())
+			} else {
+				s.mu.Unlock()
+			}
 			if more {
 				signal(s.incoming)
 			}
@@ -532,7 +546,7 @@ func (s *Session) leave() {
 			e.routes.removeReset(p.resetToken, s)
 		}
 	}
-	for id := range s.localLimit + 1 {
+	for id := range max(s.localLimit, s.nextPath) + 1 {
 		e.routes.removeShort(s.localIDs.cid(id, 0), s)
 	}
 	s.notePathChange()

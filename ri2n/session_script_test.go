@@ -648,6 +648,11 @@ func TestOneWayDeadPath(t *testing.T) {
 				if took := time.Since(begun); took > 5*time.Second {
 					t.Errorf("took %v", took)
 				}
+				for range 12 { // path IDs that came to nothing are replaced
+					if _, err := client.AddPath(t.Context(), Remote{Link: l.la, Addr: linkAddr(l.lb)}); !errors.Is(err, ErrNoPath) {
+						t.Fatalf("err = %v, want %v", err, ErrNoPath)
+					}
+				}
 				time.Sleep(5 * time.Second)
 				if got := len(server.Paths()); got != 1 {
 					t.Errorf("server keeps %d paths, want 1: %+v", got, server.Paths())
