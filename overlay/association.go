@@ -176,6 +176,7 @@ func (a *association) run(control *ri2n.Stream) {
 			return
 		}
 	}
+	a.paths.open()
 	running.Go(func() { a.write(control) })
 	running.Go(func() { a.read(control) })
 	select {

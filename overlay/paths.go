@@ -106,14 +106,18 @@ func (k *pathKeeper) wake() {
 	}
 }
 
+// open makes the agent, before any message for it is read.
+func (k *pathKeeper) open() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.policyLocked() != PathRelayOnly {
+		k.makeAgent()
+	}
+}
+
 // run keeps the paths until ctx ends or the session does.
 func (k *pathKeeper) run(ctx context.Context) {
 	s := k.a.session
-	k.mu.Lock()
-	if k.policyLocked() != PathRelayOnly && !k.closed {
-		k.makeAgent()
-	}
-	k.mu.Unlock()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -247,7 +251,7 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	}
 	dropRelay := policy == PathDirectOnly && direct && carrier
 	next := time.Hour
-	if !k.again.IsZero() {
+	if !k.again.IsZero() && !k.punching && !k.starting && k.agent != nil {
 		next = min(next, k.again.Sub(now))
 	}
 	if a.client && !carrier && policy != PathDirectOnly {

@@ -26,8 +26,10 @@ func newRoot() *cobra.Command {
 		Short: "Connect computers behind NATs",
 		Long: `grid connects computers behind NATs: a rendezvous on a public host introduces
 them, and they then talk directly wherever their networks allow it.`,
-		Example: `grid send photos.tar   # prints a token
-grid recv TOKEN   # on any other computer: fetches the file`,
+		Example: `# Prints a token:
+grid send photos.tar
+# On any other computer, with that token:
+grid recv TOKEN`,
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&o.dir, "dir", "", "state `directory` (default $XDG_STATE_HOME/instantgrid, else ~/.local/state/instantgrid)")

@@ -178,7 +178,7 @@ func pingAll(cmd *cobra.Command, f pingFlags, peer ri2n.PeerID, once pingFunc, d
 		if err != nil {
 			last = err
 			if !cli.JSON(cmd) && !f.untilDirect {
-				cli.Note(cmd, "no answer: %v", shortCause(err))
+				cli.Note(cmd, "no pong from %s: %v", peer.Short(), shortCause(err))
 			}
 		} else {
 			doc.Received++
@@ -197,6 +197,9 @@ func pingAll(cmd *cobra.Command, f pingFlags, peer ri2n.PeerID, once pingFunc, d
 			}
 		}
 		if f.untilDirect && !time.Now().Add(interval).Before(over) || !f.untilDirect && doc.Sent >= f.count {
+			if !f.untilDirect && doc.Advice != "" && !cli.JSON(cmd) {
+				cli.Note(cmd, "to make it direct: %s", doc.Advice)
+			}
 			return verdict(f, peer, doc, last)
 		}
 		select {
@@ -226,8 +229,6 @@ func verdict(f pingFlags, peer ri2n.PeerID, doc *pingDocument, last error) error
 			Next:   doc.Advice,
 			Code:   cli.ExitRelayed,
 		}
-	case doc.Path != overlay.KindDirect && doc.Advice != "":
-		return nil
 	}
 	return nil
 }

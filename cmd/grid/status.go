@@ -98,7 +98,7 @@ func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
 			p.ID, pathText(p.Path), rttText(p.Path.RTT),
 			now.Sub(p.Since).Round(time.Second), sizeText(int64(p.BytesSent)), sizeText(int64(p.BytesReceived)))
 		if p.Path.Kind != overlay.KindDirect && p.Path.Advice != "" {
-			if _, err := fmt.Fprintf(w, "            to change that: %s\n", p.Path.Advice); err != nil {
+			if _, err := fmt.Fprintf(w, "            to make it direct: %s\n", p.Path.Advice); err != nil {
 				return err
 			}
 		}

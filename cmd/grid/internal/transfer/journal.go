@@ -44,8 +44,8 @@ func readJournal(root *os.Root, name string) (e journalEntry, err error) {
 }
 
 // writeJournal replaces the entry, so that a reader finds the old one or the
-// new one whatever happens.
-func writeJournal(root *os.Root, name string, e journalEntry) error {
+// new one whatever happens; a volatile one need not survive a power cut.
+func writeJournal(root *os.Root, name string, e journalEntry, volatile bool) error {
 	e.Schema = journalSchema
 	b, err := json.Marshal(e)
 	if err != nil {
@@ -57,7 +57,7 @@ func writeJournal(root *os.Root, name string, e journalEntry) error {
 		return err
 	}
 	_, err = f.Write(append(b, '\n'))
-	if err == nil {
+	if err == nil && !volatile {
 		err = f.Sync()
 	}
 	if closeErr := f.Close(); err == nil {

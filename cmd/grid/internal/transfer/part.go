@@ -207,7 +207,7 @@ func (p *partFile) begin(start int64) error {
 	p.noted = start
 	// This entry promises nothing about the disk: it says whose the file is.
 	// Later ones are made once the data is known to be there.
-	if err := writeJournal(p.root, p.name, p.entry(0)); err != nil {
+	if err := p.note(p.entry(0)); err != nil {
 		return p.writeError(err)
 	}
 	p.entries = make(chan journalEntry, 1)
@@ -215,12 +215,25 @@ func (p *partFile) begin(start int64) error {
 		for e := range p.entries {
 			// A journal that is behind costs a power cut's survivor some
 			// bytes, and nothing else.
-			if p.data.Sync() == nil {
-				_ = writeJournal(p.root, p.name, e)
+			if p.sync() == nil {
+				_ = p.note(e)
 			}
 		}
 	})
 	return nil
+}
+
+// note replaces the entry in the journal.
+func (p *partFile) note(e journalEntry) error {
+	return writeJournal(p.root, p.name, e, p.opt.volatile)
+}
+
+// sync returns when the data is on the disk.
+func (p *partFile) sync() error {
+	if p.opt.volatile {
+		return nil
+	}
+	return p.data.Sync()
 }
 
 func (p *partFile) entry(offset int64) journalEntry {
@@ -258,7 +271,7 @@ func (p *partFile) sum() Sum { return Sum(p.state.Sum(nil)) }
 // finish makes the file durable and gives it its name.
 func (p *partFile) finish() error {
 	p.stopKeeper()
-	if err := p.data.Sync(); err != nil {
+	if err := p.sync(); err != nil {
 		return p.writeError(err)
 	}
 	if now := time.Now(); p.modTime.Before(now.Add(24 * time.Hour)) {
@@ -269,7 +282,9 @@ func (p *partFile) finish() error {
 		return err
 	}
 	err := p.root.Remove(p.name + journalSuffix)
-	syncDir(p.root)
+	if !p.opt.volatile {
+		syncDir(p.root)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return &fileError{true, err}
 	}

@@ -33,6 +33,9 @@ type ReceiveOptions struct {
 
 	// open replaces the file system's files in tests; nil opens real ones.
 	open func(*partFile, Offer) (partData, error)
+	// volatile leaves out what makes files survive a power cut, which takes
+	// most of the time of a fuzz target.
+	volatile bool
 }
 
 // Receive takes one file from conn, which it leaves open, and returns once it
