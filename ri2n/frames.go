@@ -81,6 +81,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 		return nil
 	}
 	p.numbers.add(pkt.number)
+	p.updates = max(p.updates, pkt.updates)
 	p.acks.received(now, pkt.number, asks.ack, !inOrder, asks.atOnce)
 	if asks.data {
 		// When what was a flow of packets stops, one PING finds out whether
@@ -95,8 +96,10 @@ const silenceWait = 250 * time.Millisecond
 
 // peerUpdatedKeys follows the peer into the next key phase.
 func (s *Session) peerUpdatedKeys(now time.Time) *violation {
-	g := s.readKeys.current.Load()
-	if g.previous != nil {
+	// The peer waits for three of its PTOs, which we do not know, and for an
+	// acknowledgement under the present keys (RFC 9001, section 6.5), unless
+	// it follows an update of ours.
+	if g := s.readKeys.current.Load(); s.keys.phase == g.phase && s.ackedUpdates < g.count {
 		return &violation{codeKeyUpdate, "keys updated too soon"}
 	}
 	if err := s.readKeys.rotate(now, 3*s.maxPTO()); err != nil {

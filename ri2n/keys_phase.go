@@ -107,12 +107,14 @@ type sendKeys struct {
 	keys      *packetKeys
 	secret    []byte
 	packets   uint64 // sealed under keys, on all paths
+	most      uint64 // packets after which to update
 	rotatedAt time.Time
 	confirmed bool // the peer has acknowledged a packet of this phase
 }
 
 func (k *sendKeys) init(suite uint16, secret []byte) (err error) {
 	k.suite, k.secret, k.confirmed = suite, secret, true
+	k.most = updateKeysAfter
 	k.keys, err = newPacketKeys(suite, secret)
 	return err
 }

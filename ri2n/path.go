@@ -107,6 +107,7 @@ type path struct {
 
 	// Receiving.
 	numbers receivedPackets
+	updates uint64       // the peer's key updates before the newest of them
 	freqBy  packetNumber // packet that brought the newest ACK_FREQ
 	acks    ackPolicy
 

@@ -99,7 +99,7 @@ func (s *Session) flush(now time.Time) {
 // buildBurst fills t with what one path has to send, and returns that path,
 // or nil when nothing may be sent.
 func (s *Session) buildBurst(now time.Time, t *transmission) *path {
-	if s.keys.packets >= updateKeysAfter && !s.updateKeys(now) {
+	if s.keys.packets >= s.keys.most && !s.updateKeys(now) {
 		return nil
 	}
 	if s.state == sessionDraining {
@@ -319,6 +319,7 @@ func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
 	}
 	b = appendAckFrame(b, ackFrame{path: p.id, delay: p.acks.delay(now), ranges: ranges})
 	p.acks.sent()
+	s.ackedUpdates = max(s.ackedUpdates, p.updates)
 	return b
 }
 

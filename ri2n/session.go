@@ -54,9 +54,10 @@ type Session struct {
 	state sessionState
 	err   error // why the session ended
 
-	handshake *handshake // the client's, until the server has confirmed it
-	keys      sendKeys
-	params    transportParams // the peer's
+	handshake    *handshake // the client's, until the server has confirmed it
+	keys         sendKeys
+	ackedUpdates uint64          // key updates of the peer that it has an ACK for
+	params       transportParams // the peer's
 
 	pathTable
 	streamTable
