@@ -33,6 +33,7 @@ type ackSample struct {
 	deliveryRate       float64       // bytes per second; zero: no sample
 	appLimited         bool
 	roundStart         bool // first ACK of a new round trip
+	delivery           delivery
 }
 
 // A lossEvent is what a controller learns from packets declared lost at once.
@@ -41,6 +42,7 @@ type lossEvent struct {
 	largestLostSentAt time.Time
 	persistent        bool // persistent congestion (RFC 9002, section 7.6)
 	priorInFlight     int
+	worst             lossShare
 }
 
 const (

@@ -1,0 +1,196 @@
+package ri2n
+
+import "time"
+
+const (
+	bbrLossThreshold     = 0.02 // section 2.5
+	bbrStartupLossEvents = 6    // section 5.3.1.3
+
+	// The loss-tolerant rule: up to randomLossCeiling of random loss is no
+	// congestion.
+	randomLossCeiling = 0.10
+	// queueGrowth is how much above the minimum the smallest RTT of a round
+	// trip must be to show a standing queue.
+	queueGrowth = 1.25
+	// randomLossMemory is how many packets the estimate of random loss looks
+	// back, about; randomLossSample is how many make an estimate.
+	randomLossMemory = 2000
+	randomLossSample = 200
+)
+
+// A lossTolerance tells random loss from congestion. Loss that comes without a
+// queue and does not depend on what we send is taken for the path's own. It is
+// measured while the sender cruises; when the sender probes, twice that and
+// the threshold of the draft may be lost before the probe counts as too much.
+// Where a round trip has no RTT near the minimum there is a queue, and the
+// draft's rule holds.
+type lossTolerance struct {
+	lost, arrived float64       // bytes, in this loss round
+	rttMin        time.Duration // in this loss round; zero: none
+	queue         bool          // the last loss round had a standing queue
+
+	floorLost, floorAll float64 // bytes, while cruising; fades
+}
+
+func (l *lossTolerance) acked(s ackSample) {
+	l.arrived += float64(max(s.ackedBytes, 0))
+	if s.rttSampled && (l.rttMin == 0 || s.rtt.latest < l.rttMin) {
+		l.rttMin = s.rtt.latest
+	}
+}
+
+func (l *lossTolerance) noteLoss(bytes int) { l.lost += float64(max(bytes, 0)) }
+
+// threshold is the share of loss up to which there is no congestion.
+func (l *lossTolerance) threshold(mss int) float64 {
+	switch {
+	case l.queue:
+		return bbrLossThreshold
+	case l.floorAll < float64(randomLossSample*mss):
+		return randomLossCeiling
+	}
+	return min(bbrLossThreshold+2*l.floor(), randomLossCeiling)
+}
+
+// floor is the path's own loss, 0 to 1.
+func (l *lossTolerance) floor() float64 {
+	if l.floorAll <= 0 {
+		return 0
+	}
+	return l.floorLost / l.floorAll
+}
+
+// endRound closes a loss round and reports whether what it lost may be put
+// down to the path. pathMin is the RTT without queue.
+func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int) bool {
+	if l.rttMin > 0 && pathMin > 0 {
+		l.queue = float64(l.rttMin) > queueGrowth*float64(pathMin)
+	}
+	all := l.lost + l.arrived
+	tolerated := !l.queue && l.lost <= l.threshold(mss)*all+float64(mss)
+	if !l.queue && (state == bbrProbeCruise || state == bbrProbeRefill) {
+		l.floorLost += l.lost
+		l.floorAll += all
+		if l.floorAll > float64(randomLossMemory*mss) {
+			l.floorLost /= 2
+			l.floorAll /= 2
+		}
+	}
+	l.lost, l.arrived, l.rttMin = 0, 0, 0
+	return tolerated
+}
+
+// OnLoss follows BBRHandleLostPacket (section 5.5.10.2) and what section
+// 5.6.4.4 says of loss recovery.
+func (b *bbr) OnLoss(now time.Time, e lossEvent) {
+	if e.lostBytes <= 0 {
+		return
+	}
+	if e.largestLostSentAt.After(b.recoveryStart) {
+		b.saveForUndo()
+		b.saveCwnd()
+		b.recoveryStart, b.recovering = now, true
+	}
+	b.tolerant.noteLoss(e.lostBytes)
+	if !b.signals.lossInRound {
+		b.signals.lossInRound = true
+		b.signals.roundEnd = b.delivered
+	}
+	b.signals.lossEvents++
+	if e.persistent {
+		// As after a retransmission time-out: start again from little, with the
+		// rate that is known.
+		b.cwnd = b.minCwnd()
+	}
+	w := e.worst
+	if !b.probe.samples || w.size <= 0 || !b.tooMuchLost(w.lost, w.sentWith) {
+		return
+	}
+	b.inflightTooHigh(now, b.inflightAtLoss(w), w.appLimited)
+}
+
+// tooMuchLost is IsInflightTooHigh.
+func (b *bbr) tooMuchLost(lost, sentWith int) bool {
+	return float64(lost) > float64(sentWith)*b.tolerant.threshold(b.mss)
+}
+
+// inflightAtLoss estimates the volume in flight at which the losses crossed
+// the threshold (BBRInflightAtLoss).
+func (b *bbr) inflightAtLoss(w lossShare) float64 {
+	threshold := b.tolerant.threshold(b.mss)
+	before := float64(max(0, w.sentWith-w.size))
+	lostBefore := float64(max(0, w.lost-w.size))
+	return before + max(0, (threshold*before-lostBefore)/(1-threshold))
+}
+
+// inflightTooHigh is BBRHandleInflightTooHigh.
+func (b *bbr) inflightTooHigh(now time.Time, sentWith float64, appLimited bool) {
+	b.probe.samples = false // one response for each probe
+	if !appLimited {
+		b.bounds.inflightLong = max(sentWith, b.targetInflight()*bbrBeta, b.minCwnd())
+	}
+	if b.state == bbrProbeUp {
+		b.startProbeDown(now)
+	}
+}
+
+// leaveRecovery ends loss recovery with the first ACK of a packet that was
+// sent in it, and gives back the window.
+func (b *bbr) leaveRecovery(s ackSample) {
+	if b.recovering && s.largestAckedSentAt.After(b.recoveryStart) {
+		b.recovering = false
+		if b.state != bbrProbeRTT {
+			b.restoreCwnd()
+		}
+	}
+}
+
+func (b *bbr) saveCwnd() {
+	if !b.recovering && b.state != bbrProbeRTT {
+		b.priorCwnd = b.cwnd
+	} else {
+		b.priorCwnd = max(b.priorCwnd, b.cwnd)
+	}
+}
+
+func (b *bbr) restoreCwnd() { b.cwnd = max(b.cwnd, b.priorCwnd) }
+
+// bbrUndo is what the losses of one episode may have changed.
+type bbrUndo struct {
+	valid  bool
+	state  bbrState
+	filled bool // the pipe had been full
+	bounds pathBounds
+}
+
+func (b *bbr) saveForUndo() {
+	b.undo = bbrUndo{valid: true, state: b.state, filled: b.pipe.reached, bounds: b.bounds}
+}
+
+// OnSpurious takes back the response to an episode of losses that were none.
+func (b *bbr) OnSpurious(time.Time) {
+	if !b.undo.valid {
+		return
+	}
+	u := b.undo
+	b.undo.valid = false
+	b.recovering = false
+	b.recoveryStart = time.Time{}
+	b.signals.lossInRound, b.signals.lossEvents, b.signals.startupLoss = false, 0, false
+	b.bounds.bwShort = max(b.bounds.bwShort, u.bounds.bwShort)
+	b.bounds.inflightShort = max(b.bounds.inflightShort, u.bounds.inflightShort)
+	b.bounds.inflightLong = max(b.bounds.inflightLong, u.bounds.inflightLong)
+	b.tolerant.lost = 0
+	b.pipe.search(0)
+	if b.state == bbrProbeRTT {
+		return
+	}
+	b.restoreCwnd()
+	switch {
+	case u.state == bbrStartup && !u.filled && b.state != bbrStartup:
+		b.pipe = fullPipe{}
+		b.enterStartup()
+	case u.state == bbrProbeUp && b.state == bbrProbeDown:
+		b.startProbeUp(b.maxBW.max())
+	}
+}
