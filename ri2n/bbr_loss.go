@@ -9,6 +9,9 @@ const (
 	// The loss-tolerant rule: up to randomLossCeiling of random loss is no
 	// congestion.
 	randomLossCeiling = 0.10
+	// randomLossEnd is where the rule, fading from the ceiling on, has ended,
+	// and what is believed before the path's own loss is known.
+	randomLossEnd = 0.15
 	// queueGrowth is how much above the minimum the smallest RTT of a round
 	// trip must be to show a standing queue.
 	queueGrowth = 1.25
@@ -20,10 +23,10 @@ const (
 
 // A lossTolerance tells random loss from congestion. Loss that comes without a
 // queue and does not depend on what we send is taken for the path's own. It is
-// measured while the sender cruises; when the sender probes, twice that and
-// the threshold of the draft may be lost before the probe counts as too much.
+// measured while the sender cruises; twice that and the threshold of the draft
+// may be lost before it counts as congestion, whether the sender probes or not.
 // Where a round trip has no RTT near the minimum there is a queue, and the
-// draft's rule holds.
+// draft's rule holds for what is lost beyond the path's own.
 type lossTolerance struct {
 	lost, arrived float64       // bytes, in this loss round
 	rttMin        time.Duration // in this loss round; zero: none
@@ -43,13 +46,46 @@ func (l *lossTolerance) noteLoss(bytes int) { l.lost += float64(max(bytes, 0)) }
 
 // threshold is the share of loss up to which there is no congestion.
 func (l *lossTolerance) threshold(mss int) float64 {
+	floor := l.believed()
 	switch {
 	case l.queue:
-		return bbrLossThreshold
+		return bbrLossThreshold + floor
 	case l.floorAll < float64(randomLossSample*mss):
-		return randomLossCeiling
+		return randomLossEnd
 	}
-	return min(bbrLossThreshold+2*l.floor(), randomLossCeiling)
+	return bbrLossThreshold + 2*floor
+}
+
+// believed is the share of loss that is taken for the path's own: the floor,
+// less and less of it above the ceiling.
+func (l *lossTolerance) believed() float64 {
+	floor := l.floor()
+	if floor <= randomLossCeiling {
+		return floor
+	}
+	return max(0, randomLossCeiling*(randomLossEnd-floor)/(randomLossEnd-randomLossCeiling))
+}
+
+// tolerates reports whether so much loss in a loss round is no reason to slow
+// down. One packet more or less is chance.
+func (l *lossTolerance) tolerates(mss int) bool {
+	share := l.threshold(mss)
+	if l.queue {
+		if share = 2 * l.believed(); share == 0 {
+			return false
+		}
+	}
+	return l.lost <= share*(l.lost+l.arrived)+float64(mss)
+}
+
+// compensation is the factor on the pacing rate that makes up for half of the
+// random loss: what arrives should fill the path. All of it would keep a
+// policer's loss alive that it caused itself.
+func (l *lossTolerance) compensation() float64 {
+	if l.queue {
+		return 1
+	}
+	return 1 / (1 - l.believed()/2)
 }
 
 // floor is the path's own loss, 0 to 1.
@@ -67,7 +103,7 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 		l.queue = float64(l.rttMin) > queueGrowth*float64(pathMin)
 	}
 	all := l.lost + l.arrived
-	tolerated := !l.queue && l.lost <= l.threshold(mss)*all+float64(mss)
+	tolerated := l.tolerates(mss)
 	if !l.queue && (state == bbrProbeCruise || state == bbrProbeRefill) {
 		l.floorLost += l.lost
 		l.floorAll += all
