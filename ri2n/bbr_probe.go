@@ -30,7 +30,9 @@ func (b *bbr) updateProbeBW(now time.Time, s ackSample) {
 	if !b.pipe.reached {
 		return
 	}
-	b.adaptLongTerm(now, s)
+	// Asked before the bound grows with this ACK.
+	atBound := b.limited() && b.cwnd >= b.bounds.inflightLong
+	b.adaptLongTerm(now, s, atBound)
 	inFlight := float64(s.delivery.inFlight)
 	switch b.state {
 	case bbrProbeDown:
@@ -50,7 +52,7 @@ func (b *bbr) updateProbeBW(now time.Time, s ackSample) {
 		}
 	case bbrProbeUp:
 		switch {
-		case b.limited() && b.cwnd >= b.bounds.inflightLong:
+		case atBound:
 			b.pipe.search(s.deliveryRate) // the bound limits, not the path
 		case b.pipe.now:
 			b.startProbeDown(now)
@@ -59,7 +61,7 @@ func (b *bbr) updateProbeBW(now time.Time, s ackSample) {
 }
 
 // adaptLongTerm follows BBRAdaptLongTermModel.
-func (b *bbr) adaptLongTerm(now time.Time, s ackSample) {
+func (b *bbr) adaptLongTerm(now time.Time, s ackSample, atBound bool) {
 	if b.inRound {
 		switch b.ackPhase {
 		case bbrAcksProbeStarting:
@@ -82,16 +84,13 @@ func (b *bbr) adaptLongTerm(now time.Time, s ackSample) {
 		return
 	}
 	b.bounds.inflightLong = max(b.bounds.inflightLong, float64(s.delivery.sentWith))
-	if b.state == bbrProbeUp {
+	if b.state == bbrProbeUp && atBound {
 		b.raiseLongTerm(float64(max(s.ackedBytes, 0)))
 	}
 }
 
 // raiseLongTerm follows BBRProbeInflightLongtermUpward.
 func (b *bbr) raiseLongTerm(acked float64) {
-	if !b.limited() || b.cwnd < b.bounds.inflightLong {
-		return
-	}
 	b.bounds.inflightLong = min(b.bounds.inflightLong+acked*b.probe.slope, maxCwnd)
 	if b.inRound {
 		b.raiseSlope()
