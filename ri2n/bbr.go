@@ -128,7 +128,7 @@ func (b *bbr) Reset() {
 // SetMaxDatagramSize follows the path MTU. The window keeps its bytes, save
 // that the initial window and the minimum are counted in datagrams.
 func (b *bbr) SetMaxDatagramSize(size int) {
-	size = max(size, 1)
+	size = min(max(size, 1), 1<<16)
 	if b.cwnd == initialCwnd(b.mss) && b.rate == 0 {
 		b.cwnd = initialCwnd(size)
 	}

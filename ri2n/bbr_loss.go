@@ -6,6 +6,10 @@ const (
 	bbrLossThreshold     = 0.02 // section 2.5
 	bbrStartupLossEvents = 6    // section 5.3.1.3
 
+	// bbrYield is how much of the volume that was too much remains. The draft
+	// keeps all of it, and leaves a flow that came later little to grow into.
+	bbrYield = 0.7
+
 	// The loss-tolerant rule: up to randomLossCeiling of random loss is no
 	// congestion.
 	randomLossCeiling = 0.10
@@ -19,6 +23,9 @@ const (
 	// back, about; randomLossSample is how many make an estimate.
 	randomLossMemory = 2000
 	randomLossSample = 200
+	// randomLossFade is the number of round trips with a queue in which the
+	// estimate fades.
+	randomLossFade = 128
 )
 
 // A lossTolerance tells random loss from congestion. Loss that comes without a
@@ -31,8 +38,10 @@ type lossTolerance struct {
 	lost, arrived float64       // bytes, in this loss round
 	rttMin        time.Duration // in this loss round; zero: none
 	queue         bool          // the last loss round had a standing queue
+	calm          bool          // neither it nor the one before had
 
-	floorLost, floorAll float64 // bytes, while cruising; fades
+	floorLost, floorAll float64       // bytes, while cruising; fades
+	floorMin            time.Duration // RTT without queue as believed then
 }
 
 func (l *lossTolerance) acked(s ackSample) {
@@ -46,20 +55,28 @@ func (l *lossTolerance) noteLoss(bytes int) { l.lost += float64(max(bytes, 0)) }
 
 // threshold is the share of loss up to which there is no congestion.
 func (l *lossTolerance) threshold(mss int) float64 {
-	floor := l.believed()
+	floor := l.believed(mss)
 	switch {
 	case l.queue:
 		return bbrLossThreshold + floor
-	case l.floorAll < float64(randomLossSample*mss):
+	case !l.known(mss):
 		return randomLossEnd
 	}
 	return bbrLossThreshold + 2*floor
 }
 
+// known reports whether enough has been seen to tell the path's own loss.
+func (l *lossTolerance) known(mss int) bool {
+	return l.floorAll >= float64(randomLossSample*mss)
+}
+
 // believed is the share of loss that is taken for the path's own: the floor,
 // less and less of it above the ceiling.
-func (l *lossTolerance) believed() float64 {
+func (l *lossTolerance) believed(mss int) float64 {
 	floor := l.floor()
+	if !l.known(mss) {
+		return 0
+	}
 	if floor <= randomLossCeiling {
 		return floor
 	}
@@ -71,7 +88,7 @@ func (l *lossTolerance) believed() float64 {
 func (l *lossTolerance) tolerates(mss int) bool {
 	share := l.threshold(mss)
 	if l.queue {
-		if share = 2 * l.believed(); share == 0 {
+		if share = 2 * l.believed(mss); share == 0 {
 			return false
 		}
 	}
@@ -81,11 +98,11 @@ func (l *lossTolerance) tolerates(mss int) bool {
 // compensation is the factor on the pacing rate that makes up for half of the
 // random loss: what arrives should fill the path. All of it would keep a
 // policer's loss alive that it caused itself.
-func (l *lossTolerance) compensation() float64 {
+func (l *lossTolerance) compensation(mss int) float64 {
 	if l.queue {
 		return 1
 	}
-	return 1 / (1 - l.believed()/2)
+	return 1 / (1 - l.believed(mss)/2)
 }
 
 // floor is the path's own loss, 0 to 1.
@@ -100,11 +117,21 @@ func (l *lossTolerance) floor() float64 {
 // down to the path. pathMin is the RTT without queue.
 func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int) bool {
 	if l.rttMin > 0 && pathMin > 0 {
-		l.queue = float64(l.rttMin) > queueGrowth*float64(pathMin)
+		queue := float64(l.rttMin) > queueGrowth*float64(pathMin)
+		l.calm = !queue && !l.queue
+		l.queue = queue
 	}
 	all := l.lost + l.arrived
 	tolerated := l.tolerates(mss)
-	if !l.queue && (state == bbrProbeCruise || state == bbrProbeRefill) {
+	if pathMin < l.floorMin-l.floorMin/8 {
+		// There had been a queue after all.
+		l.floorLost, l.floorAll = 0, 0
+	}
+	l.floorMin = pathMin
+	if !l.calm {
+		l.floorLost -= l.floorLost / randomLossFade
+		l.floorAll -= l.floorAll / randomLossFade
+	} else if state == bbrProbeCruise || state == bbrProbeRefill {
 		l.floorLost += l.lost
 		l.floorAll += all
 		if l.floorAll > float64(randomLossMemory*mss) {
@@ -137,6 +164,7 @@ func (b *bbr) OnLoss(now time.Time, e lossEvent) {
 		// As after a retransmission time-out: start again from little, with the
 		// rate that is known.
 		b.cwnd = b.minCwnd()
+		b.pipe.search(0) // what trickles through now is no plateau
 	}
 	w := e.worst
 	if !b.probe.samples || w.size <= 0 || !b.tooMuchLost(w.lost, w.sentWith) {
@@ -163,7 +191,8 @@ func (b *bbr) inflightAtLoss(w lossShare) float64 {
 func (b *bbr) inflightTooHigh(now time.Time, sentWith float64, appLimited bool) {
 	b.probe.samples = false // one response for each probe
 	if !appLimited {
-		b.bounds.inflightLong = max(sentWith, b.targetInflight()*bbrBeta, b.minCwnd())
+		yield := max(sentWith*bbrYield, b.inflight(b.maxBW.max(), 1/(1-bbrHeadroom)))
+		b.bounds.inflightLong = max(min(sentWith, yield), b.targetInflight()*bbrBeta, b.minCwnd())
 	}
 	if b.state == bbrProbeUp {
 		b.startProbeDown(now)
