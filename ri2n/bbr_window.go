@@ -34,7 +34,7 @@ func (b *bbr) targetInflight() float64 { return min(b.bdp(b.bw(), 1), b.cwnd) }
 // round trip (section 5.6.2).
 func (b *bbr) initPacing(srtt time.Duration) {
 	if b.rate == 0 && srtt > 0 {
-		b.rate = min(bbrStartupPacingGain*initialCwnd(b.mss)/srtt.Seconds(), bbrMaxRate)
+		b.rate = min(max(bbrStartupPacingGain*initialCwnd(b.mss)/srtt.Seconds(), bbrMinRate), bbrMaxRate)
 	}
 }
 

@@ -9,9 +9,11 @@ import (
 
 const (
 	// RFC 9002, section 6.1.1. The threshold grows to the distance of
-	// reordering that proved losses spurious, up to maxPacketThreshold.
+	// reordering that proved losses spurious, up to maxPacketThreshold: 10 ms of
+	// jitter at 100 Mbit/s is a distance of 100 packets. Beyond it the time
+	// threshold decides, as in RFC 8985.
 	minPacketThreshold = 3
-	maxPacketThreshold = 64
+	maxPacketThreshold = 512
 
 	// The time threshold is 9/8 of an RTT (RFC 9002, section 6.1.2): one and
 	// minPatience eighths. It grows in the same way, to two RTTs, as RACK's
