@@ -254,6 +254,9 @@ func writeComparison(w io.Writer, d document) error {
 			return err
 		}
 		for _, r := range t.rows {
+			if r.Note != "" {
+				fmt.Fprintf(w, "  %s: %s\n", r.Contender, r.Note)
+			}
 			if r.Error != "" {
 				fmt.Fprintf(w, "  %s: %s\n", r.Contender, r.Error)
 			}

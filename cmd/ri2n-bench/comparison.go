@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -348,17 +349,21 @@ func (s *samples) add(m measured) {
 	if m.Idle != nil {
 		s.idle = m.Idle
 	}
+	if m.Note != "" {
+		s.note = m.Note
+	}
 }
 
-// after returns the goodput in bit/s from time t to the end, zero if t is
-// outside.
+// after returns the goodput in bit/s from time t to the end; no number if that
+// is before the start or less than shortest.
 func (r bulkReport) after(t time.Time) float64 {
 	from := t.Sub(time.Unix(0, r.Started))
 	length := time.Duration(r.Seconds * float64(time.Second))
 	first := int((from + bulkStep - 1) / bulkStep)
 	last := int(length / bulkStep) // the last step may be a part only
-	if from < 0 || first >= last {
-		return 0
+	const shortest = 500 * time.Millisecond
+	if from < 0 || time.Duration(last-first)*bulkStep < shortest {
+		return math.NaN()
 	}
 	var sum int64
 	for i := first; i < min(last, len(r.Steps)); i++ {

@@ -47,6 +47,7 @@ type measured struct {
 	Ping  []time.Duration `json:"ping,omitempty"`
 	Setup []time.Duration `json:"setup,omitempty"`
 	Idle  *idle           `json:"idle,omitempty"`
+	Note  string          `json:"note,omitempty"`
 	Error string          `json:"error,omitempty"`
 }
 
@@ -133,7 +134,7 @@ func measureJob(ctx context.Context, c contender, j job) (m measured, err error)
 	case measuresBulk:
 		var b bulk
 		b, err = measureBulk(ctx, d, bulkRequest{For: inSeconds(j.Seconds), Verify: j.Verify})
-		m.Bulk = &b
+		m.Bulk, m.Note = &b, b.note
 	case measuresPing:
 		m.Ping, err = measurePing(ctx, d, j.Count)
 	case measuresSetup:
