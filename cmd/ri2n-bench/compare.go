@@ -60,6 +60,7 @@ It needs root, and leaves nothing behind, however it ends.`,
 	cmd.Flags().IntVar(&k.pings, "pings", 2000, "64-byte messages in each round of ping")
 	cmd.Flags().IntVar(&k.setups, "setups", 50, "connections in each round of setup")
 	cmd.Flags().IntVar(&k.sessions, "sessions", 10000, "idle sessions of ri2n; the others open a tenth")
+	cmd.Flags().StringVar(&k.profiles, "profile", "", "folder to write CPU profiles of all processes to, for go tool pprof")
 	cmd.Flags().StringVar(&html, "html", "", "file to write a report with plots to")
 	return cmd
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"runtime/pprof"
 	"strings"
 	"time"
 
@@ -29,6 +31,8 @@ type job struct {
 	Verify  bool        `json:"verify,omitempty"`
 	// Sessions bounds what a server serves at a time.
 	Sessions int `json:"sessions,omitempty"`
+	// Profile is a file for the CPU profile of this process; empty: none.
+	Profile string `json:"profile,omitempty"`
 }
 
 // A measure is one kind of measurement.
@@ -86,6 +90,17 @@ func runWorker(cmd *cobra.Command, in io.Reader) error {
 	if !ok {
 		return fmt.Errorf("no contender %q on this system", j.Contender)
 	}
+	if j.Profile != "" {
+		f, err := os.Create(j.Profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	go func() {
@@ -99,6 +114,7 @@ func runWorker(cmd *cobra.Command, in io.Reader) error {
 	if err != nil {
 		m.Error = err.Error()
 	}
+	pprof.StopCPUProfile() // whole before the result: compare then ends this process
 	return cli.PrintJSONLine(cmd, "bench-measured", m)
 }
 
