@@ -89,6 +89,12 @@ func (a *association) startClient(ctx context.Context, proofOf *rendezvous.Key) 
 	if err != nil {
 		return err
 	}
+	started := false
+	defer func() {
+		if !started {
+			a.paths.close()
+		}
+	}()
 	first := appendHeader(nil, header{network: networkTCP, port: portControl})
 	if proofOf != nil {
 		m, err := a.makeProof(*proofOf)
@@ -98,14 +104,29 @@ func (a *association) startClient(ctx context.Context, proofOf *rendezvous.Key) 
 		first = appendMessage(first, m)
 	}
 	first = appendMessage(first, a.hello())
+	a.paths.open()
+	if a.paths.begin() {
+		timer := time.NewTimer(offerTime)
+		select {
+		case m := <-a.out:
+			first = appendMessage(first, m)
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
 	if _, err := control.Write(first); err != nil {
 		return err
 	}
 	a.authorize()
 	a.peer.join(a)
+	started = true
 	a.node.running.Go(func() { a.run(control) })
 	return nil
 }
+
+// offerTime is how long the first packet waits for the offer of an attempt that
+// has just begun: the making of two random strings.
+const offerTime = 2 * time.Millisecond
 
 // startServer runs the association of a session that the peer opened. Trusted
 // says that the peer needs no token.

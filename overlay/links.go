@@ -165,6 +165,13 @@ func (l *nodeLink) outside() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// fresh reports whether the candidates are younger than age.
+func (ls *nodeLinks) fresh(age time.Duration) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return !ls.gathered.IsZero() && time.Since(ls.gathered) < age
+}
+
 // gather makes the candidates of every link true again unless they are younger
 // than age. It takes at most limit; whoever comes while it runs waits for the
 // same result.

@@ -111,9 +111,29 @@ func (k *pathKeeper) wake() {
 func (k *pathKeeper) open() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.policyLocked() != PathRelayOnly {
+	if k.policyLocked() != PathRelayOnly && k.agent == nil {
 		k.makeAgent()
 	}
+}
+
+// begin starts the first attempt, if our candidates are true now, and reports
+// whether its offer is about to be sent. The offer then leaves with the first
+// packet, before any data of users that would fill the window.
+func (k *pathKeeper) begin() bool {
+	direct := slices.ContainsFunc(k.a.session.Paths(), func(p ri2n.PathInfo) bool { return !p.Carrier })
+	k.mu.Lock()
+	agent := k.agent
+	if agent == nil || direct || !k.a.node.links.fresh(freshDial) {
+		k.mu.Unlock()
+		return false
+	}
+	k.punching = true
+	k.mu.Unlock()
+	if err := agent.Punch(); err != nil {
+		k.onResult(punch.Result{Reason: punch.NoValidPair})
+		return false
+	}
+	return true
 }
 
 // run keeps the paths until ctx ends or the session does.
