@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/instantgrid/instantgrid/punch"
@@ -51,6 +52,7 @@ type association struct {
 	ended  chan struct{} // closed when everything of the association is over
 
 	opening chan struct{} // a token for each stream whose header is read
+	silent  atomic.Bool   // the peer has not answered a check
 
 	paths pathKeeper
 
@@ -60,6 +62,7 @@ type association struct {
 	streams int
 	idleAt  time.Time // since when streams is zero
 	pings   map[uint64]chan struct{}
+	checked chan struct{} // closed when the check under way has ended; nil: none
 }
 
 func newAssociation(p *Peer, s *ri2n.Session) *association {
@@ -437,6 +440,7 @@ func (a *association) read(control *ri2n.Stream) {
 	for {
 		m, err := readMessage(control)
 		if err == nil {
+			a.silent.Store(false)
 			err = a.handle(m)
 		}
 		if err == nil {
@@ -537,6 +541,60 @@ func (a *association) ping(ctx context.Context) (time.Duration, error) {
 		return 0, a.peer.explain(a.session.Err())
 	case <-ctx.Done():
 		return 0, ctx.Err()
+	}
+}
+
+const (
+	// silenceDoubt is the silence after which a session is checked before new
+	// streams rely on it, silenceWait the one after which they wait for the
+	// outcome: more than a keepalive interval of 15 s.
+	silenceDoubt = 3 * time.Second
+	silenceWait  = 20 * time.Second
+	checkTime    = 3 * time.Second
+)
+
+// check finds out whether the peer of a session that has been silent still has
+// it: a restarted peer does not, and its old sessions end only when their idle
+// time-out comes. It waits for the answer after a long silence only, so that a
+// dial on a session in use takes no time.
+func (a *association) check(ctx context.Context) {
+	heard := a.since
+	for _, p := range a.session.Paths() {
+		if p.LastReceived.After(heard) {
+			heard = p.LastReceived
+		}
+	}
+	silence := time.Since(heard)
+	if silence < silenceDoubt {
+		return
+	}
+	a.mu.Lock()
+	checked := a.checked
+	if checked == nil {
+		checked = make(chan struct{})
+		a.checked = checked
+		if !a.node.spawn(func() {
+			ctx, cancel := context.WithTimeout(a.node.ctx, checkTime)
+			defer cancel()
+			if _, err := a.ping(ctx); err != nil {
+				a.silent.Store(true)
+				a.peer.notify()
+			}
+			a.mu.Lock()
+			a.checked = nil
+			a.mu.Unlock()
+			close(checked)
+		}) {
+			close(checked)
+		}
+	}
+	a.mu.Unlock()
+	if silence < silenceWait {
+		return
+	}
+	select {
+	case <-checked:
+	case <-ctx.Done():
 	}
 }
 

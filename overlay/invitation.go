@@ -122,9 +122,9 @@ func newInvitation(t *rendezvous.Token) *Invitation {
 // expired without a guest are deleted.
 func loadInvitations(dir directory, now time.Time) (*invitationTable, error) {
 	t := &invitationTable{
-		dir:       dir,
-		open:      make(map[*Invitation]struct{}),
-		failed:    make(map[source]failures),
+		dir:    dir,
+		open:   make(map[*Invitation]struct{}),
+		failed: make(map[source]failures),
 	}
 	if dir == "" {
 		return t, nil

@@ -571,7 +571,7 @@ func (k *pathKeeper) addRelay(ctx context.Context) {
 		k.relaying = false
 		k.mu.Unlock()
 	}()
-	relay, err := k.a.node.openRelay(k.a.peer)
+	relay, err := k.a.node.keepRelay(k.a.peer)
 	if err != nil {
 		return
 	}

@@ -143,11 +143,12 @@ func (p *Peer) leave(a *association) {
 }
 
 // bestLocked returns the session that new streams use: the one whose client
-// has the lower peer ID (ri2n.md, Roles).
+// has the lower peer ID (ri2n.md, Roles). One that does not answer is left to
+// its idle time-out.
 func (p *Peer) bestLocked() (best *association) {
 	clientIsLow := p.node.PeerID().String() < p.id.String()
 	for _, a := range p.associations {
-		if a.session.Err() == nil && (best == nil || a.client == clientIsLow) {
+		if a.session.Err() == nil && !a.silent.Load() && (best == nil || a.client == clientIsLow) {
 			best = a
 		}
 	}
@@ -243,6 +244,9 @@ func (p *Peer) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 		a, err := p.connect(ctx)
 		if err != nil {
 			return fail(err)
+		}
+		if a.check(ctx); a.silent.Load() && try == 0 {
+			continue
 		}
 		c, err := a.dial(ctx, port)
 		if err == nil {

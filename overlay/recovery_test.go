@@ -1,10 +1,13 @@
 package overlay
 
 import (
+	"io"
 	"testing"
 	"time"
 
+	"github.com/instantgrid/instantgrid/netsim"
 	"github.com/instantgrid/instantgrid/punch"
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 // direct returns how many direct and relayed paths n has to its one peer.
@@ -116,4 +119,44 @@ func TestRendezvousRestartsBothSidesRegisterAgain(t *testing.T) {
 			t.Errorf("the relay took over after %v", got)
 		}
 	})
+}
+
+// A peer that was killed and started again has forgotten its sessions, and
+// cannot say so through the relay.
+func TestPeerKilledAndRestarted(t *testing.T) {
+	for _, after := range []time.Duration{5 * time.Second, 25 * time.Second} {
+		bubble(t, func(t *testing.T) {
+			r := newRig(t, 5, restricted, restricted)
+			a, b := r.pair(nil)
+			echo(t, b, ":7000")
+			c := dial(t, a, b.PeerID(), 7000)
+			says(t, c, "the first life")
+			waitDirect(t, a, b)
+			if err := r.world.SetUplink(r.homeB.Name(), netsim.Link{Cut: true}); err != nil {
+				t.Fatal(err)
+			}
+			again := r.start(r.world.NAT(restricted, access).Host(), 2, func(c *Config) { c.Allow = []ri2n.PeerID{a.PeerID()} })
+			r.ready(again)
+			echo(t, again, ":7000")
+			time.Sleep(after)
+			start := time.Now()
+			for try := 1; ; try++ {
+				x := dial(t, a, again.PeerID(), 7000)
+				x.SetDeadline(time.Now().Add(5 * time.Second))
+				_, err := io.WriteString(x, "x")
+				if err == nil {
+					_, err = io.ReadFull(x, make([]byte, 1))
+				}
+				x.Close()
+				if err == nil {
+					t.Logf("%v after the restart try %d answers after %v", after, try, time.Since(start))
+					break
+				}
+				if try == 2 {
+					t.Fatalf("no answer: %v", err)
+				}
+			}
+			c.Close()
+		})
+	}
 }

@@ -50,14 +50,21 @@ func (n *Node) attach(p *Peer, ch *rendezvous.Channel) (*relay, error) {
 	return r, nil
 }
 
-// openRelay returns our channel to p, opening one if there is none.
-func (n *Node) openRelay(p *Peer) (*relay, error) {
+// keepRelay returns our channel to p, opening one if there is none.
+func (n *Node) keepRelay(p *Peer) (*relay, error) {
 	p.mu.Lock()
 	r := p.own
 	p.mu.Unlock()
 	if r != nil && !isClosed(r.channel.Done()) {
 		return r, nil
 	}
+	return n.openRelay(p)
+}
+
+// openRelay opens a channel to p in place of the one that there may be: a dial
+// means that no session uses that one, and the peer may have been restarted
+// and not have consented to it.
+func (n *Node) openRelay(p *Peer) (*relay, error) {
 	client := n.clientFor(p)
 	if client == nil {
 		return nil, &NoWayError{Peer: p.id}
@@ -66,13 +73,17 @@ func (n *Node) openRelay(p *Peer) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err = n.attach(p, ch)
+	r, err := n.attach(p, ch)
 	if err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
+	old := p.own
 	p.own = r
 	p.mu.Unlock()
+	if old != nil {
+		old.channel.Close()
+	}
 	return r, nil
 }
 
