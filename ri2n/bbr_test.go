@@ -80,7 +80,7 @@ func TestBBRSurvivesAnyEvents(t *testing.T) {
 				}
 				b.OnAck(now, ackSample{ackedBytes: value(100_000), priorInFlight: value(1 << 20), largestAckedSentAt: now.Add(-40 * ms),
 					rtt: &rtt, rttSampled: rtt.samples > 0 && rng.IntN(4) > 0, deliveryRate: rate(), appLimited: rng.IntN(4) == 0,
-					delivery: delivery{total: total, prior: prior, sentWith: value(1 << 20), lost: value(1 << 18), inFlight: value(1 << 20)}})
+					delivery: deliveryReport{total: total, prior: prior, sentWith: value(1 << 20), lost: value(1 << 18), inFlight: value(1 << 20)}})
 			}
 			if cwnd := b.Cwnd(); cwnd < 2*b.mss && cwnd < maxCwnd || cwnd > maxCwnd {
 				t.Fatalf("seed %d: cwnd %d with packets of %d", seed, cwnd, b.mss)
