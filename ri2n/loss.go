@@ -117,7 +117,7 @@ type ackOutcome struct {
 	deliveryRate float64 // bytes per second; zero: no sample
 	appLimited   bool    // the sample says what was offered, not what fits
 	roundStart   bool    // a packet sent since the last round's end was acknowledged
-	delivery     deliveryReport
+	delivery     deliverySpan
 	worstLoss    lossShare
 }
 
