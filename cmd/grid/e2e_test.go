@@ -422,6 +422,13 @@ func TestUp(t *testing.T) {
 	watch.cmd.Process.Signal(syscall.SIGINT)
 	watch.want(t, cli.ExitOK)
 
+	// It also answers in the agent's name.
+	through := grid(t, there, "", "ping", "--count", "1", "--timeout", "2s", id)
+	through.want(t, cli.ExitFailed)
+	if !strings.Contains(through.stderr.String(), "peer "+id) {
+		t.Errorf("ping through the agent: %s", through.stderr)
+	}
+
 	file, sum := randomFile(t, "report.pdf", 300_000)
 	grid(t, here, address, "send", file, peer).want(t, cli.ExitOK)
 	if hashOf(t, filepath.Join(inbox, "report.pdf")) != sum {
@@ -431,6 +438,25 @@ func TestUp(t *testing.T) {
 	second.want(t, cli.ExitRefused)
 	if !strings.Contains(second.stderr.String(), "another file of that name") {
 		t.Errorf("sending it again: %s", second.stderr)
+	}
+	// Beside the agent, a token is made with an identity of its own: twice, for
+	// two receivers.
+	var offers []*process
+	var tokens []string
+	for range 2 {
+		p := grid(t, there, address, "send", file)
+		offers, tokens = append(offers, p), append(tokens, p.line(t))
+	}
+	for i, token := range tokens {
+		other := t.TempDir()
+		grid(t, t.TempDir(), "", "recv", "--output", other, token).want(t, cli.ExitOK)
+		offers[i].want(t, cli.ExitOK)
+		if hashOf(t, filepath.Join(other, "report.pdf")) != sum {
+			t.Error("the files differ")
+		}
+	}
+	if list, err := os.ReadDir(filepath.Join(there, transfersDir)); err != nil || len(list) != 0 {
+		t.Errorf("left behind: %v, %v", list, err)
 	}
 	// Two programs must not share an identity.
 	grid(t, there, address, "up").want(t, cli.ExitFailed)
