@@ -194,7 +194,7 @@ func (b *bbr) OnAck(now time.Time, s ackSample) {
 }
 
 // updateRound follows BBRUpdateRound (section 5.5.1).
-func (b *bbr) updateRound(d delivery) {
+func (b *bbr) updateRound(d deliverySpan) {
 	b.delivered = max(b.delivered, d.total)
 	b.inRound = d.prior >= b.roundEnd
 	if b.inRound {

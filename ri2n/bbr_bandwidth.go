@@ -112,7 +112,7 @@ func (d *deliverySignals) advance(s ackSample) {
 
 // volume is what was delivered from the sending of the newest packet of the
 // ACK until now: RS.delivered.
-func (d delivery) volume() float64 {
+func (d deliverySpan) volume() float64 {
 	if d.total <= d.prior {
 		return 0
 	}

@@ -80,7 +80,7 @@ func TestBBRSurvivesAnyEvents(t *testing.T) {
 				}
 				b.OnAck(now, ackSample{ackedBytes: value(100_000), priorInFlight: value(1 << 20), largestAckedSentAt: now.Add(-40 * ms),
 					rtt: &rtt, rttSampled: rtt.samples > 0 && rng.IntN(4) > 0, deliveryRate: rate(), appLimited: rng.IntN(4) == 0,
-					delivery: delivery{total: total, prior: prior, sentWith: value(1 << 20), lost: value(1 << 18), inFlight: value(1 << 20)}})
+					delivery: deliverySpan{total: total, prior: prior, sentWith: value(1 << 20), lost: value(1 << 18), inFlight: value(1 << 20)}})
 			}
 			if cwnd := b.Cwnd(); cwnd < 2*b.mss && cwnd < maxCwnd || cwnd > maxCwnd {
 				t.Fatalf("seed %d: cwnd %d with packets of %d", seed, cwnd, b.mss)
@@ -213,4 +213,52 @@ func TestBBRIgnoresProbeRTTSamples(t *testing.T) {
 	if !seen {
 		t.Error("no ProbeRTT in 8 s")
 	}
+}
+
+// Losses that prove spurious change nothing for good.
+func TestBBRTakesBackSpuriousLoss(t *testing.T) {
+	loss := func(b *bbr, now time.Time) {
+		b.OnLoss(now, lossEvent{lostBytes: 60_000, largestLostSentAt: now.Add(-ms), priorInFlight: 500_000,
+			worst: lossShare{size: 1200, sentWith: 600_000, lost: 300_000}})
+	}
+	link := bbrLink
+	link.queue = 12_500_000
+	t.Run("in a probe", func(t *testing.T) {
+		cc := simBBR(link)
+		r := link.run(t, cc, 2*time.Second)
+		for cc.state != bbrProbeUp {
+			r.until(r.now.Sub(t0) + ms)
+		}
+		cc.probe.samples = true
+		before := cc.bounds
+		loss(cc, r.now)
+		if cc.state != bbrProbeDown || cc.bounds == before {
+			t.Fatalf("after the loss: %v, bounds %v: the test loses nothing", cc.state, cc.bounds)
+		}
+		cc.OnSpurious(r.now)
+		if cc.state != bbrProbeUp || cc.bounds != before {
+			t.Errorf("after the undo: %v, bounds %v, want %v, %v", cc.state, cc.bounds, bbrProbeUp, before)
+		}
+		loss(cc, r.now)
+		cc.OnSpurious(r.now)
+		down := cc.bounds
+		cc.OnSpurious(r.now)
+		if cc.bounds != down {
+			t.Errorf("a second undo of one episode changed the bounds from %v to %v", down, cc.bounds)
+		}
+	})
+	t.Run("in Startup", func(t *testing.T) {
+		cc := simBBR(link)
+		r := link.run(t, cc, 150*ms)
+		loss(cc, r.now)
+		cc.signals.startupLoss = true
+		cc.checkStartupDone(ackSample{})
+		if cc.state != bbrDrain {
+			t.Fatalf("state %v, want %v", cc.state, bbrDrain)
+		}
+		cc.OnSpurious(r.now)
+		if cc.state != bbrStartup || cc.pipe.reached {
+			t.Errorf("after the undo: %v, full pipe %v, want %v, false", cc.state, cc.pipe.reached, bbrStartup)
+		}
+	})
 }

@@ -69,7 +69,7 @@ type ackSample struct {
 	deliveryRate       float64       // bytes per second; zero: no sample
 	appLimited         bool
 	roundStart         bool // first ACK of a new round trip
-	delivery           delivery
+	delivery           deliverySpan
 }
 
 // A lossEvent is what a controller learns from packets declared lost at once.

@@ -17,9 +17,9 @@ type rateSample struct {
 	lostBefore  uint32
 }
 
-// A delivery tells what happened between the sending and the acknowledgement
+// A deliverySpan tells what happened between the sending and the acknowledgement
 // of the newest packet of an ACK. Counts are bytes.
-type delivery struct {
+type deliverySpan struct {
 	total    uint64 // delivered on the path so far
 	prior    uint64 // of these, delivered before the packet left
 	sentWith int    // in flight when it had left, itself included
@@ -87,7 +87,7 @@ func (d *lossDetector) finishDelivery(s *rateSample, out *ackOutcome) {
 	if !s.any {
 		return
 	}
-	out.delivery = delivery{
+	out.delivery = deliverySpan{
 		total:    d.delivered,
 		prior:    s.delivered,
 		sentWith: int(s.inFlight),
