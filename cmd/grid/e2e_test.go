@@ -370,6 +370,49 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// TestUnusedToken: a sender does not wait for ever.
+func TestUnusedToken(t *testing.T) {
+	address := startRendezvous(t, "--admit", "open")
+	file, _ := randomFile(t, "data", 100)
+	send := grid(t, t.TempDir(), address, "send", "--valid", "1s", file)
+	token := send.line(t)
+	send.want(t, cli.ExitFailed)
+	if !strings.Contains(send.stderr.String(), "token: nobody has used it") {
+		t.Errorf("stderr %s", send.stderr)
+	}
+	late := grid(t, t.TempDir(), "", "recv", token)
+	late.want(t, cli.ExitRefused)
+	if !strings.Contains(late.stderr.String(), "it has expired") {
+		t.Errorf("stderr %s", late.stderr)
+	}
+}
+
+// TestMembersOnly: a rendezvous that serves members serves the guest of one,
+// and tells others what to do.
+func TestMembersOnly(t *testing.T) {
+	here, inbox := t.TempDir(), t.TempDir()
+	id := strings.TrimSpace(grid(t, here, "", "id").want(t, cli.ExitOK))
+	members := filepath.Join(t.TempDir(), "members")
+	if err := os.WriteFile(members, []byte(id+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	address := startRendezvous(t, "--admit", "members", "--members", members)
+	file, sum := randomFile(t, "data", 1000)
+	send := grid(t, here, address, "send", file)
+	grid(t, t.TempDir(), "", "recv", "--output", inbox, send.line(t)).want(t, cli.ExitOK)
+	send.want(t, cli.ExitOK)
+	if hashOf(t, filepath.Join(inbox, "data")) != sum {
+		t.Error("the files differ")
+	}
+	stranger := t.TempDir()
+	other := strings.TrimSpace(grid(t, stranger, "", "id").want(t, cli.ExitOK))
+	refused := grid(t, stranger, address, "send", file)
+	refused.want(t, cli.ExitRefused)
+	if !strings.Contains(refused.stderr.String(), other) {
+		t.Errorf("the refusal does not print the line to add: %s", refused.stderr)
+	}
+}
+
 func TestUp(t *testing.T) {
 	address := startRendezvous(t, "--admit", "open")
 	here, there, inbox := t.TempDir(), t.TempDir(), t.TempDir()

@@ -201,6 +201,13 @@ func (o *options) sendToken(cmd *cobra.Command, f sendFlags, src *transfer.Sourc
 		expired: expiry(ctx, inv),
 	}
 	result, err := h.run(ctx)
+	var unused *rendezvous.TokenError
+	if errors.As(err, &unused) {
+		return &cli.Error{
+			Object: "token", Cause: "nobody has used it until " + inv.Expiry().Format(time.DateTime),
+			Next: "make another, for longer: grid send --valid 24h FILE", Err: err,
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -334,6 +334,15 @@ func FuzzSend(f *testing.F) {
 	})
 }
 
+// Inputs that the fuzzers found stay with the package.
+func TestFuzzSeeds(t *testing.T) {
+	for _, name := range []string{"FuzzParse", "FuzzReceive", "FuzzSend"} {
+		if seeds, err := os.ReadDir(filepath.Join("testdata", "fuzz", name)); err != nil || len(seeds) == 0 {
+			t.Errorf("%s has no seeds: %v", name, err)
+		}
+	}
+}
+
 func TestHostileSender(t *testing.T) {
 	hi := frames(frameHello, appendHello(nil, hello{version, roleSender}))
 	offer := appendOffer(nil, Offer{Name: "a", Size: 3, Mode: 0o644})
