@@ -69,6 +69,7 @@ func startRendezvous(t *testing.T, args ...string) string {
 	if runtime.GOOS == "windows" {
 		t.Skip("uses signals")
 	}
+	t.Parallel() // these tests wait more than they work
 	program, err := buildRendezvous()
 	if err != nil {
 		t.Skip(err) // no Go tool here
