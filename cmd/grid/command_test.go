@@ -150,6 +150,7 @@ func TestFailures(t *testing.T) {
 		{"no command of ours", []string{"snd"}, cli.ExitUsage, "grid send\n"},
 		{"no file", []string{"send"}, cli.ExitUsage, "grid send --help"},
 		{"missing file", []string{"send", "/nonexistent/file"}, cli.ExitFailed, "/nonexistent/file: stat: no such file or directory\n  next: "},
+		{"token of no life", []string{"send", "--valid", "0s", file}, cli.ExitUsage, "--valid 0s: "},
 		{"a directory", []string{"send", "/"}, cli.ExitFailed, "only a regular file can be sent"},
 		{"no rendezvous to send", []string{"send", file}, cli.ExitUsage, "rendezvous: none is configured\n  next: grid send FILE --rendezvous HOST:PORT#PEERID"},
 		{"no rendezvous to send to a peer", []string{"send", file, peer}, cli.ExitUsage, "rendezvous: none is configured"},

@@ -69,6 +69,7 @@ func startRendezvous(t *testing.T, args ...string) string {
 	if runtime.GOOS == "windows" {
 		t.Skip("uses signals")
 	}
+	t.Parallel() // these tests wait more than they work
 	program, err := buildRendezvous()
 	if err != nil {
 		t.Skip(err) // no Go tool here
@@ -264,7 +265,7 @@ func TestSendRecv(t *testing.T) {
 	}
 	// The token let one in, once; the receiver knows that it has the file.
 	again := grid(t, dir, "", "recv", "--output", inbox, token).want(t, cli.ExitOK)
-	if !strings.Contains(again, sum) {
+	if want := "received photos.tar before: 5.0 MiB\nsha256: " + sum + "\n"; again != want {
 		t.Errorf("receiving it again prints %q", again)
 	}
 	other := grid(t, t.TempDir(), "", "recv", "--json", "--output", inbox, token)
@@ -370,6 +371,49 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// TestUnusedToken: a sender does not wait for ever.
+func TestUnusedToken(t *testing.T) {
+	address := startRendezvous(t, "--admit", "open")
+	file, _ := randomFile(t, "data", 100)
+	send := grid(t, t.TempDir(), address, "send", "--valid", "1s", file)
+	token := send.line(t)
+	send.want(t, cli.ExitFailed)
+	if !strings.Contains(send.stderr.String(), "token: nobody has used it") {
+		t.Errorf("stderr %s", send.stderr)
+	}
+	late := grid(t, t.TempDir(), "", "recv", token)
+	late.want(t, cli.ExitRefused)
+	if !strings.Contains(late.stderr.String(), "it has expired") {
+		t.Errorf("stderr %s", late.stderr)
+	}
+}
+
+// TestMembersOnly: a rendezvous that serves members serves the guest of one,
+// and tells others what to do.
+func TestMembersOnly(t *testing.T) {
+	here, inbox := t.TempDir(), t.TempDir()
+	id := strings.TrimSpace(grid(t, here, "", "id").want(t, cli.ExitOK))
+	members := filepath.Join(t.TempDir(), "members")
+	if err := os.WriteFile(members, []byte(id+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	address := startRendezvous(t, "--admit", "members", "--members", members)
+	file, sum := randomFile(t, "data", 1000)
+	send := grid(t, here, address, "send", file)
+	grid(t, t.TempDir(), "", "recv", "--output", inbox, send.line(t)).want(t, cli.ExitOK)
+	send.want(t, cli.ExitOK)
+	if hashOf(t, filepath.Join(inbox, "data")) != sum {
+		t.Error("the files differ")
+	}
+	stranger := t.TempDir()
+	other := strings.TrimSpace(grid(t, stranger, "", "id").want(t, cli.ExitOK))
+	refused := grid(t, stranger, address, "send", file)
+	refused.want(t, cli.ExitRefused)
+	if !strings.Contains(refused.stderr.String(), other) {
+		t.Errorf("the refusal does not print the line to add: %s", refused.stderr)
+	}
+}
+
 func TestUp(t *testing.T) {
 	address := startRendezvous(t, "--admit", "open")
 	here, there, inbox := t.TempDir(), t.TempDir(), t.TempDir()
@@ -422,6 +466,13 @@ func TestUp(t *testing.T) {
 	watch.cmd.Process.Signal(syscall.SIGINT)
 	watch.want(t, cli.ExitOK)
 
+	// It also answers in the agent's name.
+	through := grid(t, there, "", "ping", "--count", "1", "--timeout", "2s", id)
+	through.want(t, cli.ExitFailed)
+	if !strings.Contains(through.stderr.String(), "peer "+id) {
+		t.Errorf("ping through the agent: %s", through.stderr)
+	}
+
 	file, sum := randomFile(t, "report.pdf", 300_000)
 	grid(t, here, address, "send", file, peer).want(t, cli.ExitOK)
 	if hashOf(t, filepath.Join(inbox, "report.pdf")) != sum {
@@ -431,6 +482,25 @@ func TestUp(t *testing.T) {
 	second.want(t, cli.ExitRefused)
 	if !strings.Contains(second.stderr.String(), "another file of that name") {
 		t.Errorf("sending it again: %s", second.stderr)
+	}
+	// Beside the agent, a token is made with an identity of its own: twice, for
+	// two receivers.
+	var offers []*process
+	var tokens []string
+	for range 2 {
+		p := grid(t, there, address, "send", file)
+		offers, tokens = append(offers, p), append(tokens, p.line(t))
+	}
+	for i, token := range tokens {
+		other := t.TempDir()
+		grid(t, t.TempDir(), "", "recv", "--output", other, token).want(t, cli.ExitOK)
+		offers[i].want(t, cli.ExitOK)
+		if hashOf(t, filepath.Join(other, "report.pdf")) != sum {
+			t.Error("the files differ")
+		}
+	}
+	if list, err := os.ReadDir(filepath.Join(there, transfersDir)); err != nil || len(list) != 0 {
+		t.Errorf("left behind: %v, %v", list, err)
 	}
 	// Two programs must not share an identity.
 	grid(t, there, address, "up").want(t, cli.ExitFailed)

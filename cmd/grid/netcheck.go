@@ -75,7 +75,7 @@ grid netcheck --json`,
 		},
 	}
 	cmd.Flags().StringSliceVar(&stun, "stun", nil, "`HOST:PORT` of another STUN server; may be repeated")
-	cmd.Flags().DurationVar(&timeout, "timeout", 8*time.Second, "longest wait for answers")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "longest wait for answers")
 	return cmd
 }
 

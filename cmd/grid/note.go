@@ -22,9 +22,11 @@ import (
 // under way: a note, and the identity that it uses if that is not this
 // computer's.
 const (
-	transfersDir = "transfers"
-	noteFile     = "note.json"
-	noteLifetime = 14 * 24 * time.Hour // without change, after which it is swept
+	transfersDir   = "transfers"
+	noteFile       = "note.json"
+	sendNoteSchema = "instantgrid/send-note/1"
+	recvNoteSchema = "instantgrid/recv-note/1"
+	noteLifetime   = 14 * 24 * time.Hour // without change, after which it is swept
 )
 
 // transferDir returns the directory of the transfer that key stands for, and
@@ -62,27 +64,55 @@ type sendNote struct {
 	Token  string `json:"token"` // empty: none yet
 }
 
+// maxSends is how many receivers one file may be offered to at once.
+const maxSends = 16
+
 // openNote returns the note for the file at path as it is now; a file that was
-// changed since is another one.
-func openNote(dir, path string, o transfer.Offer) (*sendNote, error) {
+// changed since is another one. Each running grid send of a file has a note of
+// its own, until release; the first one free is that of the run that was
+// interrupted first.
+func openNote(dir, path string, o transfer.Offer) (n *sendNote, release func(), err error) {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	own, err := transferDir(dir, "send", fmt.Sprintf("%s\x00%d\x00%d", absolute, o.Size, o.ModTime.Unix()))
-	if err != nil {
-		return nil, err
+	for i := range maxSends {
+		own, err := transferDir(dir, "send", fmt.Sprintf("%s\x00%d\x00%d\x00%d", absolute, o.Size, o.ModTime.Unix(), i))
+		if err != nil {
+			return nil, nil, err
+		}
+		release, err := takeIdentity(own)
+		if errors.Is(err, filelock.ErrTaken) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		n, err := readSendNote(own)
+		if err != nil {
+			release()
+			return nil, nil, err
+		}
+		n.Path = absolute
+		return n, release, nil
 	}
+	return nil, nil, &cli.Error{
+		Object: path, Cause: fmt.Sprintf("it is offered to %d receivers already", maxSends),
+		Next: "wait for one of them, or stop one of the grid send commands",
+	}
+}
+
+func readSendNote(dir string) (*sendNote, error) {
 	n := new(sendNote)
-	b, err := os.ReadFile(filepath.Join(own, noteFile))
+	b, err := os.ReadFile(filepath.Join(dir, noteFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	// A note that cannot be read is none: a new token is made.
-	if json.Unmarshal(b, n) != nil || n.Schema != "instantgrid/send-note/1" {
+	if json.Unmarshal(b, n) != nil || n.Schema != sendNoteSchema {
 		n = new(sendNote)
 	}
-	n.dir, n.Path, n.Schema = own, absolute, "instantgrid/send-note/1"
+	n.dir, n.Schema = dir, sendNoteSchema
 	return n, nil
 }
 
@@ -127,8 +157,8 @@ type borrowed struct {
 }
 
 // takeIdentity decides under which identity the file is offered, the same for
-// every run.
-func (n *sendNote) takeIdentity(main string) (borrowed, error) {
+// every run that has the same token.
+func (n *sendNote) takeIdentity(main string, fresh bool) (borrowed, error) {
 	own := filepath.Join(n.dir, "node")
 	_, err := os.Stat(own)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,21 +166,18 @@ func (n *sendNote) takeIdentity(main string) (borrowed, error) {
 		if err == nil {
 			return borrowed{main, false, release}, nil
 		}
-		if !errors.Is(err, filelock.ErrTaken) || n.Token != "" && !n.expired() {
+		if !errors.Is(err, filelock.ErrTaken) || !fresh && !n.expired() {
 			return borrowed{}, takenOr(err, main, "wait for it or stop it: this file's token belongs to that identity; or make another: grid send --new FILE")
 		}
 	}
 	if err := os.MkdirAll(own, 0o700); err != nil {
 		return borrowed{}, err
 	}
-	release, err := takeIdentity(own)
-	if err != nil {
-		return borrowed{}, takenOr(err, n.Path, "it is being sent already; stop that grid send first")
-	}
-	return borrowed{own, true, release}, nil
+	// Whoever has the note has this identity.
+	return borrowed{own, true, func() {}}, nil
 }
 
-// expired reports whether the token can be forgotten.
+// expired reports whether there is no token, or one that can be forgotten.
 func (n *sendNote) expired() bool {
 	t, err := rendezvous.ParseToken(n.Token)
 	return err != nil || t.Check(time.Now()) != nil
@@ -203,7 +230,7 @@ func openRecvNote(dir, token string) (*recvNote, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if json.Unmarshal(b, n) != nil || n.Schema != "instantgrid/recv-note/1" {
+	if json.Unmarshal(b, n) != nil || n.Schema != recvNoteSchema {
 		n = new(recvNote)
 	}
 	n.dir = own
@@ -229,6 +256,6 @@ func (n *recvNote) done(r transfer.Result, from ri2n.PeerID) error {
 	if err != nil {
 		return err
 	}
-	n.Schema, n.Path, n.Name, n.Size, n.Sum, n.From = "instantgrid/recv-note/1", path, r.Name, r.Size, r.Sum.String(), from
+	n.Schema, n.Path, n.Name, n.Size, n.Sum, n.From = recvNoteSchema, path, r.Name, r.Size, r.Sum.String(), from
 	return writeNote(n.dir, n)
 }

@@ -156,7 +156,8 @@ func (o *options) recvToken(cmd *cobra.Command, f recvFlags, text string) error 
 	result, err := p.run(ctx)
 	if err != nil {
 		if earlier := note.finished(); earlier != nil && ctx.Err() == nil && earlier.Verify() == nil {
-			cli.Note(cmd, "this file was received before; the sender did not answer now")
+			cli.Note(cmd, "this file was received before, and is still there; the sender is not any more")
+			r.begin(token.Sender, time.Time{})
 			return r.print(*earlier)
 		}
 		return explainGone(err, token)

@@ -198,12 +198,19 @@ func (r *report) print(result transfer.Result) error {
 	r.closeBar()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	took := time.Since(r.begun)
+	var took time.Duration // zero: nobody was there
+	var rate float64       // bytes per second
 	moved := r.moved + r.done - r.from
+	if r.begun.IsZero() {
+		r.resumed = result.Size
+	} else {
+		took = max(time.Since(r.begun), time.Microsecond)
+		rate = float64(moved) / took.Seconds()
+	}
 	doc := transferDocument{
 		Event: "done", Name: result.Name, Path: result.Path, Peer: r.peer,
 		Bytes: result.Size, ResumedFrom: max(r.resumed, 0), SHA256: result.Sum.String(),
-		Seconds: cli.Number(took.Seconds()), BytesPerSecond: cli.Number(float64(moved) / took.Seconds()),
+		Seconds: cli.Number(took.Seconds()), BytesPerSecond: cli.Number(rate),
 		PathKind: r.path.Kind, Reason: r.path.Reason, Advice: r.path.Advice,
 	}
 	if r.firstByte > 0 {
@@ -222,7 +229,11 @@ func (r *report) print(result transfer.Result) error {
 		verb = "received"
 	}
 	w := r.cmd.OutOrStdout()
-	fmt.Fprintf(w, "%s %s: %s in %s, %s/s", verb, result.Name, sizeText(result.Size), secondsText(took), sizeText(int64(float64(moved)/took.Seconds())))
+	if took == 0 {
+		_, err := fmt.Fprintf(w, "%s %s before: %s\nsha256: %s\n", verb, result.Name, sizeText(result.Size), doc.SHA256)
+		return err
+	}
+	fmt.Fprintf(w, "%s %s: %s in %s, %s/s", verb, result.Name, sizeText(result.Size), secondsText(took), sizeText(int64(rate)))
 	if doc.ResumedFrom > 0 {
 		fmt.Fprintf(w, ", resumed at %s", sizeText(doc.ResumedFrom))
 	}

@@ -64,6 +64,9 @@ grid send photos.tar PEERID`,
 			return nil, cobra.ShellCompDirectiveDefault
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.valid <= 0 {
+				return cli.Usagef("--valid "+f.valid.String(), "grid send --valid 24h FILE", "a token must be valid for some time")
+			}
 			src, err := transfer.Open(args[0], f.name)
 			if err != nil {
 				return err
@@ -149,11 +152,18 @@ func (o *options) sendToken(cmd *cobra.Command, f sendFlags, src *transfer.Sourc
 	if err != nil {
 		return err
 	}
-	note, err := openNote(dir, path, src.Offer())
+	note, release, err := openNote(dir, path, src.Offer())
 	if err != nil {
 		return err
 	}
-	id, err := note.takeIdentity(dir)
+	sent := false
+	defer func() {
+		if sent { // the node has ended by now
+			note.remove()
+		}
+		release()
+	}()
+	id, err := note.takeIdentity(dir, f.fresh)
 	if err != nil {
 		return err
 	}
@@ -191,12 +201,19 @@ func (o *options) sendToken(cmd *cobra.Command, f sendFlags, src *transfer.Sourc
 		expired: expiry(ctx, inv),
 	}
 	result, err := h.run(ctx)
+	var unused *rendezvous.TokenError
+	if errors.As(err, &unused) {
+		return &cli.Error{
+			Object: "token", Cause: "nobody has used it until " + inv.Expiry().Format(time.DateTime),
+			Next: "make another, for longer: grid send --valid 24h FILE", Err: err,
+		}
+	}
 	if err != nil {
 		return err
 	}
 	// The token has done its work. What is left of it would expire by itself.
 	_ = inv.Close()
-	note.remove()
+	sent = true
 	return r.print(result)
 }
 

@@ -7,7 +7,7 @@
 // its own file, says where it starts, and sends the rest, while the receiver
 // acknowledges what it has written. At the end both compare the SHA-256 of the
 // whole file; only then does the file get its name, and only then does either
-// side report success. The wire format is described at the types in wire.go.
+// side report success. The wire format is docs/file-protocol.md.
 //
 // The first calls are [Open] with [Send] on one side and [Receive] on the
 // other. Each takes one connection, and is called again with the next one

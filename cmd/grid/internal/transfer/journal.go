@@ -51,7 +51,7 @@ func writeJournal(root *os.Root, name string, e journalEntry, volatile bool) err
 	if err != nil {
 		return err
 	}
-	fresh := name + journalSuffix + ".new"
+	fresh := name + journalSuffix + freshSuffix
 	f, err := root.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

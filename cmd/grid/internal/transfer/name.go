@@ -11,17 +11,18 @@ import (
 const (
 	partSuffix    = ".part"
 	journalSuffix = ".part.journal"
+	freshSuffix   = ".new" // of a journal that is being written
 )
 
 // CheckName reports whether name may come from a peer as the name of a file:
-// one component, readable, at most 255 bytes with the suffixes that a receiver
-// adds, and not hidden. The error is a [*NameError].
+// one component, readable, not hidden, and at most 238 bytes, so that it has 255
+// with the suffixes that a receiver adds. The error is a [*NameError].
 func CheckName(name string) error {
 	bad := func(problem string) error { return &NameError{Name: printable(name), Problem: problem} }
 	switch {
 	case name == "":
 		return bad("it is empty")
-	case len(name) > maxName-len(journalSuffix):
+	case len(name) > maxName-len(journalSuffix+freshSuffix):
 		return bad("it is too long")
 	case !utf8.ValidString(name):
 		return bad("it is not UTF-8 text")

@@ -169,6 +169,16 @@ func TestWhole(t *testing.T) {
 	}
 }
 
+func TestLongestName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		o := unbroken(openSource(t, makeFile(t, longestName, 10)), dir).run(t)
+		if o.sendErr != nil || o.receiveErr != nil {
+			t.Fatalf("send %v, receive %v", o.sendErr, o.receiveErr)
+		}
+	})
+}
+
 // TestCuts breaks the connection at random places until the file is through.
 func TestCuts(t *testing.T) {
 	for seed := range uint64(12) {

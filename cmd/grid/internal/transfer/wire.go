@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A frame is a type (1 byte), the length of its payload (4 bytes, big endian
+// A frame (docs/file-protocol.md, section 1) is a type (1 byte), the length of its payload (4 bytes, big endian
 // like every number here) and the payload. The order on a connection:
 //
 //	either   hello       both sides at once; it names magic, version and role

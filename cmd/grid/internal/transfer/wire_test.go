@@ -211,15 +211,17 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+var longestName = strings.Repeat("x", 238)
+
 func TestCheckName(t *testing.T) {
-	for _, name := range []string{"a", "report.pdf", "photos of Århus.tar", "日本.txt", "-rf", "a..b", strings.Repeat("x", maxName-len(journalSuffix))} {
+	for _, name := range []string{"a", "report.pdf", "photos of Århus.tar", "日本.txt", "-rf", "a..b", longestName} {
 		if err := CheckName(name); err != nil {
 			t.Errorf("CheckName(%q) = %v", name, err)
 		}
 	}
 	for _, name := range []string{
 		"", ".", "..", "/", "a/b", `a\b`, "../x", "/etc/passwd", "a\x00b", "a\nb", "a\x1b[2Jb", "a\u202egpj.exe", "a\u200bb",
-		"\xff\xfe", ".bashrc", "a.part", "a.part.journal", " a", "a ", "a.", "a\u2028", strings.Repeat("x", maxName),
+		"\xff\xfe", ".bashrc", "a.part", "a.part.journal", " a", "a ", "a.", "a\u2028", longestName + "x", strings.Repeat("x", maxName),
 	} {
 		if err := CheckName(name); err == nil {
 			t.Errorf("CheckName(%q) = nil", name)
@@ -332,6 +334,15 @@ func FuzzSend(f *testing.F) {
 			t.Errorf("sent with sum %v", r.Sum)
 		}
 	})
+}
+
+// Inputs that the fuzzers found stay with the package.
+func TestFuzzSeeds(t *testing.T) {
+	for _, name := range []string{"FuzzParse", "FuzzReceive", "FuzzSend"} {
+		if seeds, err := os.ReadDir(filepath.Join("testdata", "fuzz", name)); err != nil || len(seeds) == 0 {
+			t.Errorf("%s has no seeds: %v", name, err)
+		}
+	}
 }
 
 func TestHostileSender(t *testing.T) {
