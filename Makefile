@@ -22,13 +22,15 @@ VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 BINARIES := rendezvous grid ri2n-bench netsim
 FUZZTIME ?= 60s
 TESTFLAGS ?=
+SCENARIO ?= all
+BENCHFLAGS ?=
 
 help:
 	@echo 'make demo    build all, then send a file between two homes behind NATs'
 	@echo 'make test    vet and test everything (as root: also the kernel tests)'
 	@echo 'make check   formatting, static analysis, import table, other platforms, go.mod'
 	@echo 'make build   the four binaries, in bin/'
-	@echo 'make bench   ri2n beside kernel TCP with TLS 1.3, over loopback'
+	@echo 'make bench   ri2n beside its peers, report in bin/bench.html (as root; else over loopback)'
 	@echo 'make fuzz    every fuzz target for FUZZTIME each (now $(FUZZTIME))'
 	@echo 'make clean   remove bin/'
 
@@ -62,7 +64,14 @@ check: go-version
 	@scripts/check
 
 bench: build
-	bin/ri2n-bench local
+	@if [ "$$(id -u)" = 0 ]; then \
+		bin/ri2n-bench compare --scenario '$(SCENARIO)' $(BENCHFLAGS) --html bin/bench.html; code=$$?; \
+		test ! -e bin/bench.html || echo 'report: bin/bench.html'; \
+		exit $$code; \
+	else \
+		echo 'not root: no namespaces, so over loopback only (sudo make bench for all scenarios)'; \
+		bin/ri2n-bench local; \
+	fi
 
 fuzz: go-version
 	@FUZZTIME='$(FUZZTIME)' scripts/fuzz

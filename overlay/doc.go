@@ -33,6 +33,6 @@
 // reached last), invitations (open tokens, one in a file).
 //
 // Not handled: names, membership, discovery on the LAN, proxies, port mapping,
-// UDP-less networks. The wire formats of streams and of the control stream are
-// in docs/wire-format.md's companion docs/overlay-protocol.md.
+// UDP-less networks. The formats of streams and of the control stream are
+// laid down in docs/overlay-protocol.md.
 package overlay

@@ -9,9 +9,11 @@ import (
 
 const (
 	// RFC 9002, section 6.1.1. The threshold grows to the distance of
-	// reordering that proved losses spurious, up to maxPacketThreshold.
+	// reordering that proved losses spurious, up to maxPacketThreshold: 10 ms of
+	// jitter at 100 Mbit/s is a distance of 100 packets. Beyond it the time
+	// threshold decides, as in RFC 8985.
 	minPacketThreshold = 3
-	maxPacketThreshold = 64
+	maxPacketThreshold = 512
 
 	// The time threshold is 9/8 of an RTT (RFC 9002, section 6.1.2): one and
 	// minPatience eighths. It grows in the same way, to two RTTs, as RACK's
@@ -84,6 +86,7 @@ type lossDetector struct {
 
 	// Delivery rate.
 	delivered       uint64
+	lost            uint64 // bytes, PMTU probes excepted
 	deliveredAt     int64
 	firstSentAt     int64
 	appLimitedUntil uint64 // samples are app limited until delivered passes it; zero: not
@@ -115,6 +118,8 @@ type ackOutcome struct {
 	deliveryRate float64 // bytes per second; zero: no sample
 	appLimited   bool    // the sample says what was offered, not what fits
 	roundStart   bool    // a packet sent since the last round's end was acknowledged
+	delivery     deliverySpan
+	worstLoss    lossShare
 }
 
 // reset empties o and keeps the memory of its slices.
@@ -136,6 +141,7 @@ func (o *ackOutcome) feed(now time.Time, cc congestionController, rtt *rttEstima
 			largestLostSentAt: o.largestLostSentAt,
 			persistent:        o.persistentCongestion,
 			priorInFlight:     o.priorInFlight,
+			worst:             o.worstLoss,
 		})
 	}
 	if o.ackedBytes > 0 {
@@ -148,6 +154,7 @@ func (o *ackOutcome) feed(now time.Time, cc congestionController, rtt *rttEstima
 			deliveryRate:       o.deliveryRate,
 			appLimited:         o.appLimited,
 			roundStart:         o.roundStart,
+			delivery:           o.delivery,
 		})
 	}
 }
@@ -231,6 +238,8 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 	p.sendElapsed = uint32(min((t-d.firstSentAt)/1000, math.MaxUint32))
 	p.appLimited = d.appLimitedUntil != 0
 	d.inFlight += int(p.size)
+	p.inFlight = uint32(min(d.inFlight, math.MaxUint32))
+	p.lostBefore = uint32(d.lost)
 	d.eliciting++
 	d.lastEliciting = t
 }
@@ -294,6 +303,7 @@ func (d *lossDetector) onAck(now time.Time, ack *ackFrame, rtt *rttEstimator, ma
 	}
 	d.finishRate(&sample, rtt, out)
 	d.detectLost(t, rtt, out)
+	d.finishDelivery(&sample, out)
 	d.settle(t)
 	return nil
 }
@@ -414,6 +424,8 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 	if int(p.size) > d.largeSize {
 		out.lostLarge++
 	}
+	d.lost += uint64(p.size)
+	out.worstLoss.add(p, uint32(d.lost)-p.lostBefore)
 	if at := d.at(p.sentAt); at.After(out.largestLostSentAt) {
 		out.largestLostSentAt = at
 	}

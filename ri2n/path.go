@@ -114,7 +114,7 @@ type path struct {
 	// Sending.
 	loss     *lossDetector
 	rtt      rttEstimator
-	cc       *cubic
+	cc       congestionController
 	pacer    pacer
 	ptoCount int
 	probes   int  // packets to send regardless of the congestion window
@@ -160,7 +160,7 @@ func (s *Session) newPath(id pathID, l *Link, remote netip.AddrPort, now time.Ti
 		mtu:      size,
 		acks:     ackPolicy{maxAckDelay: maxAckDelay},
 		loss:     newLossDetector(s.random),
-		cc:       newCubic(size),
+		cc:       s.newController(size),
 		lastSent: now,
 	}
 }

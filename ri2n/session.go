@@ -209,7 +209,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	p := s.newPath(0, h.path.link, h.path.addr, now)
 	p.mtu = h.datagramSize(h.path)
-	p.cc = newCubic(p.mtu)
+	p.cc.SetMaxDatagramSize(p.mtu)
 	p.received, p.sent = h.path.received, h.path.sent
 	// Several candidates have carried Initials: which one the keys came back
 	// on says little about the others.

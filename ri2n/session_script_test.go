@@ -139,7 +139,10 @@ func TestZeroWindowAndLostCredit(t *testing.T) {
 			written <- err
 		}()
 		time.Sleep(2 * time.Second)
-		if got, limit := server.recvHighest, uint64(initialStreamWindow); got != limit {
+		server.mu.Lock()
+		highest := server.recvHighest
+		server.mu.Unlock()
+		if got, limit := highest, uint64(initialStreamWindow); got != limit {
 			t.Errorf("peer sent %d bytes into a window of %d", got, limit)
 		}
 		s.cb.setRule(func(n int, data []byte, _ netip.AddrPort) []delivery {

@@ -136,11 +136,11 @@ func (o *options) recvToken(cmd *cobra.Command, f recvFlags, text string) error 
 	p := &persister{
 		node: node,
 		dial: func(ctx context.Context) (*overlay.Peer, net.Conn, error) {
-			r.begin(token.Sender, time.Now())
-			p, err := node.Redeem(ctx, text)
+			p, dialed, err := redeem(ctx, node, text)
 			if err != nil {
 				return nil, nil, err
 			}
+			r.begin(token.Sender, dialed)
 			c, err := p.Dial(ctx, portFetch)
 			return p, c, err
 		},
@@ -165,6 +165,31 @@ func (o *options) recvToken(cmd *cobra.Command, f recvFlags, text string) error 
 		return err
 	}
 	return r.print(result)
+}
+
+// redeem is node.Redeem, and the time when it dialed the sender: at once, or as
+// soon as the rendezvous had let us in.
+func redeem(ctx context.Context, node *overlay.Node, token string) (p *overlay.Peer, dialed time.Time, err error) {
+	listening, stop := context.WithCancel(ctx)
+	defer stop()
+	events := node.Events(listening)
+	dialed = time.Now()
+	if p, err = node.Redeem(ctx, token); err != nil {
+		return nil, dialed, err
+	}
+	for {
+		select {
+		case e, open := <-events:
+			if !open {
+				return p, dialed, nil
+			}
+			if e.Kind == overlay.EventRendezvousUp {
+				dialed = e.Time
+			}
+		default:
+			return p, dialed, nil
+		}
+	}
 }
 
 // explainGone says what to do about a sender that is not there.

@@ -15,8 +15,9 @@ import (
 )
 
 // transferDocument ends a send or a recv: "instantgrid/send/1" and
-// "instantgrid/recv/1" with event "done". The clocks start when the session is
-// dialed or, at the side that is dialed, when it is there.
+// "instantgrid/recv/1" with event "done". The clocks start when the peer is
+// dialed, once the rendezvous is reached, or, at the side that is dialed, when
+// the session is there.
 type transferDocument struct {
 	Event          string      `json:"event"`
 	Name           string      `json:"name"`

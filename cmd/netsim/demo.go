@@ -109,9 +109,15 @@ type demoDocument struct {
 	Failure string    `json:"failure,omitempty"`
 }
 
-// A demoRunner carries one part out: it sends the file source to a new file
-// target.
-type demoRunner func(ctx context.Context, p demoPart, dir, source, target string) (demoRow, error)
+// A demoRunner carries one part out: it sends the file dir/source and has it
+// received as dir/target. progress may be told how far that is.
+type demoRunner func(ctx context.Context, p demoPart, dir string, progress func(done int64, path string)) (demoRow, error)
+
+// Names of the files in the directory of a part.
+const (
+	source = "file"
+	target = "received"
+)
 
 func runDemo(cmd *cobra.Command, f demoFlags) error {
 	b, note, err := demoBackend(cmd, f.backend, kernel.Check)
@@ -156,10 +162,14 @@ func runDemo(cmd *cobra.Command, f demoFlags) error {
 	default:
 		say("demo: in the simulator, in virtual time")
 	}
+	line := newProgressLine(cmd.ErrOrStderr())
 	for i, p := range parts {
-		row, err := p.run(cmd.Context(), run, filepath.Join(dir, fmt.Sprint(i)), say)
+		row, err := p.run(cmd.Context(), run, filepath.Join(dir, fmt.Sprint(i)), say, line)
+		line.Close()
 		if err != nil {
-			err = ignoreCancel(cmd.Context(), err)
+			if stopped := interrupted(cmd); stopped != nil {
+				err = stopped
+			}
 			d.Failure = err.Error()
 			if cli.JSON(cmd) {
 				cli.PrintJSON(cmd, "demo", d)
@@ -192,21 +202,24 @@ func demoBackend(cmd *cobra.Command, name string, check func() error) (b backend
 
 // run makes a file in dir, sends it, prints what happened, and checks that
 // things went as they must.
-func (p demoPart) run(ctx context.Context, run demoRunner, dir string, say func(string, ...any)) (demoRow, error) {
+func (p demoPart) run(ctx context.Context, run demoRunner, dir string, say func(string, ...any), line *progressLine) (demoRow, error) {
 	fail := func(object, next, format string, args ...any) error {
 		return &cli.Error{Object: "demo, " + object, Cause: fmt.Sprintf(format, args...), Next: next}
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return demoRow{}, err
 	}
-	source, target := filepath.Join(dir, "file"), filepath.Join(dir, "received")
-	sum, err := makeFile(source, p.Bytes)
+	sum, err := makeFile(filepath.Join(dir, source), p.Bytes)
 	if err != nil {
 		return demoRow{}, err
 	}
 	say("\n%s", p.Title)
 	say("  file        %.1f MiB of random bytes", float64(p.Bytes)/(1<<20))
-	row, err := run(ctx, p, dir, source, target)
+	line.Set("  sending ...")
+	row, err := run(ctx, p, dir, func(done int64, path string) {
+		line.Set("  sending ... %.1f MiB, %s", float64(done)/(1<<20), path)
+	})
+	line.Close()
 	if err != nil {
 		return row, err
 	}
@@ -214,7 +227,7 @@ func (p demoPart) run(ctx context.Context, run demoRunner, dir string, say func(
 	row.FirstByteMS, row.DirectMS = orNull(row.firstByte), orNull(row.upAt)
 	row.Seconds = cli.Number(row.elapsed.Round(time.Millisecond).Seconds())
 	row.MiBPerSecond = cli.Number(float64(int64(float64(p.Bytes)/(1<<20)/row.elapsed.Seconds()*10)) / 10)
-	if row.ReceivedSHA256, err = sumOf(target); err != nil {
+	if row.ReceivedSHA256, err = sumOf(filepath.Join(dir, target)); err != nil {
 		return row, err
 	}
 	say("  first byte  %s after the dial", milliseconds(row.firstByte))
@@ -273,7 +286,7 @@ func sumOf(name string) (string, error) {
 }
 
 // demoInSim carries a part out in the simulator.
-func demoInSim(ctx context.Context, p demoPart, dir, source, target string) (demoRow, error) {
+func demoInSim(ctx context.Context, p demoPart, dir string, _ func(int64, string)) (demoRow, error) {
 	from, to, err := sendersOf(p.Scenario, "", "")
 	if err != nil {
 		return demoRow{}, err
@@ -283,8 +296,8 @@ func demoInSim(ctx context.Context, p demoPart, dir, source, target string) (dem
 		Rendezvous: rendezvousHost,
 		From:       from,
 		To:         to,
-		Source:     source,
-		Target:     target,
+		Source:     filepath.Join(dir, source),
+		Target:     filepath.Join(dir, target),
 	}, nil)
 	if o.Failure != "" {
 		return demoRow{}, &cli.Error{

@@ -41,14 +41,24 @@ func findPrograms() (programs, error) {
 	return p, nil
 }
 
-// partTime bounds one part of the demo.
-const partTime = 50 * time.Second
+// partTime bounds one part of the demo, with a second more for each partRate
+// bytes.
+const (
+	partTime = 40 * time.Second
+	partRate = 2 << 20
+)
+
+// rendezvousDocument is what the demo reads of "instantgrid/rendezvous/1".
+type rendezvousDocument struct {
+	Address string `json:"address"`
+}
 
 // gridDocument is what the demo reads of "instantgrid/send/1" and
 // "instantgrid/recv/1".
 type gridDocument struct {
 	Event       string   `json:"event"`
 	Token       string   `json:"token"`
+	Bytes       int64    `json:"bytes"`
 	SHA256      string   `json:"sha256"`
 	Seconds     float64  `json:"seconds"`
 	FirstByteMS *float64 `json:"first_byte_ms"`
@@ -60,7 +70,7 @@ type gridDocument struct {
 
 // demo carries a part out in network namespaces: a rendezvous, a sender that
 // prints a token, and a receiver that is given it.
-func (p programs) demo(ctx context.Context, part demoPart, dir, source, target string) (row demoRow, err error) {
+func (p programs) demo(ctx context.Context, part demoPart, dir string, progress func(int64, string)) (row demoRow, err error) {
 	from, to, err := sendersOf(part.Scenario, "", "")
 	if err != nil {
 		return row, err
@@ -70,7 +80,7 @@ func (p programs) demo(ctx context.Context, part demoPart, dir, source, target s
 		return row, err
 	}
 	defer network.Close()
-	ctx, cancel := context.WithTimeout(ctx, partTime)
+	ctx, cancel := context.WithTimeout(ctx, partTime+time.Duration(part.Bytes/partRate)*time.Second)
 	defer cancel()
 
 	public := network.Host(rendezvousHost).Addr().String()
@@ -81,34 +91,34 @@ func (p programs) demo(ctx context.Context, part demoPart, dir, source, target s
 		return row, err
 	}
 	defer server.stop()
-	var started struct {
-		Address string `json:"address"`
-	}
-	if err := server.until(&started, func() bool { return started.Address != "" }); err != nil {
+	started, err := first[rendezvousDocument](server)
+	if err != nil {
 		return row, err
 	}
 
 	sender, err := startProgram(ctx, network, from, p.grid,
-		"send", source, "--json", "--rendezvous", started.Address, "--dir", filepath.Join(dir, "from"))
+		"send", filepath.Join(dir, source), "--json", "--rendezvous", started.Address, "--dir", filepath.Join(dir, "from"))
 	if err != nil {
 		return row, err
 	}
 	defer sender.stop()
-	var sent, received gridDocument
-	if err := sender.until(&sent, func() bool { return sent.Token != "" }); err != nil {
+	offer, err := first[gridDocument](sender)
+	if err != nil {
 		return row, err
 	}
 
 	receiver, err := startProgram(ctx, network, to, p.grid,
-		"recv", sent.Token, "--json", "--output", filepath.Dir(target), "--name", filepath.Base(target), "--dir", filepath.Join(dir, "to"))
+		"recv", offer.Token, "--json", "--watch", "--output", dir, "--name", target, "--dir", filepath.Join(dir, "to"))
 	if err != nil {
 		return row, err
 	}
 	defer receiver.stop()
-	if err := receiver.finish(&received); err != nil {
+	received, err := last(receiver, func(d gridDocument) { progress(d.Bytes, d.Path) })
+	if err != nil {
 		return row, err
 	}
-	if err := sender.finish(&sent); err != nil {
+	sent, err := last(sender, func(gridDocument) {})
+	if err != nil {
 		return row, err
 	}
 	for _, d := range []gridDocument{sent, received} {

@@ -4,7 +4,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -116,10 +115,11 @@ func startSim(sc netsim.Scenario) (netsim.Network, error) {
 	return n, nil
 }
 
-// ignoreCancel replaces an error that only says that ctx ended by ctx's own.
-func ignoreCancel(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
+// interrupted returns what a command says when its context ended before its
+// work did, and nil while it has not.
+func interrupted(cmd *cobra.Command) error {
+	if cmd.Context().Err() == nil {
+		return nil
 	}
-	return err
+	return &cli.Error{Object: cmd.CommandPath(), Cause: "interrupted", Next: "run it again", Code: cli.ExitInterrupted}
 }

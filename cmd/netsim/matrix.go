@@ -148,7 +148,7 @@ func runMatrix(cmd *cobra.Command, f matrixFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := cmd.Context().Err(); err != nil {
+	if err := interrupted(cmd); err != nil {
 		return err
 	}
 	if bad := d.bad(); len(bad) > 0 {

@@ -63,39 +63,51 @@ func (p *program) stop() {
 	p.cmd.Wait()
 }
 
-// until decodes the documents that the process prints into v, one on top of
-// the other, until enough says so.
-func (p *program) until(v any, enough func() bool) error {
-	for !enough() {
-		line, err := p.lines.ReadBytes('\n')
-		if err != nil {
-			return p.ended(err)
-		}
-		if err := json.Unmarshal(line, v); err != nil {
-			return fmt.Errorf("%s printed %q: %w", p.name, line, err)
-		}
-	}
-	return nil
+// A document is one line that a program printed.
+type document interface {
+	rendezvousDocument | gridDocument
 }
 
-// finish decodes what else the process prints, and waits for its end.
-func (p *program) finish(v any) error {
+// next returns the next document that p prints. The error is io.EOF when the
+// process has printed its last one.
+func next[D document](p *program) (d D, err error) {
+	line, err := p.lines.ReadBytes('\n')
+	if err != nil {
+		return d, err
+	}
+	if err := json.Unmarshal(line, &d); err != nil {
+		return d, fmt.Errorf("%s printed %q: %w", p.name, line, err)
+	}
+	return d, nil
+}
+
+// first returns the first document that p prints.
+func first[D document](p *program) (D, error) {
+	d, err := next[D](p)
+	if err != nil {
+		return d, p.ended(err)
+	}
+	return d, nil
+}
+
+// last returns the last document that p prints, after the end of the process.
+// each is called for those before.
+func last[D document](p *program, each func(D)) (d D, err error) {
 	for {
-		line, err := p.lines.ReadBytes('\n')
+		more, err := next[D](p)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return p.ended(err)
+			return d, p.ended(err)
 		}
-		if err := json.Unmarshal(line, v); err != nil {
-			return fmt.Errorf("%s printed %q: %w", p.name, line, err)
-		}
+		d = more
+		each(d)
 	}
 	if err := p.cmd.Wait(); err != nil {
-		return p.ended(err)
+		return d, p.ended(err)
 	}
-	return nil
+	return d, nil
 }
 
 // ended explains why the process is gone, with what it said last.

@@ -151,7 +151,7 @@ func runScenario(cmd *cobra.Command, b backend, x transfer) error {
 	case err != nil:
 		return err
 	case cmd.Context().Err() != nil:
-		return cmd.Context().Err()
+		return interrupted(cmd)
 	case o.Failure != "":
 		return &cli.Error{
 			Object: "scenario " + x.Scenario.Name,

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -60,29 +59,5 @@ func TestRunInKernel(t *testing.T) {
 				t.Errorf("exit code %d, %+v\n%s", code, d, stderr)
 			}
 		})
-	}
-}
-
-// TestDemoInSimulator is the demo as a user without privileges sees it, with
-// smaller files.
-func TestDemoInSimulator(t *testing.T) {
-	dir := t.TempDir()
-	t.Setenv("TMPDIR", dir)
-	code, stdout, stderr := command(t, "demo", "--backend", "sim", "--bytes", "3000000", "--relayed-bytes", "300000")
-	if code != 0 {
-		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
-	}
-	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "demo: ok") {
-		t.Errorf("last line %q", last)
-	}
-	for _, want := range []string{"in the simulator", "first byte", "direct", "rate", "sha256", "mapping-both"} {
-		if !strings.Contains(stdout, want) {
-			t.Errorf("the output does not mention %q:\n%s", want, stdout)
-		}
-	}
-	left, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

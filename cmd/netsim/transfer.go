@@ -80,10 +80,12 @@ const (
 	// servicePort is where the receiving node listens.
 	servicePort = 7000
 	// setupTime, transferTime and decisionTime bound the parts of a transfer:
-	// until both nodes are registered, until the bytes have arrived, and until
-	// it is known whether the path becomes direct.
+	// until both nodes are registered, until the bytes have arrived (and more
+	// for many bytes, at slowest), and until it is known whether the path becomes
+	// direct.
 	setupTime    = 20 * time.Second
 	transferTime = 90 * time.Second
+	slowest      = 100_000 // bytes a second
 	decisionTime = 30 * time.Second
 	// agreeTime is how long the two ends may differ on path and reason.
 	agreeTime = time.Second
@@ -400,7 +402,7 @@ func (r *running) send(ctx context.Context, from, to *overlay.Node, rc *receiver
 	}
 	defer content.Close()
 
-	ctx, cancel := context.WithTimeout(ctx, transferTime)
+	ctx, cancel := context.WithTimeout(ctx, transferTime+time.Duration(size/slowest)*time.Second)
 	defer cancel()
 	dialed := time.Now()
 	conn, err := from.DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", to.PeerID(), servicePort))

@@ -225,7 +225,11 @@ type bulk struct {
 	BitsPerSecond float64 `json:"bits_per_second"`
 	CPUPerGB      float64 `json:"cpu_per_gb"` // CPU-seconds of both ends per 10^9 bytes
 	Report        bulkReport
+	note          string // what the sender's transport says of the transfer
 }
+
+// A commentator can say what a reader should know of a transfer, or nothing.
+type commentator interface{ comment() string }
 
 // An aborter can drop what has been written and not sent.
 type aborter interface{ abort() }
@@ -266,6 +270,10 @@ func measureBulk(ctx context.Context, d dialer, q bulkRequest) (bulk, error) {
 	if err := <-received; err != nil {
 		return bulk{}, err
 	}
+	note := ""
+	if cm, ok := c.(commentator); ok {
+		note = cm.comment()
+	}
 	if a, ok := c.(aborter); ok {
 		a.abort()
 	}
@@ -279,6 +287,7 @@ func measureBulk(ctx context.Context, d dialer, q bulkRequest) (bulk, error) {
 		BitsPerSecond: float64(report.Bytes) * 8 / report.Seconds,
 		CPUPerGB:      (cpu + report.CPUSeconds) / (float64(report.Bytes) / 1e9),
 		Report:        report,
+		note:          note,
 	}, nil
 }
 

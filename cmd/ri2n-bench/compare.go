@@ -60,6 +60,7 @@ It needs root, and leaves nothing behind, however it ends.`,
 	cmd.Flags().IntVar(&k.pings, "pings", 2000, "64-byte messages in each round of ping")
 	cmd.Flags().IntVar(&k.setups, "setups", 50, "connections in each round of setup")
 	cmd.Flags().IntVar(&k.sessions, "sessions", 10000, "idle sessions of ri2n; the others open a tenth")
+	cmd.Flags().StringVar(&k.profiles, "profile", "", "folder to write CPU profiles of all processes to, for go tool pprof")
 	cmd.Flags().StringVar(&html, "html", "", "file to write a report with plots to")
 	return cmd
 }
@@ -254,6 +255,9 @@ func writeComparison(w io.Writer, d document) error {
 			return err
 		}
 		for _, r := range t.rows {
+			if r.Note != "" {
+				fmt.Fprintf(w, "  %s: %s\n", r.Contender, r.Note)
+			}
 			if r.Error != "" {
 				fmt.Fprintf(w, "  %s: %s\n", r.Contender, r.Error)
 			}

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +24,7 @@ type comparison struct {
 	sessions int             // of idle, for ri2n; the others take a tenth
 	wanted   map[string]bool // contenders; nil: those of the scenario
 	program  string          // this one
+	profiles string          // folder for CPU profiles; empty: none
 	progress func(format string, args ...any)
 
 	results []result
@@ -75,16 +78,17 @@ func (k *comparison) run(ctx context.Context, s scenario, v variant) {
 		k.refuse(s, v, err)
 		return
 	}
+	bed.patience = k.profiles != ""
 	defer bed.close()
 	all := make([]samples, len(names))
 	results := make([]result, len(names))
 	servers := make([]target, len(names))
 	for i, name := range names {
-		servers[i], all[i].err = k.serve(ctx, bed, name, i)
+		servers[i], all[i].err = k.serve(ctx, bed, name, i, k.profile(s, v, name+"-receiver"))
 	}
 	var rival target
 	if v.rival != "" {
-		if rival, err = k.serve(ctx, bed, v.rival, len(names)); err != nil {
+		if rival, err = k.serve(ctx, bed, v.rival, len(names), ""); err != nil {
 			k.refuse(s, v, fmt.Errorf("rival %s: %w", v.rival, err))
 			return
 		}
@@ -103,6 +107,9 @@ func (k *comparison) run(ctx context.Context, s scenario, v variant) {
 			}
 			k.progress("%s: round %d of %d: %s", v.label(s), r+1, rounds, name)
 			t := turn{k: k, bed: bed, job: k.job(v, name, servers[i])}
+			if r == 0 {
+				t.job.Profile = k.profile(s, v, name+"-sender")
+			}
 			if v.rival != "" {
 				t.rival = &job{Contender: v.rival, Address: rival.address, Measure: v.measure, Seconds: t.job.Seconds}
 			}
@@ -123,6 +130,23 @@ func (k *comparison) run(ctx context.Context, s scenario, v variant) {
 		results[i].pings = all[i].ping
 		k.results = append(k.results, results[i])
 	}
+}
+
+// profile returns the file for the CPU profile of one process.
+func (k *comparison) profile(s scenario, v variant, process string) string {
+	if k.profiles == "" {
+		return ""
+	}
+	label := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(v.name))
+	if label != "" {
+		label += "-"
+	}
+	return filepath.Join(k.profiles, s.name+"-"+label+process+".pprof")
 }
 
 // job is what the client of a contender does in one round.
@@ -150,13 +174,13 @@ func (k *comparison) job(v variant, name string, to target) job {
 }
 
 // serve starts the server of a contender on the port of its own.
-func (k *comparison) serve(ctx context.Context, bed *testbed, name string, i int) (target, error) {
+func (k *comparison) serve(ctx context.Context, bed *testbed, name string, i int, profile string) (target, error) {
 	port := strconv.Itoa(basePort + i)
 	var addresses []string
 	for l := range bed.variant.links {
 		addresses = append(addresses, net.JoinHostPort(bed.pair.Addr(1, l).String(), port))
 	}
-	j := job{Contender: name, Address: strings.Join(addresses, ","), Sessions: 2*k.sessions + 1000}
+	j := job{Contender: name, Address: strings.Join(addresses, ","), Sessions: 2*k.sessions + 1000, Profile: profile}
 	p, to, err := startPeer(ctx, k.program, bed.pair.Host(1), bed.cpu(1), j)
 	if err != nil {
 		return target{}, err
@@ -167,9 +191,10 @@ func (k *comparison) serve(ctx context.Context, bed *testbed, name string, i int
 
 // A testbed is the network of one variant, with the servers on it.
 type testbed struct {
-	variant variant
-	pair    *kernel.Pair
-	peers   []*process
+	variant  variant
+	pair     *kernel.Pair
+	peers    []*process
+	patience bool // profiles are to be written
 }
 
 func newTestbed(v variant) (*testbed, error) {
@@ -223,6 +248,9 @@ func (b *testbed) cpu(end int) int {
 
 func (b *testbed) close() {
 	for _, p := range b.peers {
+		if b.patience {
+			p.end()
+		}
 		p.kill()
 	}
 	b.pair.Close()
@@ -348,17 +376,21 @@ func (s *samples) add(m measured) {
 	if m.Idle != nil {
 		s.idle = m.Idle
 	}
+	if m.Note != "" {
+		s.note = m.Note
+	}
 }
 
-// after returns the goodput in bit/s from time t to the end, zero if t is
-// outside.
+// after returns the goodput in bit/s from time t to the end; no number if that
+// is before the start or less than shortest.
 func (r bulkReport) after(t time.Time) float64 {
 	from := t.Sub(time.Unix(0, r.Started))
 	length := time.Duration(r.Seconds * float64(time.Second))
 	first := int((from + bulkStep - 1) / bulkStep)
 	last := int(length / bulkStep) // the last step may be a part only
-	if from < 0 || first >= last {
-		return 0
+	const shortest = 500 * time.Millisecond
+	if from < 0 || time.Duration(last-first)*bulkStep < shortest {
+		return math.NaN()
 	}
 	var sum int64
 	for i := first; i < min(last, len(r.Steps)); i++ {

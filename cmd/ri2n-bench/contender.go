@@ -96,7 +96,8 @@ func firstAddress(list string) string {
 }
 
 // A target is where a server listens and the key that it proves, written
-// HOST:PORT#PEERID.
+// HOST:PORT#PEERID, or HOST:PORT,HOST:PORT#PEERID where several links lead to
+// it.
 type target struct {
 	address string
 	peer    ri2n.PeerID
@@ -109,8 +110,10 @@ func parseTarget(s string) (target, error) {
 	if !ok {
 		return target{}, cli.Usagef(s, "ri2n-bench client HOST:PORT#PEERID, as ri2n-bench server prints it", "there is no #PEERID at its end")
 	}
-	if _, _, err := net.SplitHostPort(address); err != nil {
-		return target{}, cli.Usagef(s, "ri2n-bench client HOST:PORT#PEERID, as ri2n-bench server prints it", "%v", err)
+	for at := range strings.SplitSeq(address, ",") {
+		if _, _, err := net.SplitHostPort(at); err != nil {
+			return target{}, cli.Usagef(s, "ri2n-bench client HOST:PORT#PEERID, as ri2n-bench server prints it", "%v", err)
+		}
 	}
 	peer, err := ri2n.ParsePeerID(id)
 	if err != nil {

@@ -27,6 +27,14 @@ func readMemory() (memoryReport, error) {
 	return memoryReport{rss, runtime.NumGoroutine(), processCPU()}, err
 }
 
+// serveCPU answers with the processor time alone: a collection costs some.
+func serveCPU(c conn) error {
+	if err := writeLine(c, memoryReport{CPUSeconds: processCPU()}); err != nil {
+		return err
+	}
+	return c.CloseWrite()
+}
+
 func serveMemory(c conn) error {
 	m, err := readMemory()
 	if err != nil {
@@ -117,15 +125,14 @@ func measureIdle(ctx context.Context, d dialer, count int, during time.Duration)
 		return idle{}, err
 	}
 	took := time.Since(start)
-	// Handshakes leave timers and retransmissions that end soon.
-	if err := sleep(ctx, 2*time.Second); err != nil {
+	// Handshakes leave timers, probes and retransmissions that end soon.
+	if err := sleep(ctx, max(2*time.Second, during/2)); err != nil {
 		return idle{}, err
 	}
 	after, err := bothEnds(ctx, d)
 	if err != nil {
 		return idle{}, err
 	}
-	var cpu float64
 	quiet, err := cpuOf(ctx, d)
 	if err != nil {
 		return idle{}, err
@@ -139,8 +146,7 @@ func measureIdle(ctx context.Context, d dialer, count int, during time.Duration)
 	if err != nil {
 		return idle{}, err
 	}
-	cpu = end - quiet
-	result := idle{Sessions: count, CPUShare: cpu / silent, SetupsPerSecond: float64(count) / took.Seconds()}
+	result := idle{Sessions: count, CPUShare: (end - quiet) / silent, SetupsPerSecond: float64(count) / took.Seconds()}
 	for i := range after {
 		result.RSS = max(result.RSS, float64(after[i].RSS-before[i].RSS)/float64(count))
 		result.Goroutines = max(result.Goroutines, float64(after[i].Goroutines-before[i].Goroutines)/float64(count))
@@ -177,28 +183,32 @@ func bothEnds(ctx context.Context, d dialer) (ends [2]memoryReport, err error) {
 	return ends, err
 }
 
-// cpuOf returns the CPU-seconds of both ends so far. Asking costs some: a
-// collection, which the caller's time of silence must outweigh.
+// cpuOf returns the CPU-seconds of both ends so far.
 func cpuOf(ctx context.Context, d dialer) (float64, error) {
-	ours := processCPU()
-	theirs, err := askMemory(ctx, d)
-	return ours + theirs.CPUSeconds, err
+	theirs, err := ask(ctx, d, opCPU)
+	return processCPU() + theirs.CPUSeconds, err
 }
 
-func askMemory(ctx context.Context, d dialer) (m memoryReport, err error) {
+func askMemory(ctx context.Context, d dialer) (memoryReport, error) {
+	m, err := ask(ctx, d, opMemory)
+	if err == nil && m.RSS <= 0 {
+		err = errors.New("this system does not tell the memory of a process")
+	}
+	return m, err
+}
+
+// ask sends an operation that is answered with a memoryReport.
+func ask(ctx context.Context, d dialer, op byte) (m memoryReport, err error) {
 	c, err := d.Dial(ctx)
 	if err != nil {
 		return m, fmt.Errorf("dial: %w", err)
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(quietLimit))
-	if _, err := c.Write([]byte{opMemory}); err != nil {
+	if _, err := c.Write([]byte{op}); err != nil {
 		return m, err
 	}
 	err = readLine(c, &m)
-	if err == nil && m.RSS <= 0 {
-		err = errors.New("this system does not tell the memory of a process")
-	}
 	return m, err
 }
 

@@ -38,6 +38,7 @@ func smuxConfig() *smux.Config {
 }
 
 func tuneKCP(s *kcp.UDPSession) {
+	//lint:ignore SA1019 the default cuts each write into packets of its own, which is slower
 	s.SetStreamMode(true)
 	s.SetWriteDelay(false)
 	s.SetNoDelay(1, 10, 2, 1)
@@ -81,40 +82,71 @@ func (l kcpListener) Accept(ctx context.Context) (conn, error) {
 	return &kcpConn{mux: mux, accepted: true}, nil
 }
 
-// A kcpConn is the only smux stream of a kcp-go session of its own. On the
-// accepting side the stream is taken at the first Read.
+// A kcpConn is a kcp-go session of its own with a smux stream for each
+// direction, since a smux stream whose peer has ended writing cannot be written
+// to. On the accepting side the streams are taken at the first Read.
 type kcpConn struct {
-	*smux.Stream
-	mux      *smux.Session
-	accepted bool
+	*smux.Stream // outgoing
+	in           *smux.Stream
+	mux          *smux.Session
+	accepted     bool
+}
+
+// openKCP opens both streams: first the dialer's outgoing one.
+func openKCP(mux *smux.Session) (*kcpConn, error) {
+	out, err := mux.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	in, err := mux.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	return &kcpConn{Stream: out, in: in, mux: mux}, nil
 }
 
 // Read implements net.Conn for the one goroutine that serves the connection.
 func (c *kcpConn) Read(b []byte) (int, error) {
-	if c.Stream == nil {
+	if c.in == nil {
 		c.mux.SetDeadline(time.Now().Add(setupLimit))
-		stream, err := c.mux.AcceptStream()
-		if err != nil {
-			return 0, fmt.Errorf("accept stream: %w", err)
+		for _, stream := range []**smux.Stream{&c.in, &c.Stream} {
+			accepted, err := c.mux.AcceptStream()
+			if err != nil {
+				return 0, fmt.Errorf("accept stream: %w", err)
+			}
+			*stream = accepted
 		}
 		c.mux.SetDeadline(time.Time{})
-		c.Stream = stream
 	}
-	return c.Stream.Read(b)
+	return c.in.Read(b)
 }
 
-// SetDeadline bounds reads and writes once there is a stream.
+// SetDeadline bounds reads and writes once there are streams.
 func (c *kcpConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+func (c *kcpConn) SetReadDeadline(t time.Time) error {
+	if c.in == nil {
+		return nil
+	}
+	return c.in.SetReadDeadline(t)
+}
+
+func (c *kcpConn) SetWriteDeadline(t time.Time) error {
 	if c.Stream == nil {
 		return nil
 	}
-	return c.Stream.SetDeadline(t)
+	return c.Stream.SetWriteDeadline(t)
 }
+
+// CloseWrite ends the outgoing stream; the other goes on.
+func (c *kcpConn) CloseWrite() error { return c.Stream.CloseWrite() }
 
 // Close ends the session. kcp-go tells nobody, so the accepting side gives the
 // dialer time to read what is on its way.
 func (c *kcpConn) Close() error {
-	if c.accepted && c.Stream != nil {
+	if c.accepted && c.in != nil {
 		timer := time.NewTimer(time.Second)
 		defer timer.Stop()
 		select {
@@ -151,12 +183,12 @@ func (d *kcpDialer) Dial(context.Context) (conn, error) {
 		s.Close()
 		return nil, err
 	}
-	stream, err := mux.OpenStream()
+	c, err := openKCP(mux)
 	if err != nil {
 		mux.Close()
 		return nil, err
 	}
-	return &kcpConn{Stream: stream, mux: mux}, nil
+	return c, nil
 }
 
 func (d *kcpDialer) Close() error { return nil }

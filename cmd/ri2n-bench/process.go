@@ -75,6 +75,15 @@ func (p *process) kill() {
 	p.cmd.Wait()
 }
 
+// end asks the worker to end, which writes its profile, and waits; one that
+// does not is killed.
+func (p *process) end() {
+	p.stdin.Close()
+	timer := time.AfterFunc(lingerLimit+time.Second, func() { p.cmd.Process.Kill() })
+	defer timer.Stop()
+	p.cmd.Wait()
+}
+
 // startPeer starts a server for one contender and returns its target.
 func startPeer(ctx context.Context, program string, host *kernel.Host, cpu int, j job) (*process, target, error) {
 	p, err := startProcess(ctx, program, host, cpu, j)

@@ -14,6 +14,7 @@ const (
 	opBulk   = 'B' // a bulkRequest follows; the server reads, then answers with a bulkReport
 	opIdle   = 'I' // the server answers with one byte and keeps the connection
 	opMemory = 'M' // the server answers with a memoryReport
+	opCPU    = 'C' // the same, and only the processor time is measured
 )
 
 const (
@@ -54,6 +55,8 @@ func serveOperation(c conn) error {
 		return serveIdle(c)
 	case opMemory:
 		return serveMemory(c)
+	case opCPU:
+		return serveCPU(c)
 	}
 	return fmt.Errorf("unknown operation %q", op[0])
 }

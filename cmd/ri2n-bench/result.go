@@ -37,7 +37,8 @@ type row struct {
 	Goroutines cli.Number `json:"goroutines_per_session,omitzero"`
 	CPUShare   cli.Number `json:"idle_cpu_share,omitzero"` // of one core, both ends
 
-	Error string `json:"error,omitzero"`
+	Note  string `json:"note,omitzero"`  // what a reader should know of the figures
+	Error string `json:"error,omitzero"` // why there are fewer or none
 }
 
 // A ratio compares the first contender with another: above 1 the first has
@@ -65,6 +66,7 @@ type samples struct {
 	recovered, share  []float64
 	ping, setup       []time.Duration
 	idle              *idle
+	note              string
 	ended             int   // rounds that ended well
 	err               error // the first one; what was measured before it counts
 }
@@ -90,6 +92,7 @@ func (s *samples) row(scenario, variant, name string) row {
 		r.Sessions = s.idle.Sessions
 		r.RSS, r.Goroutines, r.CPUShare = cli.Number(s.idle.RSS), cli.Number(s.idle.Goroutines), cli.Number(s.idle.CPUShare)
 	}
+	r.Note = s.note
 	if s.err != nil {
 		r.Error = s.err.Error()
 	}

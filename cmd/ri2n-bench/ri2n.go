@@ -113,6 +113,26 @@ func (c *ri2nConn) SetDeadline(t time.Time) error {
 	return c.Stream.SetDeadline(t)
 }
 
+// comment says how many of several paths carried a twentieth of the bytes or
+// more.
+func (c *ri2nConn) comment() string {
+	paths := c.session.Paths()
+	var sum uint64
+	for _, p := range paths {
+		sum += p.BytesSent
+	}
+	used := 0
+	for _, p := range paths {
+		if p.BytesSent*20 >= sum {
+			used++
+		}
+	}
+	if len(paths) < 2 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d paths carried data", used, len(paths))
+}
+
 // Close ends stream and session. The accepting side gives the dialer time to
 // read what is still on its way and to close first.
 func (c *ri2nConn) Close() error {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"runtime/pprof"
 	"strings"
 	"time"
 
@@ -29,6 +31,8 @@ type job struct {
 	Verify  bool        `json:"verify,omitempty"`
 	// Sessions bounds what a server serves at a time.
 	Sessions int `json:"sessions,omitempty"`
+	// Profile is a file for the CPU profile of this process; empty: none.
+	Profile string `json:"profile,omitempty"`
 }
 
 // A measure is one kind of measurement.
@@ -47,6 +51,7 @@ type measured struct {
 	Ping  []time.Duration `json:"ping,omitempty"`
 	Setup []time.Duration `json:"setup,omitempty"`
 	Idle  *idle           `json:"idle,omitempty"`
+	Note  string          `json:"note,omitempty"`
 	Error string          `json:"error,omitempty"`
 }
 
@@ -85,6 +90,17 @@ func runWorker(cmd *cobra.Command, in io.Reader) error {
 	if !ok {
 		return fmt.Errorf("no contender %q on this system", j.Contender)
 	}
+	if j.Profile != "" {
+		f, err := os.Create(j.Profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	go func() {
@@ -98,6 +114,7 @@ func runWorker(cmd *cobra.Command, in io.Reader) error {
 	if err != nil {
 		m.Error = err.Error()
 	}
+	pprof.StopCPUProfile() // whole before the result: compare then ends this process
 	return cli.PrintJSONLine(cmd, "bench-measured", m)
 }
 
@@ -133,7 +150,7 @@ func measureJob(ctx context.Context, c contender, j job) (m measured, err error)
 	case measuresBulk:
 		var b bulk
 		b, err = measureBulk(ctx, d, bulkRequest{For: inSeconds(j.Seconds), Verify: j.Verify})
-		m.Bulk = &b
+		m.Bulk, m.Note = &b, b.note
 	case measuresPing:
 		m.Ping, err = measurePing(ctx, d, j.Count)
 	case measuresSetup:

@@ -205,12 +205,14 @@ func (p *partFile) begin(start int64) error {
 		return p.writeError(err)
 	}
 	p.noted = start
-	// This entry promises nothing about the disk: it says whose the file is.
-	// Later ones are made once the data is known to be there.
-	if err := p.note(p.entry(0)); err != nil {
+	// This entry promises nothing about the disk: it says whose the file is,
+	// should we be killed. The data need not wait until it would survive a
+	// power cut; that is the first thing that the journal's goroutine does.
+	if err := writeJournal(p.root, p.name, p.entry(0), true); err != nil {
 		return p.writeError(err)
 	}
 	p.entries = make(chan journalEntry, 1)
+	p.entries <- p.entry(0)
 	p.keeper.Go(func() {
 		for e := range p.entries {
 			// A journal that is behind costs a power cut's survivor some
