@@ -66,7 +66,7 @@ func overHTTP(t *testing.T, link netsim.Link, h http.Handler, use func(c *http.C
 }
 
 func TestHTTPUploadAndDownload(t *testing.T) {
-	const size = 4 << 20
+	const size = 2 << 20
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /hash", func(w http.ResponseWriter, r *http.Request) {
 		h := sha256.New()

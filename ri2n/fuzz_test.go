@@ -299,6 +299,13 @@ func fuzzSeeds() map[string]map[string][]byte {
 	b = appendLongHeader(b, handshake, nil)
 	b = append(append(b, all...), make([]byte, aeadOverhead)...)
 	add("FuzzDatagram", "coalesced_all_frames", b)
+
+	for name, frames := range sessionFrames() {
+		add("FuzzAuthenticatedFrames", name, frames)
+	}
+	for name, parts := range endpointDatagrams() {
+		add("FuzzEndpointDatagram", name, joinDatagrams(parts...))
+	}
 	return seeds
 }
 

@@ -370,7 +370,7 @@ func TestInitialFlood(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const flood = 2000
+				const flood = 1200
 				s := newStage(t)
 				s.b.halfOpen.tombstones = maxTombstones - 200 // as after a longer flood
 				var before, after runtime.MemStats

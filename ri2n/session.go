@@ -23,7 +23,11 @@ const (
 
 	lingerTime = 5 * time.Second
 	minPTOWait = 10 * time.Millisecond
-	stuckWait  = 5 * time.Millisecond
+
+	// maxDrainTime bounds three PTOs, which a peer that acknowledges late on
+	// purpose can make long.
+	maxDrainTime = 5 * time.Second
+	stuckWait    = 5 * time.Millisecond
 
 	exporterLabel = "EXPORTER-ri2n"
 )
@@ -497,7 +501,7 @@ func (s *Session) drain(now time.Time, f closeFrame) {
 
 func (s *Session) startDraining(now time.Time) {
 	s.state = sessionDraining
-	s.endsAt = now.Add(3 * max(s.sending.rtt.pto(maxAckDelay), minPTOWait))
+	s.endsAt = now.Add(min(3*max(s.sending.rtt.pto(maxAckDelay), minPTOWait), maxDrainTime))
 	for _, st := range s.streams {
 		st.send.reset()
 	}
