@@ -112,6 +112,14 @@ func (a *association) startClient(ctx context.Context, proofOf *rendezvous.Key) 
 func (a *association) startServer(trusted bool) {
 	if trusted {
 		a.authorize()
+	} else {
+		a.node.running.Go(func() {
+			select {
+			case <-a.proven:
+			case <-a.session.Done():
+			}
+			a.node.invitations.release(a.peer.id)
+		})
 	}
 	a.node.running.Go(func() { a.run(nil) })
 }

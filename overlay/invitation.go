@@ -63,8 +63,14 @@ type invitationTable struct {
 
 	mu        sync.Mutex // guards what follows
 	open      map[*Invitation]struct{}
-	strangers map[ri2n.PeerID]time.Time // until when their place is kept
+	strangers []stranger
 	failed    map[source]failures
+}
+
+// A stranger is one handshake or session of a peer that has proven nothing.
+type stranger struct {
+	peer  ri2n.PeerID
+	until time.Time // its place is kept no longer
 }
 
 // An invitation file has the token's text on its first line and "guest PEERID"
@@ -118,7 +124,6 @@ func loadInvitations(dir directory, now time.Time) (*invitationTable, error) {
 	t := &invitationTable{
 		dir:       dir,
 		open:      make(map[*Invitation]struct{}),
-		strangers: make(map[ri2n.PeerID]time.Time),
 		failed:    make(map[source]failures),
 	}
 	if dir == "" {
@@ -185,16 +190,7 @@ func (t *invitationTable) expectsLocked(now time.Time, peer ri2n.PeerID) bool {
 	if !waiting || t.failed[source{peer: peer}].count >= maxFailures {
 		return false
 	}
-	if _, again := t.strangers[peer]; again {
-		return true
-	}
-	if len(t.strangers) >= maxStrangers {
-		for id, until := range t.strangers {
-			if !now.Before(until) {
-				delete(t.strangers, id)
-			}
-		}
-	}
+	t.strangers = slices.DeleteFunc(t.strangers, func(x stranger) bool { return !now.Before(x.until) })
 	return len(t.strangers) < maxStrangers
 }
 
@@ -206,15 +202,20 @@ func (t *invitationTable) reserve(peer ri2n.PeerID) bool {
 	if !t.expectsLocked(now, peer) {
 		return false
 	}
-	t.strangers[peer] = now.Add(strangerLife)
+	t.strangers = append(t.strangers, stranger{peer: peer, until: now.Add(strangerLife)})
 	return true
 }
 
-// release gives a stranger's place back.
+// release gives one place of a stranger's back.
 func (t *invitationTable) release(peer ri2n.PeerID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.strangers, peer)
+	for i, x := range t.strangers {
+		if x.peer == peer {
+			t.strangers = slices.Delete(t.strangers, i, i+1)
+			return
+		}
+	}
 }
 
 // hasFailed reports whether a source has shown too many wrong proofs.
@@ -313,7 +314,6 @@ func (n *Node) mayProve(a *association) bool {
 		return true
 	}
 	n.counters.proofsRefused.Add(1)
-	n.invitations.release(a.peer.id)
 	return false
 }
 
@@ -324,7 +324,6 @@ func (n *Node) checkProof(a *association, exporter []byte, mac [32]byte) error {
 		n.refuseProof(a)
 		return errProof
 	}
-	n.invitations.release(a.peer.id)
 	if err := n.dir.write(inv.file, appendInvitationFile(nil, inv)); err != nil {
 		n.log.Warn("the guest of an invitation is not stored", "err", err)
 	}
@@ -336,7 +335,6 @@ func (n *Node) checkProof(a *association, exporter []byte, mac [32]byte) error {
 func (n *Node) refuseProof(a *association) {
 	n.counters.proofsRefused.Add(1)
 	n.invitations.fail(time.Now(), sourceOf(a.session))
-	n.invitations.release(a.peer.id)
 }
 
 // Invite makes a one-time token (security.md, section 1, rule 10) valid for

@@ -191,6 +191,7 @@ func (n *Node) acceptSessions() {
 		trusted := n.trusts(s.Peer())
 		if !trusted && !n.mayProve(a) {
 			s.CloseWithError(closeProof, "too many wrong proofs")
+			n.invitations.release(s.Peer())
 			continue
 		}
 		if trusted {

@@ -49,6 +49,7 @@ type pathKeeper struct {
 	punching  bool         // an attempt is under way
 	starting  bool         // candidates are gathered for one
 	result    punch.Reason // of the last attempt
+	tooOld    bool         // the peer does not speak our version of punch
 	failures  int          // attempts since the last direct path
 	again     time.Time    // of the next attempt; zero: none
 	proofs    map[proofKey]*proofState
@@ -162,7 +163,7 @@ func (k *pathKeeper) makeAgent() {
 		RTT:      k.rtt,
 		OnPair:   k.onPair,
 		OnResult: k.onResult,
-		OnReason: func(punch.Reason) {}, // reports carry ours
+		OnReason: k.onReason,
 		Logger:   a.log,
 	})
 	if err != nil {
@@ -427,9 +428,24 @@ func (k *pathKeeper) onResult(r punch.Result) {
 	k.wake()
 }
 
+// onReason takes the one reason that punch's messages bring from outside of an
+// attempt: reports carry all others.
+func (k *pathKeeper) onReason(r punch.Reason) {
+	if r != punch.PeerTooOld {
+		return
+	}
+	k.mu.Lock()
+	k.tooOld = true
+	k.mu.Unlock()
+	k.conclude(r)
+}
+
 // conclude notes why an attempt gave no path, and when the next one begins.
 func (k *pathKeeper) conclude(r punch.Reason) {
 	k.mu.Lock()
+	if k.tooOld {
+		r = punch.PeerTooOld
+	}
 	if k.a.client && !k.direct && k.policyLocked() != PathRelayOnly && !k.anyProofLocked() {
 		pause := punchAgain[min(k.failures, len(punchAgain)-1)]
 		k.failures++

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/netsim"
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 // A transfer is a file on its way from a to b.
@@ -173,5 +174,58 @@ func (r *rig) setUplinks(l netsim.Link) {
 		if err := r.world.SetUplink(h.Name(), l); err != nil {
 			r.t.Fatal(err)
 		}
+	}
+}
+
+// Loss on every link slows a transfer, also before and while its path changes.
+func TestTransferOverLossyLinks(t *testing.T) {
+	for seed := range uint64(5) {
+		bubble(t, func(t *testing.T) {
+			r := newRig(t, seed, restricted, restricted)
+			r.setUplinks(netsim.Link{
+				Delay: 10 * time.Millisecond, Jitter: 5 * time.Millisecond, Loss: 0.03, Duplicate: 0.01,
+				Reorder: 0.05, Rate: 50e6,
+			})
+			a, b := r.pair(nil)
+			start := time.Now()
+			x, c := sendFile(t, a, b, 2<<20)
+			defer c.Close()
+			x.finish()
+			waitDirect(t, a, b)
+			t.Logf("seed %d: direct and done after %v", seed, time.Since(start))
+			same(t, a, b)
+		})
+	}
+}
+
+// Behind carriers' NATs, and one host of the pair on a public address.
+func TestOtherTopologies(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		a, b func(r *rig) netsim.Host
+	}{
+		{"both public", func(r *rig) netsim.Host { return r.world.Host(access) }, func(r *rig) netsim.Host { return r.world.Host(access) }},
+		{"one public, one symmetric", func(r *rig) netsim.Host { return r.world.Host(access) },
+			func(r *rig) netsim.Host { return r.world.NAT(symmetric, access).Host() }},
+		{"symmetric dials public", func(r *rig) netsim.Host { return r.world.NAT(symmetric, access).Host() },
+			func(r *rig) netsim.Host { return r.world.Host(access) }},
+		{"same home", func(r *rig) netsim.Host { return r.homeA.Host() }, func(r *rig) netsim.Host { return r.homeA.Host() }},
+		{"behind two NATs each", func(r *rig) netsim.Host { return r.homeA.NAT(restricted).Host() },
+			func(r *rig) netsim.Host { return r.homeB.NAT(restricted).Host() }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, 4, restricted, restricted)
+				a := r.start(tt.a(r), 1, nil)
+				b := r.start(tt.b(r), 2, func(c *Config) { c.Allow = []ri2n.PeerID{a.PeerID()} })
+				r.ready(a, b)
+				start := time.Now()
+				x, c := sendFile(t, a, b, 1<<20)
+				defer c.Close()
+				waitDirect(t, a, b)
+				t.Logf("direct after %v: %+v", time.Since(start), same(t, a, b))
+				x.finish()
+			})
+		})
 	}
 }

@@ -158,7 +158,7 @@ func TestRelayedThenDirect(t *testing.T) {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}()
-		if gap := longestGap(t, upEnd, 1000000); gap > 300*time.Millisecond {
+		if gap := longestGap(t, upEnd, 1000000); gap > 150*time.Millisecond {
 			t.Errorf("longest gap when the direct path died = %v", gap)
 		}
 		s.world.SetUplink(s.hosts[1], netsim.Delay(5*time.Millisecond))

@@ -67,6 +67,7 @@ type lossDetector struct {
 	eliciting      int           // ack-eliciting packets in flight
 	lastEliciting  int64
 	lastEvent      int64 // newest send or ACK
+	progressAt     int64 // newest ACK that acknowledged something; zero: none
 	reviewAt       int64
 	lossAt         int64 // time-threshold loss of cursor; zero: none
 	retention      int64 // how long after sending a lost packet is remembered
@@ -292,6 +293,7 @@ func (d *lossDetector) onAck(now time.Time, ack *ackFrame, rtt *rttEstimator, ma
 		d.largestAcked, d.anyAcked = largest, true
 	}
 	out.largestAckedSentAt = d.at(newest.sentAt)
+	d.progressAt = t
 	if largestIsNew && eliciting {
 		rtt.sample(time.Duration(t-d.ring.at(largest).sentAt), ack.delay, maxAckDelay)
 		out.rttSampled = true
@@ -541,6 +543,16 @@ func backoffPTO(pto time.Duration, count int) time.Duration {
 // lastAckElicitingSent returns when the newest ack-eliciting packet left, or
 // zero.
 func (d *lossDetector) lastAckElicitingSent() time.Time { return d.at(d.lastEliciting) }
+
+// oldestUnanswered returns since when the path owes an acknowledgement: the
+// later of when the oldest packet in flight left and when the newest
+// acknowledgement of anything came. Zero means that nothing is in flight.
+func (d *lossDetector) oldestUnanswered() time.Time {
+	if d.advance(); d.eliciting == 0 || d.cursor >= d.ring.next {
+		return time.Time{}
+	}
+	return d.at(max(d.ring.at(d.cursor).sentAt, d.progressAt))
+}
 
 // bytesInFlight returns the bytes of ack-eliciting packets that are neither
 // acknowledged nor lost.

@@ -12,7 +12,7 @@ const (
 	pacerMinSegments   = 2
 	pacerSlowRate      = 200e6 / 8 // bytes per second; below it bursts stay small
 	pacerSlowSegments  = 10
-	pacerSlowCwndShare = 2 // so that a handshake through a relay leaves at once
+	pacerSlowCwndShare = 4
 
 	// pacerCatchUp is how late a timer may wake without loss of rate.
 	// time.Sleep and epoll round up to a millisecond, and a busy machine adds

@@ -125,6 +125,7 @@ type path struct {
 
 	// Health.
 	suspectSince time.Time // zero: not suspect
+	stallCheck   time.Time // not before: the last look found no data in flight
 	probeAt      time.Time // next probe of a failed path
 	probeWait    time.Duration
 	peerSuspects bool      // the peer has told us so

@@ -407,6 +407,12 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		p.loss.onTimer(now, &p.rtt, out)
 		s.applyOutcome(p, now, out)
 	}
+	if isDue(s.stallDeadline(p), now) {
+		p.stallCheck = now.Add(p.rtt.pto(maxAckDelay))
+		if p.bearing() {
+			s.suspect(p, now)
+		}
+	}
 	if t := p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount); !t.IsZero() && !now.Before(t) {
 		s.onPTO(p, now)
 	}
@@ -440,15 +446,39 @@ func (s *Session) advancePath(p *path, now time.Time) {
 	}
 }
 
+// bearing reports whether a packet in flight carries more than a probe.
+func (p *path) bearing() (data bool) {
+	p.loss.outstanding(func(sp *sentPacket) {
+		data = data || sp.first.kind != refPing && sp.first.kind != refPathProbe && sp.first.kind != refMTUProbe
+	})
+	return data
+}
+
+// stallDeadline is when the path in use becomes suspect unless something is
+// acknowledged; zero: never. Each packet that leaves puts the PTO off, so an
+// application that writes steadily would fill the whole window of a dead path
+// before that told of it.
+func (s *Session) stallDeadline(p *path) time.Time {
+	if p != s.sending || p.state != PathActive || len(s.paths) == 1 || !s.alternative(p) {
+		return time.Time{}
+	}
+	since := p.loss.oldestUnanswered()
+	if since.IsZero() {
+		return time.Time{}
+	}
+	at := since.Add(p.rtt.pto(maxAckDelay))
+	if at.Before(p.stallCheck) {
+		return p.stallCheck
+	}
+	return at
+}
+
 // onPTO is the probe time-out (RFC 9002, section 6.2), with the addition that
 // a path with alternatives becomes suspect.
 func (s *Session) onPTO(p *path, now time.Time) {
 	p.ptoCount++
 	p.probeTimeouts++
-	bearing := false
-	p.loss.outstanding(func(sp *sentPacket) {
-		bearing = bearing || sp.first.kind != refPing && sp.first.kind != refPathProbe && sp.first.kind != refMTUProbe
-	})
+	bearing := p.bearing()
 	// With data in flight a living path is never quiet for long; what arrived
 	// since the last packet left may have been on its way when the path died.
 	silent := now.Sub(p.lastReceived) >= p.rtt.srtt()/2

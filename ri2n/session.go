@@ -624,6 +624,7 @@ func (s *Session) deadline(now time.Time) time.Time {
 	for _, p := range s.paths {
 		sooner(p.loss.lossTime())
 		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		sooner(s.stallDeadline(p))
 		if p.previous.Link != nil {
 			sooner(p.returnAt)
 		}
@@ -641,7 +642,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)
-			sooner(p.suspectSince.Add(abandonAfter))
+			if s.alternative(p) {
+				sooner(p.suspectSince.Add(abandonAfter))
+			}
 		}
 		if p.limited {
 			sooner(p.pacer.nextTime(now, p.pacer.worthWaking(p.packetSize())))

@@ -139,7 +139,10 @@ func TestZeroWindowAndLostCredit(t *testing.T) {
 			written <- err
 		}()
 		time.Sleep(2 * time.Second)
-		if got, limit := server.recvHighest, uint64(initialStreamWindow); got != limit {
+		server.mu.Lock()
+		highest := server.recvHighest
+		server.mu.Unlock()
+		if got, limit := highest, uint64(initialStreamWindow); got != limit {
 			t.Errorf("peer sent %d bytes into a window of %d", got, limit)
 		}
 		s.cb.setRule(func(n int, data []byte, _ netip.AddrPort) []delivery {
@@ -612,8 +615,8 @@ func TestBlackHoles(t *testing.T) {
 				both.Go(func() { gapUp = longestGap(t, upEnd, size/10000*10000) })
 				both.Go(func() { gapDown = longestGap(t, downEnd, size/10000*10000) })
 				both.Wait()
-				t.Logf("longest gap: %v up, %v down", gapUp, gapDown)
-				if gap := max(gapUp, gapDown); gap > 400*time.Millisecond {
+
+				if gap := max(gapUp, gapDown); gap > 200*time.Millisecond {
 					t.Errorf("longest gap = %v", gap)
 				}
 				time.Sleep(time.Second)
