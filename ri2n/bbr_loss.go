@@ -95,14 +95,14 @@ func (l *lossTolerance) tolerates(mss int) bool {
 	return l.lost <= share*(l.lost+l.arrived)+float64(mss)
 }
 
-// compensation is the factor on the pacing rate that makes up for half of the
+// compensation is the factor on the pacing rate that makes up for three quarters of the
 // random loss: what arrives should fill the path. All of it would keep a
 // policer's loss alive that it caused itself.
 func (l *lossTolerance) compensation(mss int) float64 {
 	if l.queue {
 		return 1
 	}
-	return 1 / (1 - l.believed(mss)/2)
+	return 1 / (1 - 0.75*l.believed(mss))
 }
 
 // floor is the path's own loss, 0 to 1.

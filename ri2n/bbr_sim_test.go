@@ -189,7 +189,7 @@ func TestBBRLeavesStartup(t *testing.T) {
 		{"no queue to speak of", func(b *bottleneck) { b.queue = 6000 }},
 		{"loss 10 %", func(b *bottleneck) { b.loss = 0.1 }},
 		{"loss 30 %", func(b *bottleneck) { b.loss = 0.3 }},
-		{"jitter", func(b *bottleneck) { b.jitter = 30 * ms }},
+		{"jitter", func(b *bottleneck) { b.jitter = 15 * ms }},
 		{"ACKs every 50 ms", func(b *bottleneck) { b.ackSlot = 50 * ms }},
 		{"policer", func(b *bottleneck) { b.policer = 30_000 }},
 		{"64 kbit/s", func(b *bottleneck) { b.rate = 8000; b.queue = 10_000 }},
