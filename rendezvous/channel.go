@@ -63,7 +63,8 @@ func newChannel(c *Client, peer ri2n.PeerID, key uint64, own bool) *Channel {
 // holds the first eight for a second. While the client is not registered the
 // channel waits for that, and drops what is sent.
 //
-// A refusal ends the channel; see [Channel.Done].
+// A refusal ends the channel, and so does a minute without the rendezvous; see
+// [Channel.Done].
 func (c *Client) OpenChannel(peer ri2n.PeerID) (*Channel, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,8 +112,8 @@ func (ch *Channel) Attach(deliver func([]byte)) {
 func (ch *Channel) Done() <-chan struct{} { return ch.done }
 
 // Err returns nil while the channel lives. Afterwards it is [ErrClosed] if our
-// side closed it, or a [*RefusedError], which is [ErrPeerUnknown] when the peer
-// is not registered.
+// side closed it, a [*RefusedError], which is [ErrPeerUnknown] when the peer is
+// not registered, or what keeps us from the rendezvous.
 func (ch *Channel) Err() error {
 	ch.client.mu.Lock()
 	defer ch.client.mu.Unlock()
@@ -121,7 +122,18 @@ func (ch *Channel) Err() error {
 
 // MaxDatagram returns the largest packet that Send takes now, in bytes; never
 // below 1000.
-func (ch *Channel) MaxDatagram() int { return int(ch.size.Load()) }
+func (ch *Channel) MaxDatagram() int {
+	c := ch.client
+	c.mu.Lock()
+	u, number := ch.wire, ch.number
+	c.mu.Unlock()
+	size := int(ch.size.Load())
+	if u == nil {
+		return size
+	}
+	// The rendezvous knows what it can send us, and we what we can send it.
+	return min(size, protocol.Relayed(u.session.MaxDatagramSize(), number))
+}
 
 func (ch *Channel) resize(size uint16) {
 	ch.size.Store(int32(max(int(size), protocol.MinRelayed)))
@@ -152,8 +164,8 @@ func (ch *Channel) Send(b []byte) error {
 		defer c.wake()
 	}
 	c.mu.Unlock()
-	if len(b) == 0 || len(b) > ch.MaxDatagram() {
-		return fmt.Errorf("rendezvous: packet of %d bytes, the channel takes %d", len(b), ch.MaxDatagram())
+	if size := int(ch.size.Load()); len(b) == 0 || len(b) > size {
+		return fmt.Errorf("rendezvous: packet of %d bytes, the channel takes %d", len(b), size)
 	}
 	buf := frames.Get().(*[]byte)
 	*buf = protocol.AppendFrame((*buf)[:0], number, b)

@@ -347,20 +347,31 @@ func (c *Client) run(ctx context.Context) {
 	}
 }
 
-// failed notes why there is no session.
+// failed notes why there is no session, and gives up channels that have slept
+// for too long.
 func (c *Client) failed(err error, wait time.Duration) {
+	now := time.Now()
+	var over []*Channel
 	c.mu.Lock()
+	for ch := range c.channels {
+		if !now.Before(ch.asleep.Add(sleepTime)) && ch.finish(err) {
+			over = append(over, ch)
+		}
+	}
 	first := c.status.Registered || c.status.Attempts == 0
 	c.setStatus(func(s *Status) {
 		if s.Registered {
 			s.Registered = false
-			s.Since = time.Now()
+			s.Since = now
 			s.Attempts = 0
 		}
 		s.Attempts++
 		s.LastError = err
 	})
 	c.mu.Unlock()
+	for _, ch := range over {
+		close(ch.done)
+	}
 	if first { // not a line for each attempt
 		c.log.Warn("not registered", "err", err, "retry", wait)
 	}

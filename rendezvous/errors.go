@@ -1,9 +1,11 @@
 package rendezvous
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -178,8 +180,11 @@ func (e *UnreachableError) Cause() string {
 		return "somebody else answers there: another key than its address names"
 	case e.Err == nil:
 		return "no answer yet"
+	case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, ri2n.ErrHandshakeTimeout):
+		// A server hears nobody who does not know its key.
+		return "no answer: it is not running, UDP does not get there, or its key is another than " + e.Server.Peer.Short() + "..."
 	}
-	return "no answer: " + e.Err.Error()
+	return "no answer: " + strings.TrimPrefix(e.Err.Error(), "rendezvous: ")
 }
 
 // Next says what to try.
@@ -188,7 +193,8 @@ func (e *UnreachableError) Next() string {
 	if errors.As(e.Err, &mismatch) {
 		return "ask the operator for the address that the rendezvous prints at start"
 	}
-	return "check that it runs and that UDP port " + strconv.Itoa(int(e.Server.Port)) + " is open to it: grid netcheck"
+	return "compare the address with the one that it prints at start, and see whether UDP port " +
+		strconv.Itoa(int(e.Server.Port)) + " gets there: grid netcheck"
 }
 
 func (e *UnreachableError) Unwrap() []error {

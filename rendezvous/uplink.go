@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 // software is what we call ourselves in HELLO.
@@ -25,8 +26,10 @@ const (
 	silenceTime = 2 * time.Second
 	// outboxLen bounds the messages that wait for the control stream.
 	outboxLen = 512
-	// maxIncoming bounds the channels that others have open toward us.
+	// maxIncoming bounds the channels that others have open toward us, and
+	// maxFromOne those of one peer, so that few cannot take all places.
 	maxIncoming = 256
+	maxFromOne  = 16
 	// maxRequests bounds the questions without an answer yet.
 	maxRequests = 256
 )
@@ -532,7 +535,7 @@ func (u *uplink) incoming(now time.Time, m protocol.Incoming) func() {
 	case c.cfg.OnChannel == nil || c.closed:
 		u.send(protocol.Closed{Channel: m.Channel, Reason: ReasonNoConsent})
 		return nil
-	case len(c.incoming) >= maxIncoming:
+	case len(c.incoming) >= maxIncoming, c.incomingFrom(m.Source) >= maxFromOne:
 		u.send(protocol.Closed{Channel: m.Channel, Reason: ReasonBusy})
 		return nil
 	default:
@@ -558,4 +561,14 @@ func (u *uplink) incoming(now time.Time, m protocol.Incoming) func() {
 			f()
 		}
 	}
+}
+
+// incomingFrom counts the channels of one peer toward us, under the lock.
+func (c *Client) incomingFrom(source ri2n.PeerID) (n int) {
+	for id := range c.incoming {
+		if id.source == source {
+			n++
+		}
+	}
+	return n
 }

@@ -19,6 +19,10 @@ type bottleneck struct {
 	jitter    time.Duration // up to this much more delay for each packet: reordering
 	late      time.Duration // how late timers wake
 	threshold int           // of the ACK policy
+	policer   float64       // bytes that may pass at once; no queue then
+	ackSlot   time.Duration // ACKs travel at multiples of it: aggregation
+	lossLate  bool          // loss comes after the queue, so what is lost takes capacity
+	appRate   float64       // bytes per second that the application offers; zero: no limit
 	seed      uint64
 }
 
@@ -42,17 +46,24 @@ func (h *eventHeap) Pop() any {
 	return e
 }
 
-// A bottleneckRun is one simulation.
-type bottleneckRun struct {
-	bottleneck
-	t      *testing.T
-	now    time.Time
-	events eventHeap
-	seq    int
-	rng    *rand.Rand
-
+// A bottleneckLink is what the flows of one simulation share.
+type bottleneckLink struct {
+	now      time.Time
+	events   eventHeap
+	seq      int
 	linkFree time.Time
 	dead     bool // nothing passes
+
+	tokens   float64 // of the policer
+	tokensAt time.Time
+}
+
+// A bottleneckRun is one flow of a simulation.
+type bottleneckRun struct {
+	bottleneck
+	*bottleneckLink
+	t   *testing.T
+	rng *rand.Rand
 
 	sent     *lossDetector
 	rttEst   rttEstimator
@@ -69,6 +80,9 @@ type bottleneckRun struct {
 
 	sends, drops, lost, spurious, ptos int
 	delivered                          int // bytes at the receiver
+	offered                            float64
+	offeredAt                          time.Time
+	trace                              func(*bottleneckRun) // after each ACK
 	queueMax                           time.Duration
 }
 
@@ -76,17 +90,23 @@ const simAckDelay = 5 * time.Millisecond
 
 func (b bottleneck) run(t *testing.T, cc congestionController, d time.Duration) *bottleneckRun {
 	t.Helper()
-	r := &bottleneckRun{bottleneck: b, t: t, now: t0, cc: cc, rng: rand.New(rand.NewPCG(b.seed, 7))}
-	r.sent = newLossDetector(r.rng)
-	r.acks = ackPolicy{threshold: b.threshold, maxAckDelay: simAckDelay}
-	r.linkFree = t0
-	r.flush()
+	r := b.start(t, cc, &bottleneckLink{now: t0, linkFree: t0})
 	r.until(d)
 	return r
 }
 
+// start begins a flow on a link that others may share.
+func (b bottleneck) start(t *testing.T, cc congestionController, l *bottleneckLink) *bottleneckRun {
+	r := &bottleneckRun{bottleneck: b, bottleneckLink: l, t: t, cc: cc, rng: rand.New(rand.NewPCG(b.seed, 7))}
+	r.sent = newLossDetector(r.rng)
+	r.acks = ackPolicy{threshold: b.threshold, maxAckDelay: simAckDelay}
+	r.offeredAt = l.now
+	r.flush()
+	return r
+}
+
 // until runs to d after the start.
-func (r *bottleneckRun) until(d time.Duration) {
+func (r *bottleneckLink) until(d time.Duration) {
 	end := t0.Add(d)
 	for len(r.events) > 0 && !r.events[0].at.After(end) {
 		e := heap.Pop(&r.events).(event)
@@ -96,7 +116,7 @@ func (r *bottleneckRun) until(d time.Duration) {
 	r.now = end
 }
 
-func (r *bottleneckRun) after(at time.Time, do func()) {
+func (r *bottleneckLink) after(at time.Time, do func()) {
 	if at.Before(r.now) {
 		at = r.now
 	}
@@ -106,6 +126,9 @@ func (r *bottleneckRun) after(at time.Time, do func()) {
 
 func (r *bottleneckRun) flush() {
 	for r.sent.bytesInFlight()+r.mss <= r.cc.Cwnd() {
+		if r.appRate > 0 && !r.offers() {
+			break
+		}
 		if r.pacer.budget(r.now, r.cc.PacingRate(), r.mss, r.cc.Cwnd()) < r.mss {
 			r.wake++
 			gen := r.wake
@@ -122,6 +145,26 @@ func (r *bottleneckRun) flush() {
 	r.arm()
 }
 
+// offers reports whether the application has a packet to send; otherwise it
+// wakes the sender when it will.
+func (r *bottleneckRun) offers() bool {
+	r.offered += r.appRate * r.now.Sub(r.offeredAt).Seconds()
+	r.offeredAt = r.now
+	if r.offered >= float64(r.mss) {
+		r.offered -= float64(r.mss)
+		return true
+	}
+	r.sent.setAppLimited()
+	r.wake++
+	gen := r.wake
+	r.after(r.now.Add(time.Duration(float64(r.mss)/r.appRate*1e9)), func() {
+		if gen == r.wake {
+			r.flush()
+		}
+	})
+	return false
+}
+
 func (r *bottleneckRun) transmit() {
 	pn := r.sent.nextPacketNumber()
 	r.sent.sent(r.now, pn, r.mss, true, false, frameRef{kind: 1, offset: uint64(pn)}, nil)
@@ -133,12 +176,28 @@ func (r *bottleneckRun) transmit() {
 		r.linkFree = r.now
 	}
 	wait := r.linkFree.Sub(r.now)
-	if wait.Seconds()*r.rate > float64(r.queue) || r.rng.Float64() < r.loss || r.dead {
+	if r.policer > 0 {
+		r.tokens = min(r.policer, r.tokens+r.rate*r.now.Sub(r.tokensAt).Seconds())
+		r.tokensAt = r.now
+		if r.tokens < float64(r.mss) {
+			r.drops++
+			return
+		}
+		r.tokens -= float64(r.mss)
+		r.linkFree, wait = r.now, 0
+	}
+	lost := r.rng.Float64() < r.loss
+	if r.lossLate && lost && wait.Seconds()*r.rate <= float64(r.queue) {
+		r.linkFree = r.linkFree.Add(time.Duration(float64(r.mss) / r.rate * 1e9))
+	}
+	if wait.Seconds()*r.rate > float64(r.queue) || lost || r.dead {
 		r.drops++
 		return
 	}
 	r.queueMax = max(r.queueMax, wait)
-	r.linkFree = r.linkFree.Add(time.Duration(float64(r.mss) / r.rate * 1e9))
+	if r.policer == 0 {
+		r.linkFree = r.linkFree.Add(time.Duration(float64(r.mss) / r.rate * 1e9))
+	}
 	arrival := r.linkFree.Add(r.rtt / 2)
 	if r.jitter > 0 {
 		arrival = arrival.Add(time.Duration(r.rng.Int64N(int64(r.jitter))))
@@ -169,7 +228,11 @@ func (r *bottleneckRun) arrive(pn packetNumber) {
 func (r *bottleneckRun) acknowledge() {
 	ack := &ackFrame{delay: r.acks.delay(r.now), ranges: r.received.appendRanges(nil, maxAckRanges)}
 	r.acks.sent()
-	r.after(r.now.Add(r.rtt/2), func() {
+	back := r.now.Add(r.rtt / 2)
+	if r.ackSlot > 0 {
+		back = t0.Add((back.Sub(t0)/r.ackSlot + 1) * r.ackSlot)
+	}
+	r.after(back, func() {
 		r.out.reset()
 		if err := r.sent.onAck(r.now, ack, &r.rttEst, simAckDelay, &r.out); err != nil {
 			r.t.Fatal(err)
@@ -185,6 +248,9 @@ func (r *bottleneckRun) apply() {
 	r.lost += len(r.out.lost)
 	r.spurious += r.out.spurious
 	r.out.feed(r.now, r.cc, &r.rttEst)
+	if r.trace != nil {
+		r.trace(r)
+	}
 	r.flush()
 }
 

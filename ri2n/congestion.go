@@ -2,6 +2,40 @@ package ri2n
 
 import "time"
 
+// Congestion names a congestion control algorithm. It governs what one end
+// sends, so the two ends of a session need not agree.
+type Congestion int
+
+const (
+	CongestionCUBIC   Congestion = iota // RFC 9438 with HyStart++ (RFC 9406)
+	CongestionBBR                       // BBRv3, draft-ietf-ccwg-bbr-04, tolerant of random loss
+	CongestionNewReno                   // RFC 9002, section 7: for comparison
+)
+
+func (c Congestion) String() string {
+	switch c {
+	case CongestionCUBIC:
+		return "cubic"
+	case CongestionBBR:
+		return "bbr"
+	case CongestionNewReno:
+		return "newreno"
+	}
+	return "unknown"
+}
+
+// newController returns the controller that the endpoint's configuration asks
+// for, for a path that carries packets of size bytes.
+func (s *Session) newController(size int) congestionController {
+	switch s.endpoint.cfg.Congestion {
+	case CongestionBBR:
+		return newBBR(size, s.random)
+	case CongestionNewReno:
+		return newNewReno(size)
+	}
+	return newCubic(size)
+}
+
 // A congestionController bounds the bytes in flight on one path. It is a state
 // machine owned by the session; sizes are bytes.
 type congestionController interface {
@@ -21,6 +55,8 @@ type congestionController interface {
 	// and the window alone limits.
 	PacingRate() float64
 	InSlowStart() bool
+	// SetMaxDatagramSize follows the path MTU.
+	SetMaxDatagramSize(size int)
 }
 
 // An ackSample is what a controller learns from newly acknowledged packets.
@@ -33,6 +69,7 @@ type ackSample struct {
 	deliveryRate       float64       // bytes per second; zero: no sample
 	appLimited         bool
 	roundStart         bool // first ACK of a new round trip
+	delivery           deliverySpan
 }
 
 // A lossEvent is what a controller learns from packets declared lost at once.
@@ -41,6 +78,7 @@ type lossEvent struct {
 	largestLostSentAt time.Time
 	persistent        bool // persistent congestion (RFC 9002, section 7.6)
 	priorInFlight     int
+	worst             lossShare
 }
 
 const (

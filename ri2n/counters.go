@@ -34,6 +34,7 @@ type counters struct {
 	statelessResetsHeld   atomic.Uint64 // withheld by the rate limit
 	pathsRefused          atomic.Uint64
 	pathFailovers         atomic.Uint64
+	closedPathPackets     atomic.Uint64 // late ones of abandoned paths
 	streamGapsRefused     atomic.Uint64 // packets with more holes in a stream than are kept
 	otherDatagramsDropped atomic.Uint64 // not RI2N, and nobody read them in time
 	datagramInboxDropped  atomic.Uint64
@@ -52,7 +53,7 @@ type Stats struct {
 	EarlyPacketsDropped                                            uint64
 	SessionsStarted, SessionsRefused, AcceptQueueOverflows         uint64
 	Violations, StatelessResetsSent, StatelessResetsHeld           uint64
-	PathsRefused, PathFailovers                                    uint64
+	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
 }
@@ -90,6 +91,7 @@ func (e *Endpoint) Stats() Stats {
 		StatelessResetsHeld:   c.statelessResetsHeld.Load(),
 		PathsRefused:          c.pathsRefused.Load(),
 		PathFailovers:         c.pathFailovers.Load(),
+		ClosedPathPackets:     c.closedPathPackets.Load(),
 		StreamGapsRefused:     c.streamGapsRefused.Load(),
 		OtherDatagramsDropped: c.otherDatagramsDropped.Load(),
 		DatagramInboxDropped:  c.datagramInboxDropped.Load(),

@@ -47,6 +47,10 @@ type Config struct {
 	// a negative value sends none.
 	KeepaliveInterval time.Duration
 
+	// Congestion is the congestion control algorithm of every path. Zero
+	// means CUBIC.
+	Congestion Congestion
+
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
 }

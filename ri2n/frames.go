@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"slices"
 	"time"
 )
 
@@ -36,14 +37,18 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	if pkt.reserved {
 		return &violation{codeProtocolViolation, "reserved bits set"}
 	}
-	if pkt.updated {
+	if pkt.updates > s.readKeys.current.Load().count {
 		if v := s.peerUpdatedKeys(now); v != nil {
 			return v
 		}
 	}
 	p := s.pathByID(pkt.path)
 	if p == nil {
-		if p = s.peerOpensPath(pkt.path, l, pkt.from, now); p == nil {
+		if slices.Contains(s.retired, pkt.path) {
+			s.endpoint.counters.closedPathPackets.Add(1)
+			return nil
+		}
+		if p = s.peerOpensPath(pkt, l, now); p == nil {
 			return nil
 		}
 	}
@@ -65,7 +70,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	}
 	p.received += pkt.size
 
-	eliciting, urgent, v := s.frames(now, p, pkt)
+	asks, v := s.frames(now, p, pkt)
 	if v != nil {
 		return v
 	}
@@ -76,8 +81,9 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 		return nil
 	}
 	p.numbers.add(pkt.number)
-	p.acks.received(now, pkt.number, eliciting, !inOrder, urgent)
-	if eliciting {
+	p.updates = max(p.updates, pkt.updates)
+	p.acks.received(now, pkt.number, asks.ack, !inOrder, asks.atOnce)
+	if asks.data {
 		// When what was a flow of packets stops, one PING finds out whether
 		// the sender has paused or the path has died.
 		p.silenceAt = now.Add(max(3*p.rtt.pto(maxAckDelay), silenceWait))
@@ -90,8 +96,10 @@ const silenceWait = 250 * time.Millisecond
 
 // peerUpdatedKeys follows the peer into the next key phase.
 func (s *Session) peerUpdatedKeys(now time.Time) *violation {
-	g := s.readKeys.current.Load()
-	if g.previous != nil {
+	// The peer waits for three of its PTOs, which we do not know, and for an
+	// acknowledgement under the present keys (RFC 9001, section 6.5), unless
+	// it follows an update of ours.
+	if g := s.readKeys.current.Load(); s.keys.phase == g.phase && s.ackedUpdates < g.count {
 		return &violation{codeKeyUpdate, "keys updated too soon"}
 	}
 	if err := s.readKeys.rotate(now, 3*s.maxPTO()); err != nil {
@@ -103,43 +111,53 @@ func (s *Session) peerUpdatedKeys(now time.Time) *violation {
 	return nil
 }
 
-// frames handles the frames of one packet. urgent asks for an ACK at once.
-func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (eliciting, urgent bool, v *violation) {
+// packetAsks is what the frames of a packet ask of its receiver.
+type packetAsks struct {
+	ack    bool
+	atOnce bool
+	data   bool // it carries data, so that more is expected
+}
+
+// frames handles the frames of one packet.
+func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks packetAsks, v *violation) {
 	b := pkt.payload
 	if len(b) == 0 {
-		return false, false, &violation{codeProtocolViolation, "packet without frames"}
+		return asks, &violation{codeProtocolViolation, "packet without frames"}
 	}
 	for len(b) > 0 && s.state < sessionDraining {
 		typ, rest, err := parseVarint(b)
 		if err != nil {
-			return false, false, &violation{codeFrameEncoding, "frame type"}
+			return asks, &violation{codeFrameEncoding, "frame type"}
 		}
-		eliciting = eliciting || isAckElicitingFrame(typ)
+		asks.ack = asks.ack || isAckElicitingFrame(typ)
 		if isStreamFrame(typ) {
 			f, after, err := parseStreamFrame(rest, typ)
 			if err != nil {
-				return false, false, malformed(typ)
+				return asks, malformed(typ)
 			}
 			if v := s.onStream(now, f); v != nil {
-				return false, false, v
+				return asks, v
 			}
-			urgent = urgent || f.fin
+			asks.data = true
+			asks.atOnce = asks.atOnce || f.fin
 			b = after
 			continue
 		}
-		if b, v = s.frame(now, p, typ, rest); v != nil {
-			return false, false, v
+		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
+			return asks, v
 		}
+		asks.data = asks.data || typ == frameDatagram || typ == frameDatagramLen
 	}
-	return eliciting, urgent, nil
+	return asks, nil
 }
 
 func malformed(typ uint64) *violation {
 	return &violation{codeFrameEncoding, frameName(typ)}
 }
 
-// frame handles one frame other than STREAM and returns what follows it.
-func (s *Session) frame(now time.Time, p *path, typ uint64, b []byte) (rest []byte, v *violation) {
+// frame handles one frame other than STREAM, of the packet number on p, and
+// returns what follows it.
+func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64, b []byte) (rest []byte, v *violation) {
 	var err error
 	switch typ {
 	case framePadding:
@@ -244,7 +262,10 @@ func (s *Session) frame(now time.Time, p *path, typ uint64, b []byte) (rest []by
 	case frameAckFreq:
 		var f ackFreqFrame
 		if f, rest, err = parseAckFreqFrame(b); err == nil {
-			p.acks.threshold = int(min(f.threshold, 64))
+			if number >= p.freqBy {
+				p.freqBy = number
+				p.acks.threshold = int(min(f.threshold, maxAckThreshold))
+			}
 		}
 	case frameCrypto:
 		return nil, &violation{codeProtocolViolation, "CRYPTO after the handshake"}
@@ -292,11 +313,14 @@ func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
 		s.acknowledged(r)
 	}
 	for _, r := range out.lost {
-		if r.kind == refMTUProbe {
+		switch r.kind {
+		case refMTUProbe:
 			p.pmtu.failed(int(r.length), now)
-			continue
+		case refAckFreq:
+			p.ackEvery = 0 // tell it again
+		default:
+			s.requeueOne(r)
 		}
-		s.requeueOne(r)
 	}
 	if p.pmtu.blackHole(out.ackedLarge, out.lostLarge, now) {
 		p.setMTU(p.pmtu.base)
@@ -338,6 +362,12 @@ func (s *Session) onPathStatus(now time.Time, f pathStatusFrame) {
 func (s *Session) onPathAbandon(now time.Time, f pathAbandonFrame) {
 	p := s.pathByID(f.path)
 	if p == nil {
+		// A path that never came to be: its challenges were lost.
+		if !s.ours(f.path) && f.path <= s.localLimit && !slices.Contains(s.retired, f.path) {
+			if r := s.endpoint.routes.findShort(s.localIDs.cid(f.path, 0)); r != nil && r.session == s {
+				s.retirePath(f.path)
+			}
+		}
 		return
 	}
 	if len(s.paths) == 1 {

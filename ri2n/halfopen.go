@@ -11,6 +11,9 @@ const (
 	retryAboveHalfOpen = 256 // from here on an address proves itself first
 	retryAboveRate     = 500 // Initials a second
 	maxEarlyPackets    = 32  // 1-RTT packets held for one handshake
+	maxEarlyTotal      = 1024
+	maxEarlySize       = 2048 // bytes of one of them
+	maxTombstones      = 2048
 )
 
 // A tupleKey is a transport address as seen from one link.
@@ -24,6 +27,9 @@ type tupleKey struct {
 type halfOpenTable struct {
 	count  int
 	tuples map[tupleKey]*handshake // to find the owner of early 1-RTT packets
+	early  int                     // of these, held for all handshakes
+
+	tombstones int // finished handshakes that keep their connection IDs
 
 	second   int64
 	initials int // in that second
@@ -219,9 +225,10 @@ func (e *Endpoint) holdEarly(l *Link, from netip.AddrPort, b []byte) bool {
 		e.mu.Unlock()
 		return false
 	}
-	if len(h.early) >= maxEarlyPackets || len(b) > 2048 {
+	if len(h.early) >= maxEarlyPackets || e.halfOpen.early >= maxEarlyTotal || len(b) > maxEarlySize {
 		e.counters.earlyPacketsDropped.Add(1)
 	} else {
+		e.halfOpen.early++
 		h.early = append(h.early, earlyPacket{l, from, append([]byte(nil), b...)})
 	}
 	e.mu.Unlock()
@@ -234,7 +241,26 @@ func (e *Endpoint) takeEarly(h *handshake) []earlyPacket {
 	defer e.mu.Unlock()
 	early := h.early
 	h.early = nil
+	e.halfOpen.early -= len(early)
 	return early
+}
+
+// addTombstone reports whether one more finished handshake may keep its
+// connection IDs for a while.
+func (e *Endpoint) addTombstone() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.halfOpen.tombstones >= maxTombstones {
+		return false
+	}
+	e.halfOpen.tombstones++
+	return true
+}
+
+func (e *Endpoint) dropTombstone() {
+	e.mu.Lock()
+	e.halfOpen.tombstones--
+	e.mu.Unlock()
 }
 
 type earlyPacket struct {

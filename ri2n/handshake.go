@@ -77,7 +77,9 @@ type handshake struct {
 	rtt       time.Duration // zero until an answer has come
 	next      time.Time     // retransmission; zero: none
 	attempts  int
+	small     bool // datagrams have the floor's size
 	expires   time.Time
+	tombstone bool // finished, and counted as such
 }
 
 type handshakeState uint8
@@ -98,6 +100,7 @@ type tuple struct {
 	used           bool
 	proven         bool
 	received, sent int
+	largest        int // datagram that came from it, in bytes
 }
 
 // A cryptoSpace is one encryption level of the handshake.
@@ -312,6 +315,7 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		return
 	}
 	t.received += len(datagram)
+	t.largest = max(t.largest, len(datagram))
 	t.proven = t.proven || proven || l.IsCarrier()
 	fresh := !t.used // a second way to the client: it wants the whole flight
 	t.used = true
@@ -674,10 +678,10 @@ func (h *handshake) complete(s *Session, now time.Time) {
 	if !h.client {
 		h.endpoint.dropHalfOpen(h)
 		h.release()
-		h.next = time.Time{}
-		h.expires = now.Add(tombstone)
+		h.entomb(now)
+	} else {
+		h.arm()
 	}
-	h.arm()
 	s.begin(now)
 	close(h.finished)
 	if !h.client {
@@ -719,6 +723,10 @@ func (h *handshake) confirm() {
 func (h *handshake) bury() {
 	h.state = handshakeDead
 	h.release()
+	if h.tombstone {
+		h.tombstone = false
+		h.endpoint.dropTombstone()
+	}
 	h.endpoint.timers.set(&h.timer, time.Time{})
 	h.endpoint.routes.removeLong(h.scid, h)
 	h.endpoint.routes.removeLong(h.firstDCID, h)
@@ -753,12 +761,21 @@ func (h *handshake) fail(now time.Time, err error) {
 		e.dropHalfOpen(h)
 		h.release()
 		h.state = handshakeDead
-		// The connection IDs stay taken for a while: a repeated Initial of a
-		// refused peer costs no second handshake.
-		h.next, h.expires = time.Time{}, now.Add(tombstone)
-		h.arm()
+		h.entomb(now)
 	}
 	close(h.finished)
+}
+
+// entomb keeps the connection IDs of a responder's finished handshake taken
+// for a while: a repeated Initial, of a refused peer say, costs no second one.
+// Under a flood of Initials that come to nothing there is no room for that.
+func (h *handshake) entomb(now time.Time) {
+	h.next, h.expires = time.Time{}, now.Add(tombstone)
+	if h.tombstone = h.endpoint.addTombstone(); !h.tombstone {
+		h.bury()
+		return
+	}
+	h.arm()
 }
 
 // abort ends a handshake from outside.

@@ -132,11 +132,18 @@ func (h *handshake) tokenFor(typ longType) []byte {
 }
 
 // datagramSize is the path's base size; after two unanswered flights at 1200
-// the next ones try the floor.
+// the next ones try the floor, and what has worked stays. A responder sends
+// nothing larger than what came to it.
 func (h *handshake) datagramSize(t *tuple) int {
 	size := t.link.baseSize()
-	if h.client && !h.answered && h.attempts >= 2 {
+	if h.attempts >= 2 {
+		h.small = true
+	}
+	if h.small {
 		size = min(size, smallBaseSize)
+	}
+	if !h.client {
+		size = min(size, max(t.largest, minBaseSize))
 	}
 	return size
 }

@@ -15,7 +15,8 @@ const (
 
 // A keyGeneration is the receive keys of one phase with their neighbours.
 type keyGeneration struct {
-	phase         bool
+	count         uint64 // key updates so far
+	phase         bool   // the low bit of count
 	keys          *packetKeys
 	next          *packetKeys
 	nextSecret    []byte
@@ -45,30 +46,31 @@ func (k *receiveKeys) init(suite uint16, secret []byte) error {
 	return nil
 }
 
-// open decrypts packet in place. updated says that the next phase's keys
-// opened it: the peer has moved on.
-func (k *receiveKeys) open(packet []byte, h shortHeader, path pathID, number packetNumber) (payload []byte, updated bool, err error) {
+// open decrypts packet in place. It returns the number of key updates before
+// the keys that opened it: when that is more than the session knows of, the
+// peer has moved on.
+func (k *receiveKeys) open(packet []byte, h shortHeader, path pathID, number packetNumber) (payload []byte, updates uint64, err error) {
 	g := k.current.Load()
 	if h.keyPhase == g.phase {
 		payload, err = g.keys.open(packet, shortHeaderLen, path, number)
 		if err != nil {
 			k.forgeries.Add(1)
 		}
-		return payload, false, err
+		return payload, g.count, err
 	}
 	// Rare: a failed attempt destroys its input, so each has its own copy.
 	if g.previous != nil {
 		attempt := append([]byte(nil), packet...)
 		if payload, err = g.previous.open(attempt, shortHeaderLen, path, number); err == nil {
-			return payload, false, nil
+			return payload, g.count - 1, nil
 		}
 	}
 	attempt := append([]byte(nil), packet...)
 	if payload, err = g.next.open(attempt, shortHeaderLen, path, number); err == nil {
-		return payload, true, nil
+		return payload, g.count + 1, nil
 	}
 	k.forgeries.Add(1)
-	return nil, false, err
+	return nil, 0, err
 }
 
 // rotate moves to the next phase; the old keys serve late packets for keep.
@@ -81,7 +83,7 @@ func (k *receiveKeys) rotate(now time.Time, keep time.Duration) error {
 		return err
 	}
 	k.current.Store(&keyGeneration{
-		phase: !g.phase, keys: g.next, next: next, nextSecret: secret,
+		count: g.count + 1, phase: !g.phase, keys: g.next, next: next, nextSecret: secret,
 		previous: g.keys, previousUntil: now.Add(keep),
 	})
 	return nil
@@ -105,12 +107,14 @@ type sendKeys struct {
 	keys      *packetKeys
 	secret    []byte
 	packets   uint64 // sealed under keys, on all paths
+	most      uint64 // packets after which to update
 	rotatedAt time.Time
 	confirmed bool // the peer has acknowledged a packet of this phase
 }
 
 func (k *sendKeys) init(suite uint16, secret []byte) (err error) {
 	k.suite, k.secret, k.confirmed = suite, secret, true
+	k.most = updateKeysAfter
 	k.keys, err = newPacketKeys(suite, secret)
 	return err
 }

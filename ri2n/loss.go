@@ -9,9 +9,11 @@ import (
 
 const (
 	// RFC 9002, section 6.1.1. The threshold grows to the distance of
-	// reordering that proved losses spurious, up to maxPacketThreshold.
+	// reordering that proved losses spurious, up to maxPacketThreshold: 10 ms of
+	// jitter at 100 Mbit/s is a distance of 100 packets. Beyond it the time
+	// threshold decides, as in RFC 8985.
 	minPacketThreshold = 3
-	maxPacketThreshold = 64
+	maxPacketThreshold = 512
 
 	// The time threshold is 9/8 of an RTT (RFC 9002, section 6.1.2): one and
 	// minPatience eighths. It grows in the same way, to two RTTs, as RACK's
@@ -65,6 +67,7 @@ type lossDetector struct {
 	eliciting      int           // ack-eliciting packets in flight
 	lastEliciting  int64
 	lastEvent      int64 // newest send or ACK
+	progressAt     int64 // newest ACK that acknowledged something; zero: none
 	reviewAt       int64
 	lossAt         int64 // time-threshold loss of cursor; zero: none
 	retention      int64 // how long after sending a lost packet is remembered
@@ -83,6 +86,7 @@ type lossDetector struct {
 
 	// Delivery rate.
 	delivered       uint64
+	lost            uint64 // bytes, PMTU probes excepted
 	deliveredAt     int64
 	firstSentAt     int64
 	appLimitedUntil uint64 // samples are app limited until delivered passes it; zero: not
@@ -114,6 +118,8 @@ type ackOutcome struct {
 	deliveryRate float64 // bytes per second; zero: no sample
 	appLimited   bool    // the sample says what was offered, not what fits
 	roundStart   bool    // a packet sent since the last round's end was acknowledged
+	delivery     deliverySpan
+	worstLoss    lossShare
 }
 
 // reset empties o and keeps the memory of its slices.
@@ -135,6 +141,7 @@ func (o *ackOutcome) feed(now time.Time, cc congestionController, rtt *rttEstima
 			largestLostSentAt: o.largestLostSentAt,
 			persistent:        o.persistentCongestion,
 			priorInFlight:     o.priorInFlight,
+			worst:             o.worstLoss,
 		})
 	}
 	if o.ackedBytes > 0 {
@@ -147,6 +154,7 @@ func (o *ackOutcome) feed(now time.Time, cc congestionController, rtt *rttEstima
 			deliveryRate:       o.deliveryRate,
 			appLimited:         o.appLimited,
 			roundStart:         o.roundStart,
+			delivery:           o.delivery,
 		})
 	}
 }
@@ -230,6 +238,8 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 	p.sendElapsed = uint32(min((t-d.firstSentAt)/1000, math.MaxUint32))
 	p.appLimited = d.appLimitedUntil != 0
 	d.inFlight += int(p.size)
+	p.inFlight = uint32(min(d.inFlight, math.MaxUint32))
+	p.lostBefore = uint32(d.lost)
 	d.eliciting++
 	d.lastEliciting = t
 }
@@ -283,6 +293,7 @@ func (d *lossDetector) onAck(now time.Time, ack *ackFrame, rtt *rttEstimator, ma
 		d.largestAcked, d.anyAcked = largest, true
 	}
 	out.largestAckedSentAt = d.at(newest.sentAt)
+	d.progressAt = t
 	if largestIsNew && eliciting {
 		rtt.sample(time.Duration(t-d.ring.at(largest).sentAt), ack.delay, maxAckDelay)
 		out.rttSampled = true
@@ -292,6 +303,7 @@ func (d *lossDetector) onAck(now time.Time, ack *ackFrame, rtt *rttEstimator, ma
 	}
 	d.finishRate(&sample, rtt, out)
 	d.detectLost(t, rtt, out)
+	d.finishDelivery(&sample, out)
 	d.settle(t)
 	return nil
 }
@@ -412,6 +424,8 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 	if int(p.size) > d.largeSize {
 		out.lostLarge++
 	}
+	d.lost += uint64(p.size)
+	out.worstLoss.add(p, uint32(d.lost)-p.lostBefore)
 	if at := d.at(p.sentAt); at.After(out.largestLostSentAt) {
 		out.largestLostSentAt = at
 	}
@@ -529,6 +543,16 @@ func backoffPTO(pto time.Duration, count int) time.Duration {
 // lastAckElicitingSent returns when the newest ack-eliciting packet left, or
 // zero.
 func (d *lossDetector) lastAckElicitingSent() time.Time { return d.at(d.lastEliciting) }
+
+// oldestUnanswered returns since when the path owes an acknowledgement: the
+// later of when the oldest packet in flight left and when the newest
+// acknowledgement of anything came. Zero means that nothing is in flight.
+func (d *lossDetector) oldestUnanswered() time.Time {
+	if d.advance(); d.eliciting == 0 || d.cursor >= d.ring.next {
+		return time.Time{}
+	}
+	return d.at(max(d.ring.at(d.cursor).sentAt, d.progressAt))
+}
 
 // bytesInFlight returns the bytes of ack-eliciting packets that are neither
 // acknowledged nor lost.

@@ -62,7 +62,7 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := unsafe.Sizeof(sentPacket{}); n != 96 {
+	if n := unsafe.Sizeof(sentPacket{}); n != 104 {
 		t.Errorf("a record takes %d bytes, want 96", n)
 	}
 	for range 1000 {
@@ -288,11 +288,11 @@ func TestSpuriousLoss(t *testing.T) {
 	if out.spurious != 0 || out.newlyAcked != 0 {
 		t.Errorf("the same ACK again counts %d spurious, %d new", out.spurious, out.newlyAcked)
 	}
-	for range 3 {
+	for range 10 {
 		sendN(d, now, 100, 0)
 	}
-	must(ackRange{219, 319})
-	must(ackRange{219, 319}, ackRange{100, 100})
+	must(ackRange{919, 1019})
+	must(ackRange{919, 1019}, ackRange{100, 100})
 	if d.threshold != maxPacketThreshold {
 		t.Errorf("packet threshold = %d, want the limit %d", d.threshold, maxPacketThreshold)
 	}
@@ -711,4 +711,33 @@ func BenchmarkSentAndAcked(b *testing.B) {
 		out.feed(now, cc, &rtt)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(threshold*b.N), "ns/packet")
+}
+
+// What BBR learns of the packets in flight: volumes when a packet left and
+// what was lost since.
+func TestDeliveryAndLossShare(t *testing.T) {
+	d := newLossDetector(nil)
+	now := t0
+	for range 10 {
+		pn := d.nextPacketNumber()
+		d.sent(now, pn, 1000, true, false, frameRef{}, nil)
+		now = now.Add(ms)
+	}
+	now = now.Add(40 * ms)
+	var rtt rttEstimator
+	var out ackOutcome
+	if err := d.onAck(now, &ackFrame{ranges: []ackRange{{6, 7}}}, &rtt, 0, &out); err != nil {
+		t.Fatal(err)
+	}
+	// 0 to 4 are below the packet threshold of 7; 5 is not.
+	if got, want := out.delivery, (deliverySpan{total: 2000, prior: 0, sentWith: 8000, lost: 5000, inFlight: 3000}); got != want {
+		t.Errorf("delivery = %+v, want %+v", got, want)
+	}
+	if got, want := out.worstLoss, (lossShare{size: 1000, sentWith: 1000, lost: 1000}); got != want {
+		t.Errorf("worst loss = %+v, want %+v", got, want)
+	}
+	out.reset()
+	if out.delivery != (deliverySpan{}) || out.worstLoss != (lossShare{}) {
+		t.Error("reset kept the delivery or the worst loss")
+	}
 }

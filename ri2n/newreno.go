@@ -28,6 +28,17 @@ func (c *newReno) Reset() {
 	*c = newReno{mss: c.mss, cwnd: initialCwnd(c.mss), ssthresh: math.Inf(1)}
 }
 
+// SetMaxDatagramSize follows the path MTU. The window keeps its bytes, save
+// that the initial window and the minimum are counted in datagrams.
+func (c *newReno) SetMaxDatagramSize(size int) {
+	size = max(size, 1)
+	if c.cwnd == initialCwnd(c.mss) && math.IsInf(c.ssthresh, 1) {
+		c.cwnd = initialCwnd(size)
+	}
+	c.mss = size
+	c.cwnd = max(c.cwnd, minimumCwnd(size))
+}
+
 func (c *newReno) Cwnd() int           { return int(c.cwnd) }
 func (c *newReno) InSlowStart() bool   { return c.cwnd < c.ssthresh }
 func (c *newReno) PacingRate() float64 { return pacingRate(c.cwnd, c.srtt, c.InSlowStart()) }

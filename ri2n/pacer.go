@@ -73,6 +73,16 @@ func (p *pacer) budget(now time.Time, rate float64, mss, cwnd int) int {
 	return int(max(0, p.tokens))
 }
 
+// quiet tells that nothing is in flight: an initial window, or cwnd if that is
+// less, may leave at once (RFC 9002, section 7.7), so that a request of a few
+// packets is not spread over milliseconds.
+//
+// It is called after budget and returns what that would.
+func (p *pacer) quiet(mss, cwnd int) int {
+	p.tokens = max(p.tokens, float64(min(pacerSlowSegments*mss, cwnd)))
+	return int(p.tokens)
+}
+
 // sent takes n bytes that left, also when the budget did not allow them.
 func (p *pacer) sent(n int) {
 	p.tokens = max(p.tokens-float64(n), -pacerMaxBurst*pacerMaxSegments)
@@ -94,4 +104,10 @@ func (p *pacer) nextTime(now time.Time, need int) time.Time {
 		p.wake = now
 	}
 	return p.wake
+}
+
+// worthWaking returns the bytes that a sender should wait for: a packet, or at
+// high rates the burst that leaves with one system call.
+func (p *pacer) worthWaking(mss int) int {
+	return max(mss, int(min(p.rate*pacerBurstTime.Seconds(), pacerMaxBurst)))
 }

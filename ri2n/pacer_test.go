@@ -122,3 +122,27 @@ func TestPacerNextTimeSuffices(t *testing.T) {
 		}
 	}
 }
+
+// RFC 9002, section 7.7: an initial window may leave in one burst.
+func TestPacerQuietPath(t *testing.T) {
+	const mss, cwnd, rate = 1200, 12_000, 1e6
+	var p pacer
+	now := time.Unix(1, 0)
+	p.budget(now, rate, mss, cwnd)
+	for i := range 10 {
+		budget := p.budget(now, rate, mss, cwnd)
+		if i == 0 {
+			budget = p.quiet(mss, cwnd)
+		}
+		if budget < mss {
+			t.Fatalf("packet %d of the first burst has to wait", i)
+		}
+		p.sent(mss)
+	}
+	if got := p.budget(now, rate, mss, cwnd); got >= mss {
+		t.Errorf("%d bytes may follow the burst", got)
+	}
+	if got := (&pacer{}).quiet(mss, 2*mss); got != 2*mss {
+		t.Errorf("burst = %d bytes, want no more than the window of %d", got, 2*mss)
+	}
+}

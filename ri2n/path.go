@@ -102,25 +102,30 @@ type path struct {
 	sent        int
 	pmtu        pmtuSearch
 	mtu         int
-	previous    netip.AddrPort // proven remote before a NAT rebinding; zero: none
+	previous    Remote    // what was proven before a NAT rebinding; zero: nothing
+	returnAt    time.Time // when the path goes back there unless the new address is proven
 
 	// Receiving.
 	numbers receivedPackets
+	updates uint64       // the peer's key updates before the newest of them
+	freqBy  packetNumber // packet that brought the newest ACK_FREQ
 	acks    ackPolicy
 
 	// Sending.
 	loss     *lossDetector
 	rtt      rttEstimator
-	cc       *cubic
+	cc       congestionController
 	pacer    pacer
 	ptoCount int
 	probes   int  // packets to send regardless of the congestion window
 	ping     bool // a PING is due
+	ackEvery int  // the threshold that we have told the peer; zero: its own
 	limited  bool // the pacer holds data back
 	phaseAt  packetNumber
 
 	// Health.
 	suspectSince time.Time // zero: not suspect
+	stallCheck   time.Time // not before: the last look found no data in flight
 	probeAt      time.Time // next probe of a failed path
 	probeWait    time.Duration
 	peerSuspects bool      // the peer has told us so
@@ -155,7 +160,7 @@ func (s *Session) newPath(id pathID, l *Link, remote netip.AddrPort, now time.Ti
 		mtu:      size,
 		acks:     ackPolicy{maxAckDelay: maxAckDelay},
 		loss:     newLossDetector(s.random),
-		cc:       newCubic(size),
+		cc:       s.newController(size),
 		lastSent: now,
 	}
 }
@@ -202,7 +207,8 @@ func (p *path) better(q *path) bool {
 	if p.link.IsCarrier() != q.link.IsCarrier() {
 		return !p.link.IsCarrier()
 	}
-	return p.rtt.samples > 0 && q.rtt.samples > 0 && p.rtt.smoothed+max(switchGain, q.rtt.smoothed/10) < q.rtt.smoothed
+	// By the least RTT: the smoothed one of a busy path tells of our own queue.
+	return p.rtt.samples > 0 && q.rtt.samples > 0 && p.rtt.min+max(switchGain, q.rtt.min/10) < q.rtt.min
 }
 
 // packetSize is the size in bytes of the packets that the path carries.
@@ -228,4 +234,23 @@ func (p *path) searchMTU(now time.Time) {
 	p.pmtu = newPMTUSearch(p.mtu, p.link.largestDatagram(p.remote.Addr()))
 	p.loss.largeSize = p.mtu
 	p.pmtu.start(now)
+}
+
+// maxAckThreshold bounds what a peer may ask with ACK_FREQ.
+const maxAckThreshold = 64
+
+// ackThreshold is how many packets the peer should acknowledge at once: as
+// many as leave sixteen ACKs in a window, since slow start learns from each.
+func (p *path) ackThreshold() int {
+	return min(max(p.cc.Cwnd()/(16*p.mtu), defaultAckThreshold), maxAckThreshold/2)
+}
+
+// wantsAckEvery reports whether n differs enough from what the peer was told
+// to be worth a frame.
+func (p *path) wantsAckEvery(n int) bool {
+	told := p.ackEvery
+	if told == 0 {
+		told = defaultAckThreshold
+	}
+	return n >= 2*told || 2*n <= told
 }

@@ -25,8 +25,13 @@ func (s *Session) AddPath(ctx context.Context, r Remote) (PathInfo, error) {
 			s.mu.Unlock()
 			return PathInfo{}, ErrTooManyPaths
 		}
-		p = s.newPath(s.nextPath, r.Link, r.Addr, now)
+		id := s.nextPath
 		s.nextPath += 2
+		if !s.addRoute(id) {
+			s.mu.Unlock()
+			return PathInfo{}, fmt.Errorf("%w: %v: connection ID collision", ErrNoPath, r)
+		}
+		p = s.newPath(id, r.Link, r.Addr, now)
 		p.chosen = true
 		p.prove(s, now)
 		s.paths = append(s.paths, p)
@@ -122,17 +127,20 @@ func (s *Session) findPath(l *Link, addr netip.AddrPort) *path {
 
 // peerOpensPath makes the state of a path whose first packet has been
 // authenticated, or returns nil if the peer opens too many.
-func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now time.Time) *path {
-	ours := id%2 == 0 == s.client
+func (s *Session) peerOpensPath(pkt *receivedPacket, l *Link, now time.Time) *path {
 	if second := now.Unix(); second != s.pathSecond {
 		s.pathSecond, s.pathOpens = second, 0
 	}
-	if ours || len(s.paths) >= maxPaths || s.pathOpens >= maxPathOpens {
+	if s.ours(pkt.path) || len(s.paths) >= maxPaths || s.pathOpens >= maxPathOpens {
 		s.endpoint.counters.pathsRefused.Add(1)
 		return nil
 	}
 	s.pathOpens++
-	p := s.newPath(id, l, from, now)
+	p := s.newPath(pkt.path, l, pkt.from, now)
+	if !l.IsCarrier() {
+		// It begins with a challenge as large as the peer thinks that fits.
+		p.setMTU(min(p.mtu, max(pkt.size, smallBaseSize)))
+	}
 	p.prove(s, now)
 	s.paths = append(s.paths, p)
 	s.notePathChange()
@@ -144,7 +152,8 @@ func (s *Session) peerOpensPath(id pathID, l *Link, from netip.AddrPort, now tim
 // go on; the address is validated again (RFC 9000, section 9).
 func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) {
 	if p.proven {
-		p.previous = p.remote
+		p.previous = Remote{p.link, p.remote}
+		p.returnAt = now.Add(max(3*p.rtt.pto(maxAckDelay), returnWait))
 	}
 	p.link, p.remote = l, from
 	p.received, p.sent = 0, 0
@@ -160,11 +169,27 @@ func (s *Session) rebound(p *path, l *Link, from netip.AddrPort, now time.Time) 
 	s.notePathChange()
 }
 
+// returnWait is the least time that a new address of a path has to answer.
+const returnWait = 500 * time.Millisecond
+
+// returnPath takes p back to the address that was proven, since nobody has
+// proven the new one: somebody else sent a copy of the peer's packet from
+// there (RFC 9000, section 9.3.2).
+func (s *Session) returnPath(p *path) {
+	s.reinject(p)
+	p.link, p.remote, p.previous = p.previous.Link, p.previous.Addr, Remote{}
+	p.proven = true
+	p.challengeAt = time.Time{}
+	p.ping = true
+	s.choosePath()
+	s.notePathChange()
+}
+
 // validated is called when the peer has answered a challenge on p.
 func (s *Session) validated(p *path, now time.Time) {
 	first := !isClosed(p.settled)
 	p.proven = true
-	p.previous = netip.AddrPort{}
+	p.previous = Remote{}
 	p.challengeAt = time.Time{}
 	p.suspectSince, p.probeWait = time.Time{}, 0
 	p.ptoCount = 0
@@ -290,13 +315,7 @@ func (s *Session) dropPath(p *path) {
 	if p.hasToken {
 		s.endpoint.routes.removeReset(p.resetToken, s)
 	}
-	s.endpoint.routes.removeShort(p.localID, s)
-	if ours := p.id%2 == 0 == s.client; !ours {
-		s.localLimit += 2
-		s.addRoute(s.localLimit - 1)
-		s.addRoute(s.localLimit)
-		s.maxPathsDue = true
-	}
+	s.retirePath(p.id)
 	if s.sending == p {
 		s.sending = nil
 		s.choosePath()
@@ -304,8 +323,32 @@ func (s *Session) dropPath(p *path) {
 	s.notePathChange()
 }
 
+// retirePath ends the use of a path ID and gives the peer another one in the
+// place of its own. The route stays for a while: a late packet that found no
+// session would be answered with a stateless reset.
+func (s *Session) retirePath(id pathID) {
+	if len(s.retired) == maxRetiredPaths {
+		s.endpoint.routes.removeShort(s.localIDs.cid(s.retired[0], 0), s)
+		s.retired = append(s.retired[:0], s.retired[1:]...)
+	}
+	s.retired = append(s.retired, id)
+	if s.ours(id) {
+		return
+	}
+	s.localLimit += 2
+	next := s.localLimit
+	if s.ours(next) {
+		next--
+	}
+	s.addRoute(next)
+	s.maxPathsDue = true
+}
+
+// maxRetiredPaths bounds the closed paths whose late packets are recognised.
+const maxRetiredPaths = 32
+
 // choosePath picks the path that carries our data: a direct one before a
-// relay, then the one with the lower RTT. A path that is in use stays unless
+// relay, then the one with the lower least RTT. A path that is in use stays unless
 // another is clearly better; when none is usable the present one stays and
 // recovery goes on there.
 func (s *Session) choosePath() {
@@ -364,6 +407,12 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		p.loss.onTimer(now, &p.rtt, out)
 		s.applyOutcome(p, now, out)
 	}
+	if isDue(s.stallDeadline(p), now) {
+		p.stallCheck = now.Add(p.rtt.pto(maxAckDelay))
+		if p.bearing() {
+			s.suspect(p, now)
+		}
+	}
 	if t := p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount); !t.IsZero() && !now.Before(t) {
 		s.onPTO(p, now)
 	}
@@ -372,6 +421,9 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		if p.state == PathClosed {
 			return
 		}
+	}
+	if p.previous.Link != nil && !now.Before(p.returnAt) {
+		s.returnPath(p)
 	}
 	if !p.silenceAt.IsZero() && !now.Before(p.silenceAt) {
 		p.silenceAt = time.Time{}
@@ -394,16 +446,42 @@ func (s *Session) advancePath(p *path, now time.Time) {
 	}
 }
 
+// bearing reports whether a packet in flight carries more than a probe.
+func (p *path) bearing() (data bool) {
+	p.loss.outstanding(func(sp *sentPacket) {
+		data = data || sp.first.kind != refPing && sp.first.kind != refPathProbe && sp.first.kind != refMTUProbe
+	})
+	return data
+}
+
+// stallDeadline is when the path in use becomes suspect unless something is
+// acknowledged; zero: never. Each packet that leaves puts the PTO off, so an
+// application that writes steadily would fill the whole window of a dead path
+// before that told of it.
+func (s *Session) stallDeadline(p *path) time.Time {
+	if p != s.sending || p.state != PathActive || len(s.paths) == 1 || !s.alternative(p) {
+		return time.Time{}
+	}
+	since := p.loss.oldestUnanswered()
+	if since.IsZero() {
+		return time.Time{}
+	}
+	at := since.Add(p.rtt.pto(maxAckDelay))
+	if at.Before(p.stallCheck) {
+		return p.stallCheck
+	}
+	return at
+}
+
 // onPTO is the probe time-out (RFC 9002, section 6.2), with the addition that
 // a path with alternatives becomes suspect.
 func (s *Session) onPTO(p *path, now time.Time) {
 	p.ptoCount++
 	p.probeTimeouts++
-	bearing := false
-	p.loss.outstanding(func(sp *sentPacket) {
-		bearing = bearing || sp.first.kind == refStream || sp.first.kind == refDatagram || len(sp.extra) > 0
-	})
-	silent := !p.lastReceived.After(p.loss.lastAckElicitingSent())
+	bearing := p.bearing()
+	// With data in flight a living path is never quiet for long; what arrived
+	// since the last packet left may have been on its way when the path died.
+	silent := now.Sub(p.lastReceived) >= p.rtt.srtt()/2
 	if s.alternative(p) && (bearing && (silent || p.ptoCount > 1) || p.ptoCount > 1) {
 		s.suspect(p, now)
 	}
@@ -450,12 +528,8 @@ func (s *Session) challengeFailed(p *path, now time.Time) {
 		p.challenges, p.challengeAt = 0, now
 	case p.state == PathProbing && len(s.paths) > 1:
 		s.abandon(p, now, codeNoError)
-	case p.previous.IsValid():
-		// Nobody proved the new address: back to the one that was proven.
-		p.remote, p.previous = p.previous, netip.AddrPort{}
-		p.proven = true
-		p.challengeAt = time.Time{}
-		s.notePathChange()
+	case p.previous.Link != nil:
+		p.challengeAt = p.returnAt
 	default:
 		p.challenges, p.challengeAt = 0, now.Add(time.Second)
 	}

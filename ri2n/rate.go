@@ -13,6 +13,33 @@ type rateSample struct {
 	deliveredAt int64
 	sendElapsed int64
 	appLimited  bool
+	inFlight    uint32
+	lostBefore  uint32
+}
+
+// A deliverySpan tells what happened between the sending and the acknowledgement
+// of the newest packet of an ACK. Counts are bytes.
+type deliverySpan struct {
+	total    uint64 // delivered on the path so far
+	prior    uint64 // of these, delivered before the packet left
+	sentWith int    // in flight when it had left, itself included
+	lost     int    // declared lost since it left
+	inFlight int    // in flight now
+}
+
+// A lossShare is, of the packets lost at once, the one with the largest share
+// of bytes lost since it left in what was in flight then.
+type lossShare struct {
+	size       int
+	sentWith   int // bytes in flight when it had left, itself included
+	lost       int // bytes lost since it left, itself included
+	appLimited bool
+}
+
+func (s *lossShare) add(p *sentPacket, lost uint32) {
+	if s.size == 0 || float64(lost)*float64(s.sentWith) > float64(s.lost)*float64(p.inFlight) {
+		*s = lossShare{size: int(p.size), sentWith: int(p.inFlight), lost: int(lost), appLimited: p.appLimited}
+	}
 }
 
 // add takes one newly acknowledged packet into account.
@@ -27,6 +54,8 @@ func (s *rateSample) add(p *sentPacket) {
 		deliveredAt: p.deliveredAt,
 		sendElapsed: int64(p.sendElapsed) * 1000,
 		appLimited:  p.appLimited,
+		inFlight:    p.inFlight,
+		lostBefore:  p.lostBefore,
 	}
 }
 
@@ -51,6 +80,20 @@ func (d *lossDetector) finishRate(s *rateSample, rtt *rttEstimator, out *ackOutc
 		return
 	}
 	out.deliveryRate = float64(d.delivered-s.delivered) / time.Duration(elapsed).Seconds()
+}
+
+// finishDelivery fills in the delivery of out once losses are known.
+func (d *lossDetector) finishDelivery(s *rateSample, out *ackOutcome) {
+	if !s.any {
+		return
+	}
+	out.delivery = deliverySpan{
+		total:    d.delivered,
+		prior:    s.delivered,
+		sentWith: int(s.inFlight),
+		lost:     int(uint32(d.lost) - s.lostBefore),
+		inFlight: d.inFlight,
+	}
 }
 
 // setAppLimited records that the sender has run out of data while the

@@ -25,7 +25,7 @@ type receivedPacket struct {
 	from     netip.AddrPort
 	size     int // of the datagram
 	reserved bool
-	updated  bool // opened by the next phase's keys
+	updates  uint64 // the peer's key updates before it
 }
 
 // datagram handles one datagram, which it may change.
@@ -67,7 +67,7 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 	}
 	s := rt.session
 	number := expandPacketNumber(packetNumber(rt.largest.Load()), h.pn)
-	payload, updated, err := s.readKeys.open(b, h, rt.path, number)
+	payload, updates, err := s.readKeys.open(b, h, rt.path, number)
 	if err != nil {
 		e.counters.authenticationFailed.Add(1)
 		if s := e.routes.findReset(b); s != nil {
@@ -88,7 +88,7 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 	}
 	r.batch = append(r.batch, receivedPacket{
 		path: rt.path, number: number, payload: payload, from: from, size: len(b),
-		reserved: h.reserved != 0, updated: updated,
+		reserved: h.reserved != 0, updates: updates,
 	})
 }
 

@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -21,6 +22,7 @@ const (
 	refPathAbandon
 	refPathProbe // PATH_CHALLENGE or PATH_RESPONSE
 	refMTUProbe
+	refAckFreq
 )
 
 // maxBurst is the largest burst of datagrams in bytes: what one system call
@@ -97,7 +99,7 @@ func (s *Session) flush(now time.Time) {
 // buildBurst fills t with what one path has to send, and returns that path,
 // or nil when nothing may be sent.
 func (s *Session) buildBurst(now time.Time, t *transmission) *path {
-	if s.keys.packets >= updateKeysAfter && !s.updateKeys(now) {
+	if s.keys.packets >= s.keys.most && !s.updateKeys(now) {
 		return nil
 	}
 	if s.state == sessionDraining {
@@ -212,9 +214,15 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 	control := carriesData && open && s.controlDue()
 	data := carriesData && open && s.dataDue(now)
 	p.limited = false
-	if data && p.probes == 0 && p.pacer.budget(now, p.cc.PacingRate(), t.size, p.cc.Cwnd()) < t.size {
-		data = false
-		p.limited = true
+	if data && p.probes == 0 {
+		budget := p.pacer.budget(now, p.cc.PacingRate(), t.size, p.cc.Cwnd())
+		if inFlight == 0 && budget < math.MaxInt32 {
+			budget = p.pacer.quiet(t.size, p.cc.Cwnd())
+		}
+		if budget < t.size {
+			data = false
+			p.limited = true
+		}
 	}
 	ping := p.ping || p.probes > 0 && !data && !control
 	if !ackNow && !probing && !control && !data && !ping {
@@ -254,6 +262,11 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 		b, refs = s.appendControl(b, limit, refs)
 	}
 	if data {
+		if n := p.ackThreshold(); p.wantsAckEvery(n) {
+			b = appendAckFreqFrame(b, ackFreqFrame{threshold: uint64(n), delay: maxAckDelay, reorder: 1})
+			refs = append(refs, frameRef{kind: refAckFreq, length: uint32(n)})
+			p.ackEvery = n
+		}
 		b, refs = s.appendDatagrams(b, limit, refs, now)
 		b, refs = s.appendStreams(b, limit, refs)
 	}
@@ -306,6 +319,7 @@ func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
 	}
 	b = appendAckFrame(b, ackFrame{path: p.id, delay: p.acks.delay(now), ranges: ranges})
 	p.acks.sent()
+	s.ackedUpdates = max(s.ackedUpdates, p.updates)
 	return b
 }
 

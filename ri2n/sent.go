@@ -34,7 +34,7 @@ const (
 	sentGivenUp    // the same, without evidence: see markAllLost
 )
 
-// A sentPacket is the record of one packet number: 96 bytes. Times are
+// A sentPacket is the record of one packet number: 104 bytes. Times are
 // nanoseconds since the lossDetector's epoch.
 type sentPacket struct {
 	sentAt int64
@@ -48,6 +48,8 @@ type sentPacket struct {
 	extra []frameRef
 
 	sendElapsed uint32 // microseconds from the start of the sampling interval; saturates
+	inFlight    uint32 // bytes in flight when the packet had left, itself included
+	lostBefore  uint32 // bytes lost before it left, modulo 2^32
 
 	// run is set once n is acknowledged, as are all numbers in (n-run, n].
 	run  uint32
@@ -71,7 +73,7 @@ func (p *sentPacket) forget() {
 
 const (
 	minSentRing = 16
-	maxSentRing = 1 << 18 // 24 MiB; 3 Gbit/s over 1 s of 1200-byte packets
+	maxSentRing = 1 << 18 // 26 MiB; 3 Gbit/s over 1 s of 1200-byte packets
 
 	// sentRingInterval is how often the size of the ring is reviewed, and how
 	// long an empty one is kept.

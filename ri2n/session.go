@@ -54,44 +54,15 @@ type Session struct {
 	state sessionState
 	err   error // why the session ended
 
-	handshake *handshake // the client's, until the server has confirmed it
-	keys      sendKeys
-	params    transportParams // the peer's
+	handshake    *handshake // the client's, until the server has confirmed it
+	keys         sendKeys
+	ackedUpdates uint64          // key updates of the peer that it has an ACK for
+	params       transportParams // the peer's
 
-	// Paths.
-	paths        []*path
-	sending      *path
-	nextPath     pathID // of our parity
-	pathLimit    pathID // the peer's: the highest ID that we may open
-	localLimit   pathID // ours
-	pathOpens    int    // by the peer, in pathSecond
-	pathSecond   int64
-	pathsChanged chan struct{}
-
-	// Streams and credit.
-	streams      map[uint64]*Stream
-	sendQueue    []*Stream // have data or a FIN to send
-	controlQueue []*Stream // have control frames to send
-	acceptQueue  []*Stream
-	nextStream   uint64
-	streamLimit  uint64 // the peer's: how many we may open
-	opened       uint64 // by us
-	peerOpened   uint64
-	peerClosed   uint64
-	peerLimit    uint64 // told to the peer
-	sendCredit   uint64 // the peer's MAX_DATA
-	sendUsed     uint64
-	recvCredit   uint64 // our MAX_DATA
-	recvHighest  uint64 // sum of the highest offsets
-	recvConsumed uint64
-	recvWindow   creditWindow
-
-	// Frames owed.
-	doneDue, maxDataDue, maxStreamsDue, maxPathsDue bool
-	abandons                                        []pathAbandonFrame
-	closeFrame                                      closeFrame
-	closesDue                                       int
-	closedBy                                        *path // where CLOSE is answered
+	pathTable
+	streamTable
+	credit
+	owed
 
 	datagrams datagramQueue
 	inbox     datagramInbox
@@ -103,6 +74,56 @@ type Session struct {
 	unstored     bool       // the packet in hand carried data that found no room
 	outcome      ackOutcome // scratch
 	refs         []frameRef // scratch
+}
+
+// A pathTable holds the paths of a session and the limits on their number.
+type pathTable struct {
+	paths        []*path
+	sending      *path  // carries our data
+	nextPath     pathID // of our parity
+	pathLimit    pathID // the peer's: the highest ID that we may open
+	localLimit   pathID // ours
+	pathOpens    int    // by the peer, in pathSecond
+	pathSecond   int64
+	pathsChanged chan struct{}
+	retired      []pathID // closed; their routes stay for late packets
+}
+
+// A streamTable holds the streams of a session that are not over, and the
+// limits on their number (RFC 9000, section 4.6).
+type streamTable struct {
+	streams      map[uint64]*Stream
+	sendQueue    []*Stream // have data or a FIN to send
+	controlQueue []*Stream // have control frames to send
+	acceptQueue  []*Stream
+	nextStream   uint64
+	streamLimit  uint64 // the peer's: how many we may open
+	opened       uint64 // by us
+	peerOpened   uint64
+	peerClosed   uint64
+	peerLimit    uint64 // told to the peer
+}
+
+// credit is the flow control of all streams of a session together (RFC 9000,
+// section 4.1), in bytes.
+type credit struct {
+	sendCredit   uint64 // the peer's MAX_DATA
+	sendUsed     uint64
+	recvCredit   uint64 // our MAX_DATA
+	recvHighest  uint64 // sum of the highest offsets
+	recvConsumed uint64
+	recvWindow   creditWindow
+}
+
+// owed are the frames of the session itself that wait to be sent, first or
+// again.
+type owed struct {
+	doneDue, maxDataDue, maxStreamsDue, maxPathsDue bool
+	abandons                                        []pathAbandonFrame
+
+	closeFrame closeFrame
+	closesDue  int
+	closedBy   *path // where CLOSE is answered
 }
 
 type sessionState uint8
@@ -125,28 +146,37 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	clientIDs, serverIDs := newCIDDeriver([16]byte(material[:16])), newCIDDeriver([16]byte(material[16:32]))
 	s := &Session{
-		endpoint:     e,
-		client:       h.client,
-		peer:         h.peer,
-		exporter:     material[32:],
-		random:       e.newRand(),
-		localIDs:     serverIDs,
-		remoteIDs:    clientIDs,
-		done:         make(chan struct{}),
-		lingered:     make(chan struct{}),
-		openable:     make(chan struct{}, 1),
-		incoming:     make(chan struct{}, 1),
-		arrived:      make(chan struct{}, 1),
-		params:       h.params,
-		pathLimit:    h.params.maxPaths,
-		localLimit:   initialMaxPathID,
-		streams:      make(map[uint64]*Stream),
-		streamLimit:  h.params.maxStreamsBidi,
-		peerLimit:    maxOpenStreams,
-		sendCredit:   h.params.maxData,
-		recvCredit:   initialSessionWindow,
-		recvWindow:   creditWindow{size: initialSessionWindow, cap: maxSessionWindow},
-		pathsChanged: make(chan struct{}),
+		endpoint:  e,
+		client:    h.client,
+		peer:      h.peer,
+		exporter:  material[32:],
+		random:    e.newRand(),
+		localIDs:  serverIDs,
+		remoteIDs: clientIDs,
+		done:      make(chan struct{}),
+		lingered:  make(chan struct{}),
+		openable:  make(chan struct{}, 1),
+		incoming:  make(chan struct{}, 1),
+		arrived:   make(chan struct{}, 1),
+		params:    h.params,
+		pathTable: pathTable{
+			nextPath:     1, // path 0 is the handshake's
+			pathLimit:    h.params.maxPaths,
+			localLimit:   initialMaxPathID,
+			pathsChanged: make(chan struct{}),
+		},
+		streamTable: streamTable{
+			streams:     make(map[uint64]*Stream),
+			nextStream:  1,
+			streamLimit: h.params.maxStreamsBidi,
+			peerLimit:   maxOpenStreams,
+		},
+		credit: credit{
+			sendCredit: h.params.maxData,
+			recvCredit: initialSessionWindow,
+			recvWindow: creditWindow{size: initialSessionWindow, cap: maxSessionWindow},
+		},
+		owed:         owed{doneDue: !h.client},
 		lastReceived: now,
 		idleTimeout:  e.cfg.IdleTimeout,
 	}
@@ -155,12 +185,8 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	if s.client {
 		s.localIDs, s.remoteIDs = clientIDs, serverIDs
-		s.nextPath = 2 // path 0 is the handshake's
+		s.nextPath, s.nextStream = 2, 0
 		s.handshake = h
-	} else {
-		s.nextPath = 1
-		s.nextStream = 1
-		s.doneDue = true
 	}
 	s.timer.fire = s.onTimer
 	if err := s.keys.init(h.secrets.suite, h.secrets.write); err != nil {
@@ -173,11 +199,13 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range pathID(initialMaxPathID + 1) {
-		s.addRoute(id)
+		if id == 0 || !s.ours(id) {
+			s.addRoute(id)
+		}
 	}
 	p := s.newPath(0, h.path.link, h.path.addr, now)
 	p.mtu = h.datagramSize(h.path)
-	p.cc = newCubic(p.mtu)
+	p.cc.SetMaxDatagramSize(p.mtu)
 	p.received, p.sent = h.path.received, h.path.sent
 	// Several candidates have carried Initials: which one the keys came back
 	// on says little about the others.
@@ -198,10 +226,13 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	return s, nil
 }
 
-// addRoute registers our connection ID of path id. A collision with another
-// session's costs this session that ID.
-func (s *Session) addRoute(id pathID) {
-	s.endpoint.routes.addShort(s.localIDs.cid(id, 0), &route{session: s, path: id})
+// ours reports whether path id is for this side to open.
+func (s *Session) ours(id pathID) bool { return id%2 == 0 == s.client }
+
+// addRoute registers our connection ID of path id. It reports false for a
+// collision with another session's, which costs this session that ID.
+func (s *Session) addRoute(id pathID) bool {
+	return s.endpoint.routes.addShort(s.localIDs.cid(id, 0), &route{session: s, path: id})
 }
 
 // begin sends the first packets.
@@ -306,7 +337,15 @@ func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 			s.acceptQueue[0] = nil
 			s.acceptQueue = s.acceptQueue[1:]
 			more := len(s.acceptQueue) > 0
-			s.mu.Unlock()
+			st.accepted = true
+			if st.retired {
+				s.streamOver()
+			}
+			if s.maxStreamsDue {
+				s.flush(time.Now())
+			} else {
+				s.mu.Unlock()
+			}
 			if more {
 				signal(s.incoming)
 			}
@@ -508,7 +547,7 @@ func (s *Session) leave() {
 			e.routes.removeReset(p.resetToken, s)
 		}
 	}
-	for id := range s.localLimit + 1 {
+	for id := range max(s.localLimit, s.nextPath) + 1 {
 		e.routes.removeShort(s.localIDs.cid(id, 0), s)
 	}
 	s.notePathChange()
@@ -585,6 +624,10 @@ func (s *Session) deadline(now time.Time) time.Time {
 	for _, p := range s.paths {
 		sooner(p.loss.lossTime())
 		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		sooner(s.stallDeadline(p))
+		if p.previous.Link != nil {
+			sooner(p.returnAt)
+		}
 		if p.allowance() < p.packetSize() {
 			continue // until more arrives from the unproven address
 		}
@@ -599,10 +642,12 @@ func (s *Session) deadline(now time.Time) time.Time {
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)
-			sooner(p.suspectSince.Add(abandonAfter))
+			if s.alternative(p) {
+				sooner(p.suspectSince.Add(abandonAfter))
+			}
 		}
 		if p.limited {
-			sooner(p.pacer.nextTime(now, maxBurst))
+			sooner(p.pacer.nextTime(now, p.pacer.worthWaking(p.packetSize())))
 		}
 	}
 	if !at.IsZero() && !at.After(now) {

@@ -37,6 +37,7 @@ type Stream struct {
 
 	queued, controlQueued bool
 	retired               bool
+	accepted              bool // of the peer's streams
 }
 
 // Addr is the address of a stream's end: a peer. It implements [net.Addr].
@@ -337,12 +338,19 @@ func (s *Session) retire(st *Stream) {
 	st.retired = true
 	delete(s.streams, st.id)
 	st.send.reset()
-	if ours := st.id%2 == 0 == s.client; !ours {
-		s.peerClosed++
-		if limit := s.peerClosed + maxOpenStreams; limit >= s.peerLimit+maxOpenStreams/4 {
-			s.peerLimit = limit
-			s.maxStreamsDue = true
-		}
+	if ours := st.id%2 == 0 == s.client; !ours && st.accepted {
+		s.streamOver()
+	}
+}
+
+// streamOver lets the peer open another stream in the place of one that both
+// sides are done with. One that was reset before anybody accepted it holds its
+// place until then, else the queue of streams to accept had no bound.
+func (s *Session) streamOver() {
+	s.peerClosed++
+	if limit := s.peerClosed + maxOpenStreams; limit >= s.peerLimit+maxOpenStreams/4 {
+		s.peerLimit = limit
+		s.maxStreamsDue = true
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -81,7 +82,7 @@ func readIdentity(path string) (*ri2n.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 { // Windows has other means
 		return nil, &cli.Error{
 			Object: path,
 			Cause:  fmt.Sprintf("other users can read this key (mode %04o)", info.Mode().Perm()),

@@ -86,9 +86,9 @@ func TestRelayHogGetsNoMoreThanItsShare(t *testing.T) {
 		for _, n := range []*node{target, hog, honest} {
 			n.registered(5 * time.Second)
 		}
-		const d = 10 * time.Second
+		const d = 4 * time.Second
 		var running sync.WaitGroup
-		running.Go(func() { flood(t, hog, target.endpoint.PeerID(), 16, 60e6, d) })
+		running.Go(func() { flood(t, hog, target.endpoint.PeerID(), 16, 40e6, d) })
 		running.Go(func() { flood(t, honest, target.endpoint.PeerID(), 1, 6e6, d) })
 		running.Wait()
 		counts.mu.Lock()

@@ -63,6 +63,7 @@ func (s *Server) serve(ctx context.Context, sess session) {
 	a := s.table.arrive(time.Now(), sess.Peer(), sess.Remote(), sess.MaxDatagramSize())
 	a.session = sess
 	s.unlock()
+	s.log.Debug("session", "peer", a.peer, "remote", a.remote)
 
 	ctx, cancel := context.WithCancel(ctx)
 	var datagrams sync.WaitGroup
@@ -85,7 +86,9 @@ func (s *Server) serve(ctx context.Context, sess session) {
 	datagrams.Wait()
 	s.mu.Lock()
 	s.table.leave(time.Now(), a)
+	reason := a.reason
 	s.unlock()
+	s.log.Debug("session ended", "peer", a.peer, "remote", a.remote, "after", time.Since(a.since), "reason", reason)
 }
 
 // readControl handles the agent's messages until the control stream ends.

@@ -58,6 +58,7 @@ const (
 	consentDatagrams = 8                // pass toward a target that has not answered (ri2n.md, section 7)
 	consentTime      = 15 * time.Second // until an unanswered channel is closed: a handshake and half of one
 	channelIdle      = 2 * time.Minute  // eight keepalives of a standby path
+	channelsPerPair  = 16               // of one source to one target, so that few cannot take all places
 	maxOutbox        = 512              // messages; an agent that reads none of them is closed
 	opensPerSecond   = 20               // by one agent, after a burst of its channels
 	accountMemory    = time.Minute      // a peer cannot refill its allowance by coming back
@@ -101,7 +102,6 @@ type counters struct {
 	depositsRefused   uint64
 	admitsRefused     uint64
 	datagramsDropped  [dropReasons]uint64
-	strangersRefused  uint64 // by Authorize, before any state
 	prefixRefused     uint64 // strangers above the bound of their prefix
 	handshakesRefused uint64 // sessions above the limits
 }
@@ -515,12 +515,22 @@ func (t *table) mayOpen(now time.Time, a *agent, m protocol.Open) (*agent, *depo
 	switch {
 	case grant != nil && grant.left <= 0:
 		return nil, nil, protocol.ReasonQuota
-	case a.opened >= t.limits.ChannelsPerPeer:
+	case a.opened >= t.limits.ChannelsPerPeer, a.openTo(target) >= channelsPerPair:
 		return nil, nil, protocol.ReasonLimit
 	case target.incoming >= t.limits.IncomingPerPeer, len(t.channels) >= t.limits.Channels:
 		return nil, nil, protocol.ReasonBusy
 	}
 	return target, grant, protocol.ReasonNone
+}
+
+// openTo counts the channels that a has open to target.
+func (a *agent) openTo(target *agent) (n int) {
+	for _, e := range a.ends {
+		if e.source && e.other.agent == target {
+			n++
+		}
+	}
+	return n
 }
 
 // fit returns the largest packet that both sessions carry.

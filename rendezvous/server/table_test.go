@@ -233,6 +233,11 @@ func TestOpenIsRefusedWithItsReason(t *testing.T) {
 			r.receive(r.now, a, protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: peerID(2)})
 			r.now = r.now.Add(time.Second)
 		}, protocol.ReasonLimit},
+		{"too many between two", Limits{}, 2, func(r *rig, a *agent) {
+			for i := range uint64(channelsPerPair) {
+				r.receive(r.now, a, protocol.Open{Channel: 2 * i, Key: i, Generation: 1, Target: peerID(2)})
+			}
+		}, protocol.ReasonLimit},
 		{"too many of theirs", Limits{IncomingPerPeer: 1}, 2, func(r *rig, a *agent) {
 			r.receive(r.now, r.join(3), protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: peerID(2)})
 		}, protocol.ReasonBusy},
@@ -791,4 +796,22 @@ func (r *rig) check() error {
 		return fmt.Errorf("prefixes count %d registrations of %d", registered, len(r.peers))
 	}
 	return nil
+}
+
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	var l refusalLog
+	lines := 0
+	for i := range 100_000 { // ten seconds of 10,000 strangers a second
+		id := peerID(1)
+		id[0], id[1] = byte(i), byte(i>>8)
+		if l.due(t0.Add(time.Duration(i)*100*time.Microsecond), id) {
+			lines++
+		}
+	}
+	if lines > 11 || len(l.said) > maxSaid {
+		t.Errorf("%d lines in 10 s, %d peers remembered", lines, len(l.said))
+	}
+	if !l.due(t0.Add(time.Hour), peerID(9)) || l.due(t0.Add(time.Hour+30*time.Second), peerID(9)) {
+		t.Error("a peer is not logged once a minute")
+	}
 }

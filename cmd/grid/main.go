@@ -1,0 +1,47 @@
+// The grid command is what a user types: it sends files between computers
+// behind home NATs, shows how they are connected, and runs the agent.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/instantgrid/instantgrid/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main(newRoot(), explain)) }
+
+// options are the flags that every command shares.
+type options struct {
+	dir        string
+	rendezvous string
+}
+
+// newRoot returns the whole command tree.
+func newRoot() *cobra.Command {
+	o := new(options)
+	root := &cobra.Command{
+		Use:   "grid",
+		Short: "Connect computers behind NATs",
+		Long: `grid connects computers behind NATs: a rendezvous on a public host introduces
+them, and they then talk directly wherever their networks allow it.`,
+		Example: `# Prints a token:
+grid send photos.tar
+# On any other computer, with that token:
+grid recv TOKEN`,
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&o.dir, "dir", "", "state `directory` (default $XDG_STATE_HOME/instantgrid, else ~/.local/state/instantgrid)")
+	f.StringVar(&o.rendezvous, "rendezvous", "", "`HOST:PORT#PEERID` of the rendezvous (default $GRID_RENDEZVOUS, else the file rendezvous in the state directory)")
+	root.AddCommand(
+		idCommand(o),
+		upCommand(o),
+		statusCommand(o),
+		pingCommand(o),
+		sendCommand(o),
+		recvCommand(o),
+		netcheckCommand(o),
+	)
+	return root
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/instantgrid/instantgrid/cmd/internal/cli"
+	"github.com/instantgrid/instantgrid/overlay"
+)
+
+func statusCommand(o *options) *cobra.Command {
+	var watch bool
+	var interval time.Duration
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the agent, its rendezvous and its peers",
+		Long: `Show what the running agent (grid up) knows: its rendezvous, its sockets as the
+outside sees them, and a line for each peer: direct and where to, or relayed,
+why, and what would change that.`,
+		Example: `grid status
+grid status --watch --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			dir, err := o.stateDir()
+			if err != nil {
+				return err
+			}
+			for first := true; ; first = false {
+				agent, err := findAgent(dir)
+				if errors.Is(err, errNoAgent) {
+					return &cli.Error{Object: "agent", Cause: "none runs with the state directory " + dir, Next: "start it: grid up", Err: err}
+				} else if err != nil {
+					return err
+				}
+				s, err := agent.status(ctx)
+				if err == nil {
+					err = printStatus(cmd, s, watch, first)
+				}
+				if err != nil || !watch {
+					return err
+				}
+				select {
+				case <-time.After(interval):
+				case <-ctx.Done():
+					return nil // a watch has no other end
+				}
+			}
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again; with --json a line for each time")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "pause between two looks")
+	return cmd
+}
+
+func printStatus(cmd *cobra.Command, s overlay.Status, watch, first bool) error {
+	switch {
+	case cli.JSON(cmd) && watch:
+		return cli.PrintJSONLine(cmd, "status", s)
+	case cli.JSON(cmd):
+		return cli.PrintJSON(cmd, "status", s)
+	}
+	w := cmd.OutOrStdout()
+	if !first {
+		fmt.Fprintln(w)
+	}
+	return writeStatus(w, s, time.Now())
+}
+
+// writeStatus writes s for people. Nothing in it is told by colour.
+func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
+	fmt.Fprintf(w, "peer ID     %s\n", s.PeerID)
+	switch r := s.Rendezvous; {
+	case r.Address == "":
+		fmt.Fprintf(w, "rendezvous  none\n")
+	case r.Registered:
+		fmt.Fprintf(w, "rendezvous  %s  registered  %s\n", r.Address, rttText(r.RTT))
+	default:
+		fmt.Fprintf(w, "rendezvous  %s  not registered: %s\n", r.Address, orText(r.Error, "connecting"))
+	}
+	for _, l := range s.Links {
+		fmt.Fprintf(w, "link        %s  %s, from outside %s", l.Name, l.Local, orUnknown(l.Outside))
+		if l.Behavior != "" {
+			fmt.Fprintf(w, "  %s", l.Behavior)
+		}
+		fmt.Fprintln(w)
+	}
+	if len(s.Peers) == 0 {
+		_, err := fmt.Fprintln(w, "peers       none now")
+		return err
+	}
+	for _, p := range s.Peers {
+		fmt.Fprintf(w, "peer        %s  %s  %s  up %s  sent %s  received %s\n",
+			p.ID, pathText(p.Path), rttText(p.Path.RTT),
+			now.Sub(p.Since).Round(time.Second), sizeText(int64(p.BytesSent)), sizeText(int64(p.BytesReceived)))
+		if p.Path.Kind != overlay.KindDirect && p.Path.Advice != "" {
+			if _, err := fmt.Fprintf(w, "            to make it direct: %s\n", p.Path.Advice); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func orText(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/instantgrid/instantgrid/netsim"
+	"github.com/instantgrid/instantgrid/netsim/kernel"
+)
+
+// uplinkDelay is the one-way delay of a home's uplink. With the rendezvous in
+// the core at 0 ms, direct and relayed round trips are both four of it: 40 ms
+// (docs/architecture.md).
+const uplinkDelay = 10 * time.Millisecond
+
+// Names of the hosts of a cell, and by convention of every scenario that
+// netsim runs.
+const (
+	rendezvousHost = "rendezvous"
+	hostA          = "a"
+	hostB          = "b"
+)
+
+// A cell is one pair of NATs.
+type cell struct{ A, B netsim.NAT }
+
+func (c cell) String() string { return c.A.Type().String() + " - " + c.B.Type().String() }
+
+// scenario puts a host behind each of the two NATs, and a rendezvous between
+// them.
+func (c cell) scenario(seed uint64) netsim.Scenario {
+	uplink := netsim.Delay(uplinkDelay)
+	return netsim.Scenario{
+		Name: c.String(),
+		Seed: seed,
+		NATs: []netsim.NATNode{
+			{Name: "home-a", Uplink: uplink, NAT: c.A},
+			{Name: "home-b", Uplink: uplink, NAT: c.B},
+		},
+		Hosts: []netsim.HostNode{
+			{Name: rendezvousHost},
+			{Name: hostA, Parent: "home-a"},
+			{Name: hostB, Parent: "home-b"},
+		},
+	}
+}
+
+// transfer is what is done in the cell.
+func (c cell) transfer(seed uint64, bytes int64) transfer {
+	return transfer{
+		Scenario:   c.scenario(seed),
+		Rendezvous: rendezvousHost,
+		From:       hostA,
+		To:         hostB,
+		Bytes:      bytes,
+	}
+}
+
+// ruled reports whether the rule of netsim.DirectPossible speaks about the
+// cell: a port that depends on the destination must not be guessable. Where
+// there is but one mapping for all destinations, its port is none to guess.
+func (c cell) ruled() bool {
+	random := func(n netsim.NAT) bool {
+		return n.Mapping == netsim.EndpointIndependent || n.Allocation == netsim.Random
+	}
+	return random(c.A) && random(c.B)
+}
+
+// cells returns the unordered pairs of all NAT types that the back end can
+// make. The kernel's own connection tracking, as in home routers that run
+// Linux, makes EIM/APDF with kept ports: unless an allocation is asked for, the
+// kernel gets that one. A nil allocation means random otherwise.
+func cells(b backend, allocation *netsim.Allocation) []cell {
+	var nats []netsim.NAT
+	for _, t := range netsim.NATTypes() {
+		n := t.NAT()
+		n.Allocation = netsim.Random
+		switch {
+		case allocation != nil:
+			n.Allocation = *allocation
+		case b == namespaces && n.Mapping == netsim.EndpointIndependent && n.Filtering == netsim.AddressAndPortDependent:
+			n.Allocation = netsim.Preserving
+		}
+		if b == sim || kernel.Supports(n) == nil {
+			nats = append(nats, n)
+		}
+	}
+	var all []cell
+	for i, a := range nats {
+		for _, b := range nats[i:] {
+			all = append(all, cell{a, b})
+		}
+	}
+	return all
+}
+
+// findCell returns the cell of two types, in either order; the order given is
+// kept.
+func findCell(all []cell, a, b netsim.NATType) (cell, error) {
+	for _, c := range all {
+		switch {
+		case c.A.Type() == a && c.B.Type() == b:
+			return c, nil
+		case c.A.Type() == b && c.B.Type() == a:
+			return cell{c.B, c.A}, nil
+		}
+	}
+	return cell{}, fmt.Errorf("this back end cannot make the pair %v - %v", a, b)
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/instantgrid/instantgrid/netsim/kernel"
+)
+
+func TestRunCommand(t *testing.T) {
+	code, stdout, stderr := command(t, "run", "two-homes-port-restricted", "--json", "--bytes", "100000")
+	if code != 0 {
+		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	for i, line := range lines {
+		var d struct {
+			Schema    string
+			Completed bool
+			Path      string
+			Bytes     int
+		}
+		if err := json.Unmarshal([]byte(line), &d); err != nil {
+			t.Fatalf("line %d, %s: %v", i+1, line, err)
+		}
+		if i < len(lines)-1 {
+			if d.Schema != "instantgrid/event/1" {
+				t.Errorf("line %d has the schema %q", i+1, d.Schema)
+			}
+			continue
+		}
+		if d.Schema != "instantgrid/run/1" || !d.Completed || d.Path != "direct" || d.Bytes != 100000 {
+			t.Errorf("result = %s", line)
+		}
+	}
+	if len(lines) < 4 {
+		t.Errorf("%d lines: events are missing", len(lines))
+	}
+}
+
+// TestRunInKernel needs root and namespaces.
+func TestRunInKernel(t *testing.T) {
+	if err := kernel.Check(); err != nil {
+		t.Skip(err)
+	}
+	for _, tt := range []struct{ scenario, path, reason string }{
+		{"two-homes-port-restricted", "direct", ""},
+		{"symmetric-pair", "relay", "mapping-both"},
+	} {
+		t.Run(tt.scenario, func(t *testing.T) {
+			code, stdout, stderr := command(t, "run", tt.scenario, "--backend", "kernel", "--json", "--bytes", "262144")
+			lines := strings.Split(strings.TrimSpace(stdout), "\n")
+			var d runDocument
+			if err := json.Unmarshal([]byte(lines[len(lines)-1]), &d); err != nil {
+				t.Fatal(err)
+			}
+			if code != 0 || !d.Completed || d.Path != tt.path || d.Reason != tt.reason || d.PeerPath != tt.path || d.PeerReason != tt.reason {
+				t.Errorf("exit code %d, %+v\n%s", code, d, stderr)
+			}
+		})
+	}
+}

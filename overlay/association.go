@@ -1,0 +1,529 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/instantgrid/instantgrid/punch"
+	"github.com/instantgrid/instantgrid/rendezvous"
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+const (
+	headerTime = 10 * time.Second // for the header of a stream, and the control stream
+	proofTime  = 5 * time.Second  // for a stranger's proof (security.md, section 1, rule 10)
+
+	// maxOpening bounds the streams of one peer whose header has not been
+	// dealt with.
+	maxOpening = 256
+	// outboxLen bounds the messages that wait for the control stream. What
+	// exceeds it is dropped: everything there may be lost but the hello,
+	// which comes first.
+	outboxLen = 64
+	// duplicateGrace is how long a session that is to end stays without
+	// streams, so that a stream that the peer is just opening is not lost.
+	duplicateGrace = 5 * time.Second
+)
+
+// software is what we call ourselves in HELLO.
+var software = "instantgrid/" + runtime.GOOS
+
+// An association is one session with a peer and all that the overlay keeps for
+// it: the control stream, the streams of users, and the search for a direct
+// path.
+type association struct {
+	node    *Node
+	peer    *Peer
+	session *ri2n.Session
+	client  bool // we dialed: we open the control stream and decide on reasons
+	since   time.Time
+	log     *slog.Logger
+
+	out    chan message
+	proven chan struct{} // closed once we accept the peer
+	ready  chan struct{} // closed once the peer has said hello
+	ended  chan struct{} // closed when everything of the association is over
+
+	opening chan struct{} // a token for each stream whose header is read
+
+	paths pathKeeper
+
+	mu      sync.Mutex // guards what follows
+	accept  bool       // proven is closed
+	greeted bool       // ready is closed
+	streams int
+	idleAt  time.Time // since when streams is zero
+	pings   map[uint64]chan struct{}
+}
+
+func newAssociation(p *Peer, s *ri2n.Session) *association {
+	a := &association{
+		node:    p.node,
+		peer:    p,
+		session: s,
+		client:  s.IsClient(),
+		since:   time.Now(),
+		log:     p.node.log.With("peer", p.id.Short()),
+		out:     make(chan message, outboxLen),
+		proven:  make(chan struct{}),
+		ready:   make(chan struct{}),
+		ended:   make(chan struct{}),
+		opening: make(chan struct{}, maxOpening),
+		idleAt:  time.Now(),
+		pings:   make(map[uint64]chan struct{}),
+	}
+	a.paths.init(a)
+	return a
+}
+
+// startClient opens the control stream and runs the association. Proof, if not
+// nil, is the first thing that the peer sees.
+func (a *association) startClient(ctx context.Context, proofOf *rendezvous.Key) error {
+	control, err := a.session.OpenStream(ctx)
+	if err != nil {
+		return err
+	}
+	first := appendHeader(nil, header{network: networkTCP, port: portControl})
+	if proofOf != nil {
+		m, err := a.makeProof(*proofOf)
+		if err != nil {
+			return err
+		}
+		first = appendMessage(first, m)
+	}
+	first = appendMessage(first, a.hello())
+	if _, err := control.Write(first); err != nil {
+		return err
+	}
+	a.authorize()
+	a.peer.join(a)
+	a.node.running.Go(func() { a.run(control) })
+	return nil
+}
+
+// startServer runs the association of a session that the peer opened. Trusted
+// says that the peer needs no token.
+func (a *association) startServer(trusted bool) {
+	if trusted {
+		a.authorize()
+	} else {
+		a.node.running.Go(func() {
+			select {
+			case <-a.proven:
+			case <-a.session.Done():
+			}
+			a.node.invitations.release(a.peer.id)
+		})
+	}
+	a.node.running.Go(func() { a.run(nil) })
+}
+
+func (a *association) hello() hello {
+	return hello{version: protocolVersion, policy: a.node.cfg.Path, software: software}
+}
+
+func (a *association) makeProof(key rendezvous.Key) (proof, error) {
+	exporter, err := a.session.Export(rendezvous.ExporterLabel, nil, 32)
+	if err != nil {
+		return proof{}, err
+	}
+	return proof{mac: rendezvous.Proof(key, exporter)}, nil
+}
+
+// authorize lets the peer in.
+func (a *association) authorize() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.accept {
+		a.accept = true
+		close(a.proven)
+	}
+}
+
+// greet notes that the peer has said hello.
+func (a *association) greet() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.greeted {
+		a.greeted = true
+		close(a.ready)
+	}
+}
+
+func (a *association) isProven() bool { return isClosed(a.proven) }
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// run serves the session until it ends.
+func (a *association) run(control *ri2n.Stream) {
+	defer close(a.ended)
+	var running sync.WaitGroup
+	ctx, cancel := context.WithCancel(a.node.ctx)
+	defer running.Wait()
+	defer cancel()
+
+	arrived := make(chan *ri2n.Stream, 1)
+	running.Go(func() { a.acceptStreams(ctx, &running, arrived) })
+	if control == nil {
+		if control = a.awaitControl(arrived); control == nil {
+			<-a.session.Done()
+			a.peer.leave(a)
+			return
+		}
+	}
+	a.paths.open()
+	running.Go(func() { a.write(control) })
+	running.Go(func() { a.read(control) })
+	select {
+	case <-a.proven:
+		if !a.client {
+			a.send(a.hello())
+		}
+		a.peer.join(a)
+		running.Go(func() { a.paths.run(ctx) })
+	case <-a.session.Done():
+	}
+	<-a.session.Done()
+	a.peer.leave(a)
+	a.paths.close()
+}
+
+// awaitControl returns the control stream that the peer opens.
+func (a *association) awaitControl(arrived <-chan *ri2n.Stream) *ri2n.Stream {
+	patience := headerTime
+	if !a.isProven() {
+		patience = proofTime
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case control := <-arrived:
+		if !a.isProven() {
+			a.node.running.Go(a.expectProof)
+		}
+		return control
+	case <-timer.C:
+		a.session.CloseWithError(closeProof, "no control stream came")
+	case <-a.session.Done():
+	}
+	return nil
+}
+
+// expectProof ends the session of a stranger that shows nothing.
+func (a *association) expectProof() {
+	timer := time.NewTimer(time.Until(a.since.Add(proofTime)))
+	defer timer.Stop()
+	select {
+	case <-a.proven:
+	case <-a.session.Done():
+	case <-timer.C:
+		a.node.counters.proofsRefused.Add(1)
+		a.session.CloseWithError(closeProof, "no proof came")
+	}
+}
+
+// acceptStreams takes every stream that the peer opens.
+func (a *association) acceptStreams(ctx context.Context, running *sync.WaitGroup, control chan<- *ri2n.Stream) {
+	for {
+		st, err := a.session.AcceptStream(ctx)
+		if err != nil {
+			if ctx.Err() != nil && a.session.Err() == nil {
+				a.session.Close()
+			}
+			return
+		}
+		select {
+		case a.opening <- struct{}{}:
+		default:
+			a.node.counters.streamsRefused.Add(1)
+			st.Reset(resetBusy)
+			continue
+		}
+		running.Go(func() {
+			defer func() { <-a.opening }()
+			a.take(ctx, st, control)
+		})
+	}
+}
+
+// take reads the header of a stream and hands the stream to whom it is for.
+func (a *association) take(ctx context.Context, st *ri2n.Stream, control chan<- *ri2n.Stream) {
+	var b [headerLen]byte
+	st.SetReadDeadline(time.Now().Add(headerTime))
+	if _, err := io.ReadFull(st, b[:]); err != nil {
+		st.Reset(resetHeader)
+		return
+	}
+	st.SetReadDeadline(time.Time{})
+	h, _, err := parseHeader(b[:])
+	switch {
+	case err != nil:
+		a.node.counters.malformed.Add(1)
+		st.Reset(resetHeader)
+		return
+	case h.port == portControl:
+		select {
+		case control <- st:
+		default: // there is one already
+			st.Reset(resetHeader)
+		}
+		return
+	}
+	// A stream may overtake the proof that admits it.
+	select {
+	case <-a.proven:
+	case <-a.session.Done():
+		st.Reset(resetRefused)
+		return
+	}
+	if err := a.mayCarry(ctx); err != nil {
+		st.Reset(resetIndirect)
+		return
+	}
+	a.node.counters.streamsAccepted.Add(1)
+	a.streamOpened()
+	c := newConn(a, st, h.port, ephemeral(st))
+	n := a.node
+	n.mu.Lock()
+	l := n.listeners[h.port]
+	room := l != nil && l.offer(c)
+	n.mu.Unlock()
+	switch {
+	case l == nil:
+		n.counters.streamsRefused.Add(1)
+		c.refuse(resetRefused)
+	case !room:
+		n.counters.backlogOverflows.Add(1)
+		c.refuse(resetBusy)
+	}
+}
+
+// dial opens a stream to a port. The header leaves at once.
+func (a *association) dial(ctx context.Context, port uint16) (*conn, error) {
+	if err := a.mayCarry(ctx); err != nil {
+		return nil, err
+	}
+	st, err := a.session.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.Write(appendHeader(nil, header{network: networkTCP, port: port})); err != nil {
+		st.Reset(resetHeader)
+		return nil, err
+	}
+	a.streamOpened()
+	return newConn(a, st, ephemeral(st), port), nil
+}
+
+// mayCarry waits until the policy lets streams of users through.
+func (a *association) mayCarry(ctx context.Context) error {
+	select {
+	case <-a.ready:
+	default:
+		if a.node.cfg.Path != PathDirectOnly {
+			return nil
+		}
+	}
+	if a.paths.policy() != PathDirectOnly {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, directOnlyTime)
+	defer cancel()
+	_, err := a.waitDirect(ctx)
+	return err
+}
+
+// directOnlyTime is how long a stream waits for a direct path where it may use
+// no other: an attempt of punch and its offer.
+const directOnlyTime = 10 * time.Second
+
+func (a *association) streamOpened() {
+	a.mu.Lock()
+	a.streams++
+	a.mu.Unlock()
+}
+
+func (a *association) streamClosed() {
+	a.mu.Lock()
+	a.streams--
+	if a.streams == 0 {
+		a.idleAt = time.Now()
+	}
+	a.mu.Unlock()
+}
+
+// idleSince returns since when no stream of users is open; zero: one is.
+func (a *association) idleSince() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.streams > 0 {
+		return time.Time{}
+	}
+	return a.idleAt
+}
+
+// send queues m for the peer and reports whether there was room.
+func (a *association) send(m message) bool {
+	select {
+	case a.out <- m:
+		return true
+	default:
+		a.node.counters.signalsDropped.Add(1)
+		return false
+	}
+}
+
+// write sends what is queued until the session ends.
+func (a *association) write(control *ri2n.Stream) {
+	var b []byte
+	for {
+		select {
+		case m := <-a.out:
+			b = appendMessage(b[:0], m)
+		case <-a.session.Done():
+			return
+		}
+		for more := true; more; {
+			select {
+			case m := <-a.out:
+				b = appendMessage(b, m)
+			default:
+				more = false
+			}
+		}
+		if _, err := control.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+// read handles the peer's messages until the control stream ends, and the
+// session with it.
+func (a *association) read(control *ri2n.Stream) {
+	for {
+		m, err := readMessage(control)
+		if err == nil {
+			err = a.handle(m)
+		}
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, errMalformed) {
+			a.node.counters.malformed.Add(1)
+			a.session.CloseWithError(closeProtocol, err.Error())
+		} else {
+			a.session.Close()
+		}
+		return
+	}
+}
+
+// errProof ends the session of a peer whose proof does not hold.
+var errProof = errors.New("overlay: the token's proof does not hold")
+
+// handle takes one message. An error ends the session.
+func (a *association) handle(m message) error {
+	if m, ok := m.(proof); ok {
+		return a.prove(m)
+	}
+	if !a.isProven() {
+		// Whatever comes before the proof is from somebody who has none.
+		a.node.refuseProof(a)
+		a.session.CloseWithError(closeProof, "a proof was expected")
+		return errProof
+	}
+	switch m := m.(type) {
+	case hello:
+		if m.version < protocolVersion {
+			return fmt.Errorf("%w: version %d", errMalformed, m.version)
+		}
+		a.paths.greeted(m.policy)
+		a.greet()
+	case punchMessage:
+		a.paths.signalled(m.data)
+	case ping:
+		a.send(pong(m))
+	case pong:
+		a.mu.Lock()
+		answered := a.pings[m.nonce]
+		delete(a.pings, m.nonce)
+		a.mu.Unlock()
+		if answered != nil {
+			close(answered)
+		}
+	case report:
+		if a.client {
+			return fmt.Errorf("%w: a report from the TLS server", errMalformed)
+		}
+		a.paths.told(m.reason)
+	}
+	return nil
+}
+
+// prove checks a token's proof and lets its holder in.
+func (a *association) prove(m proof) error {
+	exporter, err := a.session.Export(rendezvous.ExporterLabel, nil, 32)
+	if err != nil {
+		return err
+	}
+	if err := a.node.checkProof(a, exporter, m.mac); err != nil {
+		a.session.CloseWithError(closeProof, "the proof does not hold")
+		return errProof
+	}
+	a.authorize()
+	return nil
+}
+
+// maxPings bounds the pings without an answer.
+const maxPings = 64
+
+// ping measures one round trip on the control stream.
+func (a *association) ping(ctx context.Context) (time.Duration, error) {
+	nonce := a.node.newNonce()
+	answered := make(chan struct{})
+	a.mu.Lock()
+	full := len(a.pings) >= maxPings
+	if !full {
+		a.pings[nonce] = answered
+	}
+	a.mu.Unlock()
+	if full || !a.send(ping{nonce}) {
+		return 0, errors.New("overlay: too many pings wait for an answer")
+	}
+	defer func() {
+		a.mu.Lock()
+		delete(a.pings, nonce)
+		a.mu.Unlock()
+	}()
+	start := time.Now()
+	select {
+	case <-answered:
+		return time.Since(start), nil
+	case <-a.session.Done():
+		return 0, a.peer.explain(a.session.Err())
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// notDirect explains why streams may not use the session.
+func (a *association) notDirect(err error) error {
+	reason := a.paths.reason()
+	if reason == punch.Direct {
+		reason = punch.Policy
+	}
+	return newNotDirectError(a.peer.id, reason, err)
+}

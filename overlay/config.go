@@ -1,0 +1,136 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+// Config configures a [Node]. The zero value is a node with a new identity
+// that nobody can reach and that accepts nobody.
+type Config struct {
+	// Dir holds the node's state (key, allow list, remembered addresses,
+	// open invitations), 0700 with files 0600. It is made if it does not
+	// exist. Empty: nothing is stored.
+	Dir string
+
+	// Identity is the node's key. Nil: the key in Dir, made at the first
+	// start, or a fresh one where Dir is empty.
+	Identity *ri2n.Identity
+
+	// Rendezvous is HOST:PORT#PEERID. Empty: the first line of the file
+	// rendezvous in Dir, else none.
+	Rendezvous string
+
+	// Allow lists the peers that may connect to us, besides those in Dir's
+	// allow file and holders of one-time tokens. Empty: nobody.
+	Allow []ri2n.PeerID
+
+	// Links are the sockets to use, one for each local network attachment.
+	// The node owns them from Start on, also when Start fails. Empty: one
+	// UDP socket on ListenPort on all IPv4 addresses.
+	Links []LinkConfig
+
+	// ListenPort is the UDP port of the default socket. Zero: any.
+	ListenPort uint16
+
+	// Resolve looks up the rendezvous's host name. Nil: the system's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// Path restricts which paths are used. Zero: any.
+	Path PathPolicy
+
+	// Logger receives what an operator should know. Nil: silent.
+	Logger *slog.Logger
+}
+
+// A LinkConfig is one local network attachment.
+type LinkConfig struct {
+	// Name appears in status and errors. Empty: link1 and so on.
+	Name string
+
+	// Conn is the attachment's UDP socket.
+	Conn net.PacketConn
+
+	// OwnPrefixes are the prefixes of this attachment, in which private
+	// addresses of peers are tried. Nil: those of this computer's interfaces
+	// where Conn is a *net.UDPConn, otherwise none.
+	OwnPrefixes []netip.Prefix
+}
+
+// A PathPolicy restricts which paths are used. The stricter one of both sides
+// of a session holds.
+type PathPolicy int
+
+const (
+	// PathAny begins on the relay and moves to a direct path.
+	PathAny PathPolicy = iota
+	// PathRelayOnly never sends to a peer directly, which hides our address
+	// from it.
+	PathRelayOnly
+	// PathDirectOnly uses the relay to find a direct path, and for nothing
+	// else: streams wait for the path, and end with it.
+	PathDirectOnly
+)
+
+// String returns "any", "relay-only" or "direct-only".
+func (p PathPolicy) String() string {
+	switch p {
+	case PathRelayOnly:
+		return "relay-only"
+	case PathDirectOnly:
+		return "direct-only"
+	}
+	return "any"
+}
+
+// defaultLinks opens the one socket of a node that was given none.
+func defaultLinks(port uint16) ([]LinkConfig, error) {
+	pc, err := net.ListenUDP("udp4", &net.UDPAddr{Port: int(port)})
+	if err != nil {
+		return nil, &LinkError{Name: "UDP port " + strconv.Itoa(int(port)), Err: err}
+	}
+	return []LinkConfig{{Name: "udp", Conn: pc}}, nil
+}
+
+// A LinkError is a local socket that cannot be used.
+type LinkError struct {
+	Name string
+	Err  error
+}
+
+func (e *LinkError) Error() string { return "overlay: " + e.Object() + ": " + e.Cause() }
+func (e *LinkError) Unwrap() error { return e.Err }
+
+// Object names the port or link.
+func (e *LinkError) Object() string { return e.Name }
+
+// Cause says why it cannot be used.
+func (e *LinkError) Cause() string {
+	switch {
+	case errors.Is(e.Err, syscall.EADDRINUSE):
+		return "another program has it"
+	case errors.Is(e.Err, os.ErrPermission):
+		return "this user may not use it"
+	}
+	return fmt.Sprint(e.Err)
+}
+
+// Next says what to do about it.
+func (e *LinkError) Next() string {
+	switch {
+	case errors.Is(e.Err, syscall.EADDRINUSE):
+		return "find that program (ss -ulpn), or choose another port"
+	case errors.Is(e.Err, os.ErrPermission):
+		return "choose a port above 1023"
+	}
+	return "check this computer's network: grid netcheck"
+}

@@ -1,0 +1,138 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+// A conn is a stream of a session as a net.Conn with CloseWrite.
+type conn struct {
+	stream        *ri2n.Stream
+	a             *association
+	local, remote Addr
+	closeOnce     sync.Once
+}
+
+func newConn(a *association, st *ri2n.Stream, local, remote uint16) *conn {
+	return &conn{
+		stream: st,
+		a:      a,
+		local:  Addr{Peer: a.node.PeerID(), Port: local},
+		remote: Addr{Peer: a.peer.id, Port: remote},
+	}
+}
+
+// ephemeral returns the port that the dialing side of a stream shows.
+func ephemeral(st *ri2n.Stream) uint16 { return uint16(0xc000 + st.ID()/4%0x4000) }
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.stream.Read(b)
+	c.a.peer.received.Add(uint64(n))
+	return n, c.explain("read", err)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.stream.Write(b)
+	c.a.peer.sent.Add(uint64(n))
+	return n, c.explain("write", err)
+}
+
+// explain turns the peer's refusal of the port into an error that is
+// syscall.ECONNREFUSED, and names both ends as package net does.
+func (c *conn) explain(op string, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	var reset *ri2n.StreamError
+	switch {
+	case errors.As(err, &reset):
+		switch reset.Code {
+		case resetRefused, resetBusy, resetHeader:
+			err = &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: reset.Code}
+		case resetIndirect:
+			err = c.a.notDirect(err)
+		}
+	case errors.Is(err, net.ErrClosed), isTimeout(err):
+	default:
+		err = c.a.peer.explain(err)
+	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout() && !errors.Is(err, ri2n.ErrIdleTimeout)
+}
+
+// CloseWrite ends the outgoing direction; reading goes on.
+func (c *conn) CloseWrite() error { return c.stream.CloseWrite() }
+
+func (c *conn) Close() error {
+	err := net.ErrClosed
+	c.closeOnce.Do(func() {
+		err = c.stream.Close()
+		c.a.streamClosed()
+	})
+	if err != nil {
+		return &net.OpError{Op: "close", Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+	}
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr                { return c.local }
+func (c *conn) RemoteAddr() net.Addr               { return c.remote }
+func (c *conn) SetDeadline(t time.Time) error      { return c.stream.SetDeadline(t) }
+func (c *conn) SetReadDeadline(t time.Time) error  { return c.stream.SetReadDeadline(t) }
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDeadline(t) }
+
+// PeerOf returns the verified peer behind a connection of this package.
+func PeerOf(c net.Conn) (ri2n.PeerID, bool) {
+	if c, ok := c.(*conn); ok {
+		return c.remote.Peer, true
+	}
+	return ri2n.PeerID{}, false
+}
+
+// A PortError is a port of a peer that takes no connection. It is
+// syscall.ECONNREFUSED for errors.Is.
+type PortError struct {
+	Peer ri2n.PeerID
+	Port uint16
+	Code uint64 // as the peer sent it
+}
+
+func (e *PortError) Error() string { return "overlay: " + e.Object() + ": " + e.Cause() }
+func (e *PortError) Unwrap() error { return syscall.ECONNREFUSED }
+
+// Object names peer and port.
+func (e *PortError) Object() string { return Addr{e.Peer, e.Port}.String() }
+
+// Cause says why.
+func (e *PortError) Cause() string {
+	switch e.Code {
+	case resetBusy:
+		return "connection refused: more connections wait there than its program takes"
+	case resetHeader:
+		return "connection refused: the peer does not understand the request"
+	}
+	return "connection refused: no program listens on port " + strconv.Itoa(int(e.Port)) + " there"
+}
+
+// Next says what to do.
+func (e *PortError) Next() string {
+	switch e.Code {
+	case resetBusy:
+		return "try again in a moment"
+	case resetHeader:
+		return "compare the versions of both sides: grid version"
+	}
+	return fmt.Sprintf("start the program that serves port %d on that computer", e.Port)
+}
