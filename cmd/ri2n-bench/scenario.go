@@ -61,7 +61,7 @@ func line(megabits int64, roundTrip time.Duration, loss float64) netsim.Link {
 
 var (
 	streams  = []string{"ri2n", "tls", "quic", "kcp", "tcp"}
-	lossy    = []string{"ri2n", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
+	lossy    = []string{"ri2n", "ri2n-bbr", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
 	severals = []string{"ri2n", "mptcp"}
 )
 
@@ -105,8 +105,8 @@ var scenarios = []scenario{
 		{links: []netsim.Link{perfect}, measure: measuresIdle, longer: 10.0 / 3, once: true, contenders: streams},
 	}},
 	{"fair", "one stream beside one of kernel TCP on a link of 100 Mbit/s and 40 ms", []variant{
-		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "quic", "kcp", "tcp-bbr"}},
-		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "quic", "kcp", "tcp-cubic"}},
+		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-bbr"}},
+		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-cubic"}},
 	}},
 }
 
