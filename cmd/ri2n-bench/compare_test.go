@@ -325,23 +325,27 @@ func TestVerifiedTransfer(t *testing.T) {
 	}
 }
 
-func TestCutFirst(t *testing.T) {
-	var calls []netsim.Link
-	set := func(i int, l netsim.Link) error {
-		if i != 0 {
-			t.Errorf("link %d changed", i)
-		}
-		calls = append(calls, l)
-		return nil
+// twoLinks is a faulty network whose second link is the busier.
+type twoLinks struct{ set map[int]netsim.Link }
+
+func (n twoLinks) SetLink(i int, l netsim.Link) error {
+	n.set[i] = l
+	return nil
+}
+
+func (n twoLinks) busiest(context.Context) (int, error) { return 1, nil }
+
+func TestCutBusiest(t *testing.T) {
+	n := twoLinks{make(map[int]netsim.Link)}
+	at, err := cutBusiest(t.Context(), n, time.Millisecond)
+	if l := n.set[1]; err != nil || at.IsZero() || len(n.set) != 1 || !l.Cut || l.Rate != failingLinks[1].Rate {
+		t.Errorf("cut at %v, %v: %+v", at, err, n.set)
 	}
-	at, err := cutFirst(t.Context(), set, failingLinks, time.Millisecond)
-	if err != nil || at.IsZero() || len(calls) != 1 || !calls[0].Cut || calls[0].Rate != failingLinks[0].Rate {
-		t.Errorf("cut at %v, %v: %+v", at, err, calls)
-	}
+	clear(n.set)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if at, err := cutFirst(ctx, set, failingLinks, time.Hour); err != nil || !at.IsZero() || len(calls) != 1 {
-		t.Errorf("after the end: cut at %v, %v", at, err)
+	if at, err := cutBusiest(ctx, n, time.Hour); err != nil || !at.IsZero() || len(n.set) != 0 {
+		t.Errorf("after the end: cut at %v, %v: %+v", at, err, n.set)
 	}
 }
 

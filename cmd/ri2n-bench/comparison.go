@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/ri2n-bench/internal/hostnet"
+	"github.com/instantgrid/instantgrid/netsim"
 	"github.com/instantgrid/instantgrid/netsim/kernel"
 )
 
@@ -246,6 +247,45 @@ func (b *testbed) cpu(end int) int {
 	return -1
 }
 
+// received returns how many bytes each link has brought to the receiving end.
+func (b *testbed) received() ([]uint64, error) {
+	counts := make([]uint64, len(b.variant.links))
+	err := b.pair.Host(1).Do(func() (err error) {
+		for i := range counts {
+			if counts[i], err = hostnet.Received(kernel.PairDevice(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return counts, err
+}
+
+// SetLink implements faulty.
+func (b *testbed) SetLink(i int, l netsim.Link) error { return b.pair.SetLink(i, l) }
+
+// busiest implements faulty by watching for a moment.
+func (b *testbed) busiest(ctx context.Context) (int, error) {
+	before, err := b.received()
+	if err != nil {
+		return 0, err
+	}
+	if err := sleep(ctx, sampleStep); err != nil {
+		return 0, err
+	}
+	after, err := b.received()
+	if err != nil {
+		return 0, err
+	}
+	best := 0
+	for i := range after {
+		if after[i]-before[i] > after[best]-before[best] {
+			best = i
+		}
+	}
+	return best, nil
+}
+
 func (b *testbed) close() {
 	for _, p := range b.peers {
 		if b.patience {
@@ -296,7 +336,7 @@ func (t turn) take(ctx context.Context, s *samples) (links [][]float64, err erro
 	if t.bed.variant.fault != nil {
 		beside.Go(func() {
 			defer close(faultDone)
-			fault, faultErr = t.bed.variant.fault(during, t.bed.pair.SetLink, t.bed.variant.links, inSeconds(t.job.Seconds))
+			fault, faultErr = t.bed.variant.fault(during, t.bed, inSeconds(t.job.Seconds))
 		})
 	}
 	m, err := measureWith(ctx, t.k.program, t.bed.pair.Host(0), t.bed.cpu(0), t.job, limit)
@@ -334,27 +374,21 @@ func (t turn) take(ctx context.Context, s *samples) (links [][]float64, err erro
 // sample returns the bit/s that arrived on each link in each sampleStep until
 // ctx ends.
 func (t turn) sample(ctx context.Context) [][]float64 {
-	links := make([][]float64, len(t.bed.variant.links))
 	if t.job.Measure != measuresBulk {
 		return nil
 	}
-	before := make([]uint64, len(links))
-	read := func() []uint64 {
-		now := make([]uint64, len(links))
-		_ = t.bed.pair.Host(1).Do(func() (err error) {
-			for i := range now {
-				if now[i], err = hostnet.Received(kernel.PairDevice(i)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		return now
+	links := make([][]float64, len(t.bed.variant.links))
+	before, err := t.bed.received()
+	if err != nil {
+		return nil
 	}
-	copy(before, read())
 	at := time.Now()
 	for sleep(ctx, sampleStep) == nil {
-		now, then := read(), time.Now()
+		now, err := t.bed.received()
+		then := time.Now()
+		if err != nil {
+			return links
+		}
 		for i := range links {
 			links[i] = append(links[i], float64(now[i]-before[i])*8/then.Sub(at).Seconds())
 		}

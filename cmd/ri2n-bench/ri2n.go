@@ -17,11 +17,15 @@ type ri2nListener struct {
 	addr     net.Addr
 }
 
-func listenRI2N(ctx context.Context, address string, key identity) (listener, error) {
+// A ri2nKind is ri2n with one congestion control.
+type ri2nKind struct{ congestion ri2n.Congestion }
+
+func (k ri2nKind) listen(ctx context.Context, address string, key identity) (listener, error) {
 	// A benchmark server is a sink that anybody may use, as its help says.
 	endpoint, err := ri2n.NewEndpoint(ri2n.Config{
 		Identity:  key.ri2n,
-		Authorize: func(ri2n.PeerID) error { return nil },
+		Authorize:  func(ri2n.PeerID) error { return nil },
+		Congestion: k.congestion,
 	})
 	if err != nil {
 		return nil, err
@@ -156,8 +160,8 @@ type ri2nDialer struct {
 	peer     ri2n.PeerID
 }
 
-func newRI2NDialer(ctx context.Context, to target, key identity) (dialer, error) {
-	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n})
+func (k ri2nKind) dialer(ctx context.Context, to target, key identity) (dialer, error) {
+	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n, Congestion: k.congestion})
 	if err != nil {
 		return nil, err
 	}

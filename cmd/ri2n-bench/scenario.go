@@ -41,7 +41,15 @@ type variant struct {
 // A fault changes links while a transfer of the given length runs, and returns
 // when the change came that the transfer must recover from; the zero time if
 // there is none. It ends with ctx.
-type fault func(ctx context.Context, set func(link int, l netsim.Link) error, links []netsim.Link, length time.Duration) (time.Time, error)
+type fault func(ctx context.Context, f faulty, length time.Duration) (time.Time, error)
+
+// A faulty network is one whose links can be changed and watched.
+type faulty interface {
+	// SetLink changes link i.
+	SetLink(i int, l netsim.Link) error
+	// busiest returns the link that carries most at the moment.
+	busiest(ctx context.Context) (int, error)
+}
 
 var perfect = netsim.Link{}
 
@@ -53,7 +61,7 @@ func line(megabits int64, roundTrip time.Duration, loss float64) netsim.Link {
 
 var (
 	streams  = []string{"ri2n", "tls", "quic", "kcp", "tcp"}
-	lossy    = []string{"ri2n", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
+	lossy    = []string{"ri2n", "ri2n-bbr", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
 	severals = []string{"ri2n", "mptcp"}
 )
 
@@ -87,18 +95,18 @@ var scenarios = []scenario{
 		{name: "100+100 Mbit/s at 10/100 ms", links: unequalDelay, measure: measuresBulk, longer: 3, contenders: severals},
 		{name: "100+10 Mbit/s at 10 ms", links: unequalRate, measure: measuresBulk, longer: 2, contenders: severals},
 	}},
-	{"link-dies", "one of two links of 100 Mbit/s and 20 ms goes silent during the transfer; every byte is compared", []variant{
-		{links: failingLinks, measure: measuresBulk, longer: 2, fault: cutFirst, contenders: severals},
+	{"link-dies", "of two links of 100 Mbit/s and 20 ms, the one that carries most goes silent during the transfer; every byte is compared", []variant{
+		{links: failingLinks, measure: measuresBulk, longer: 2, fault: cutBusiest, contenders: severals},
 	}},
-	{"flap", "one of two links of 100 Mbit/s and 20 ms goes and comes once a second", []variant{
+	{"flap", "one of two links of 100 Mbit/s and 20 ms goes and comes once a second; every byte is compared", []variant{
 		{links: failingLinks, measure: measuresBulk, longer: 20, once: true, fault: flapFirst, contenders: severals},
 	}},
 	{"idle", "sessions without traffic: memory and goroutines of the dearer end for each session, processor time of both", []variant{
 		{links: []netsim.Link{perfect}, measure: measuresIdle, longer: 10.0 / 3, once: true, contenders: streams},
 	}},
 	{"fair", "one stream beside one of kernel TCP on a link of 100 Mbit/s and 40 ms", []variant{
-		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "quic", "kcp", "tcp-bbr"}},
-		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "quic", "kcp", "tcp-cubic"}},
+		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-bbr"}},
+		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-cubic"}},
 	}},
 }
 
@@ -109,23 +117,31 @@ var (
 	failingLinks = []netsim.Link{line(100, 20*time.Millisecond, 0), line(100, 20*time.Millisecond, 0)}
 )
 
-// cutFirst silences the first link after two fifths of the transfer.
-func cutFirst(ctx context.Context, set func(int, netsim.Link) error, links []netsim.Link, length time.Duration) (time.Time, error) {
+// cutBusiest silences, after two fifths of the transfer, the link that carries
+// most of it.
+func cutBusiest(ctx context.Context, f faulty, length time.Duration) (time.Time, error) {
 	if err := sleep(ctx, length*2/5); err != nil {
 		return time.Time{}, nil // the transfer ended first, and says why
 	}
-	dead := links[0]
+	i, err := f.busiest(ctx)
+	if ctx.Err() != nil {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	dead := failingLinks[i]
 	dead.Cut = true
 	at := time.Now()
-	return at, set(0, dead)
+	return at, f.SetLink(i, dead)
 }
 
 // flapFirst cuts the first link for the second half of each second.
-func flapFirst(ctx context.Context, set func(int, netsim.Link) error, links []netsim.Link, _ time.Duration) (time.Time, error) {
+func flapFirst(ctx context.Context, f faulty, _ time.Duration) (time.Time, error) {
 	for cut := false; ; cut = !cut {
-		l := links[0]
+		l := failingLinks[0]
 		l.Cut = cut
-		if err := set(0, l); err != nil {
+		if err := f.SetLink(0, l); err != nil {
 			return time.Time{}, err
 		}
 		if sleep(ctx, time.Second/2) != nil {
