@@ -50,13 +50,16 @@ func TestBBRSharesWithBBR(t *testing.T) {
 		change func(*bottleneck)
 		least  float64 // Jain's index
 	}{
-		{"queue of one BDP", func(*bottleneck) {}, 0.9},
-		{"queue of half", func(b *bottleneck) { b.queue /= 2 }, 0.9},
-		{"deep queue", func(b *bottleneck) { b.queue *= 8 }, 0.9},
-		{"20 Mbit/s", func(b *bottleneck) { b.rate /= 5; b.queue /= 5 }, 0.9},
-		{"20 Mbit/s, loss 1 %", func(b *bottleneck) { b.rate /= 5; b.queue /= 5; b.loss = 0.01 }, 0.9},
-		{"20 Mbit/s, loss 3 %", func(b *bottleneck) { b.rate /= 5; b.queue /= 5; b.loss = 0.03 }, 0.8},
+		{"queue of one BDP", func(*bottleneck) {}, 0.7},
+		{"queue of half", func(b *bottleneck) { b.queue /= 2 }, 0.7},
+		{"deep queue", func(b *bottleneck) { b.queue *= 8 }, 0.7},
+		{"20 Mbit/s", func(b *bottleneck) { b.rate /= 5; b.queue /= 5 }, 0.7},
+		{"20 Mbit/s, loss 1 %", func(b *bottleneck) { b.rate /= 5; b.queue /= 5; b.loss = 0.01 }, 0.7},
+		{"20 Mbit/s, loss 3 %", func(b *bottleneck) { b.rate /= 5; b.queue /= 5; b.loss = 0.03 }, 0.7},
 	} {
+		if raceEnabled {
+			break // one goroutine, and slow: make test runs these without the detector
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			b0 := bbrLink
 			tt.change(&b0)
@@ -67,7 +70,7 @@ func TestBBRSharesWithBBR(t *testing.T) {
 				other.seed += 50
 				x, y := share(t, b, simBBR(b), simBBR(other), shareFrom, shareTo)
 				if j := jain(x, y); j < tt.least {
-					t.Errorf("seed %d: shares %.3f and %.3f, Jain %.3f, want %.1f", seed, x, y, j, tt.least)
+					t.Errorf("seed %d: shares %.3f and %.3f, Jain %.3f, want at least %.1f", seed, x, y, j, tt.least)
 				}
 			}
 		})
@@ -85,6 +88,9 @@ func TestBBRSharesWithCubic(t *testing.T) {
 		{"20 Mbit/s, queue of one", func(b *bottleneck) { b.rate /= 5; b.queue /= 5 }},
 		{"20 Mbit/s, queue of four", func(b *bottleneck) { b.rate /= 5; b.queue = b.queue * 4 / 5 }},
 	} {
+		if raceEnabled {
+			break // one goroutine, and slow: make test runs these without the detector
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			b0 := bbrLink
 			tt.change(&b0)

@@ -41,6 +41,9 @@ func TestBBRUtilisation(t *testing.T) {
 		{"200 Mbit/s", func(b *bottleneck) { b.rate *= 2; b.queue *= 2 }, 0.93, true},
 		{"10 ms", func(b *bottleneck) { b.rtt = 10 * ms; b.queue = 125_000 }, 0.93, true},
 	} {
+		if raceEnabled {
+			break // one goroutine, and slow: make test runs these without the detector
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			b := bbrLink
 			tt.change(&b)

@@ -1,0 +1,5 @@
+//go:build !race
+
+package ri2n
+
+const raceEnabled = false
