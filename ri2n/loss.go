@@ -540,10 +540,6 @@ func backoffPTO(pto time.Duration, count int) time.Duration {
 	return min(pto, maxPTO)
 }
 
-// lastAckElicitingSent returns when the newest ack-eliciting packet left, or
-// zero.
-func (d *lossDetector) lastAckElicitingSent() time.Time { return d.at(d.lastEliciting) }
-
 // oldestUnanswered returns since when the path owes an acknowledgement: the
 // later of when the oldest packet in flight left and when the newest
 // acknowledgement of anything came. Zero means that nothing is in flight.
