@@ -120,6 +120,9 @@ func TestBBRFollowsRateChanges(t *testing.T) {
 
 // In a deep buffer the queue stays bounded.
 func TestBBRBoundsTheQueue(t *testing.T) {
+	if raceEnabled {
+		return // one goroutine, and slow: make test runs it without the detector
+	}
 	for _, loss := range []float64{0, 0.01, 0.03} {
 		b := bbrLink
 		b.queue = 12_500_000 // 1 s
@@ -138,6 +141,9 @@ func TestBBRBoundsTheQueue(t *testing.T) {
 
 // After a black-out of two seconds the flow is back within a PTO.
 func TestBBRBlackout(t *testing.T) {
+	if raceEnabled {
+		return // one goroutine, and slow: make test runs it without the detector
+	}
 	for seed := range uint64(2) {
 		for _, at := range []time.Duration{100 * ms, 300 * ms, 3 * time.Second, 3100 * ms, 5200 * ms} {
 			b := bbrLink
