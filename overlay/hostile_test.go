@@ -160,7 +160,10 @@ func TestStrangers(t *testing.T) {
 		}
 		says(t, c, "a guest")
 		c.Close()
-		if n := len(b.invitations.strangers); n != 0 {
+		b.invitations.mu.Lock()
+		n := len(b.invitations.strangers)
+		b.invitations.mu.Unlock()
+		if n != 0 {
 			t.Errorf("%d places of strangers are still taken", n)
 		}
 	})
