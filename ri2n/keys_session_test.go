@@ -67,7 +67,9 @@ func TestKeyUpdates(t *testing.T) {
 					if g.previous != nil {
 						t.Errorf("%s still has old keys after a second", name)
 					}
-					if g.phase != side.keys.phase {
+					// An update whose only packet was an ACK that got lost is
+					// still on its way.
+					if g.phase != side.keys.phase && side.keys.confirmed {
 						t.Errorf("%s sends in another phase than it receives", name)
 					}
 					side.mu.Unlock()
