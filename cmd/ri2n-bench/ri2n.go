@@ -23,7 +23,7 @@ type ri2nKind struct{ congestion ri2n.Congestion }
 func (k ri2nKind) listen(ctx context.Context, address string, key identity) (listener, error) {
 	// A benchmark server is a sink that anybody may use, as its help says.
 	endpoint, err := ri2n.NewEndpoint(ri2n.Config{
-		Identity:  key.ri2n,
+		Identity:   key.ri2n,
 		Authorize:  func(ri2n.PeerID) error { return nil },
 		Congestion: k.congestion,
 	})
