@@ -182,6 +182,9 @@ func (e *Endpoint) AddLink(name string, pc net.PacketConn) (*Link, error) {
 	if err := e.register(l); err != nil {
 		return nil, err
 	}
+	if l.socket.kernel() {
+		e.timers.useKernel()
+	}
 	e.running.Go(l.read)
 	return l, nil
 }
@@ -305,6 +308,7 @@ func (e *Endpoint) Close() error {
 		<-s.lingered
 	}
 	close(e.done)
+	e.timers.interrupt()
 
 	e.mu.Lock()
 	links := make([]*Link, 0, len(e.links))
