@@ -64,7 +64,7 @@ func (t *transmission) seal(keys *packetKeys, path pathID) {
 // session. One goroutine at a time sends; others leave their work to it.
 func (s *Session) flush(now time.Time) {
 	if s.flushing {
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	s.flushing = true
@@ -82,7 +82,7 @@ func (s *Session) flush(now time.Time) {
 			break
 		}
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
-		s.mu.Unlock()
+		s.unlock()
 		t.seal(keys, id)
 		link.send(t.buf, t.size, remote)
 		now = time.Now()
@@ -90,7 +90,7 @@ func (s *Session) flush(now time.Time) {
 	}
 	s.flushing = false
 	s.endpoint.timers.set(&s.timer, s.deadline(now))
-	s.mu.Unlock()
+	s.unlock()
 	if t != nil {
 		transmissions.Put(t)
 	}
@@ -414,12 +414,8 @@ func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, [
 		st := s.controlQueue[0]
 		if b, refs = st.appendControl(b, refs, room); !st.controlDue() {
 			st.controlQueued = false
-			s.controlQueue[0] = nil
-			s.controlQueue = s.controlQueue[1:]
+			s.controlQueue = dropFirst(s.controlQueue)
 		}
-	}
-	if len(s.controlQueue) == 0 {
-		s.controlQueue = nil
 	}
 	return b, refs
 }
@@ -456,8 +452,7 @@ func (s *Session) appendStreams(b []byte, limit int, refs []frameRef) ([]byte, [
 		off, n, fin, fresh, ok := st.send.next(limit-len(b)-header, st.creditLimit())
 		if !ok {
 			st.queued = false
-			s.sendQueue[0] = nil
-			s.sendQueue = s.sendQueue[1:]
+			s.sendQueue = dropFirst(s.sendQueue)
 			continue
 		}
 		if fresh {
@@ -473,10 +468,19 @@ func (s *Session) appendStreams(b []byte, limit int, refs []frameRef) ([]byte, [
 			s.sendQueue[len(s.sendQueue)-1] = st
 		}
 	}
-	if len(s.sendQueue) == 0 {
-		s.sendQueue = nil
-	}
 	return b, refs
+}
+
+// dropFirst removes the first of q in place. An empty queue keeps its memory if
+// that is little, so that one that empties often does not allocate each time.
+func dropFirst[T any](q []T) []T {
+	var zero T
+	n := copy(q, q[1:])
+	q[n] = zero
+	if n == 0 && cap(q) > fifoKeep {
+		return nil
+	}
+	return q[:n]
 }
 
 // requeue makes lost frames due again.

@@ -21,6 +21,7 @@ type Stream struct {
 	send       sendBuffer
 	sendLimit  uint64 // the peer's credit
 	writeErr   error  // why no more may be written; nil: open
+	writers    int    // that wait for room
 	resetDue   bool
 	resetSent  bool
 	resetCode  uint64
@@ -129,7 +130,7 @@ func (st *Stream) read(b []byte) (int, error) {
 func (st *Stream) consumed(n uint64) {
 	s := st.session
 	now := time.Now()
-	rtt := s.maxRTT()
+	rtt := s.creditRTT()
 	s.recvConsumed += n
 	if limit, grow := s.recvWindow.extend(now, rtt, s.recvConsumed, s.recvCredit); grow {
 		s.recvCredit = limit
@@ -145,22 +146,35 @@ func (st *Stream) consumed(n uint64) {
 	}
 }
 
-func (s *Session) maxRTT() time.Duration {
+// creditRTT is the round trip that credit is measured by. A little of what the
+// smoothed RTT has above the least one is the network's queue; much of it is
+// our own, in the receiver's socket, and would grow with the credit.
+func (s *Session) creditRTT() time.Duration {
 	var longest time.Duration
 	for _, p := range s.paths {
 		if p.state == PathActive || p.state == PathStandby {
-			longest = max(longest, p.rtt.smoothed)
+			longest = max(longest, min(p.rtt.smoothed, 4*p.rtt.min+creditSlack))
 		}
 	}
 	return longest
 }
 
+// creditSlack is the part of creditRTT that is granted to the scheduling of the
+// two ends.
+const creditSlack = time.Millisecond
+
+// creditPeriod is several times as long as the system lets a goroutine wait on
+// a busy machine. A guess.
+const creditPeriod = 10 * time.Millisecond
+
 // Write queues b and returns once it has been copied, which may be long
 // before the peer has it. It waits while the stream's buffer is full.
 func (st *Stream) Write(b []byte) (n int, err error) {
 	s := st.session
+	waited := false
 	for {
 		if st.wd.expired() {
+			st.stopWaiting(waited)
 			return n, os.ErrDeadlineExceeded
 		}
 		s.mu.Lock()
@@ -171,12 +185,23 @@ func (st *Stream) Write(b []byte) (n int, err error) {
 			err = s.err
 		}
 		if err != nil || len(b) == 0 {
+			if waited {
+				st.writers--
+			}
 			s.mu.Unlock()
 			return n, err
 		}
-		k := st.send.write(b, s.sendBufferLimit())
+		if waited {
+			st.writers--
+		}
+		k := st.send.write(b, st.bufferLimit())
 		n += k
 		b = b[k:]
+		if waited = len(b) > 0; waited {
+			st.writers++
+		} else if st.writers > 0 && st.hasRoom() {
+			s.wakeLater(st.writable)
+		}
 		if k > 0 {
 			s.queueStream(st)
 			s.flush(time.Now())
@@ -185,9 +210,6 @@ func (st *Stream) Write(b []byte) (n int, err error) {
 		}
 		if len(b) == 0 {
 			return n, nil
-		}
-		if k > 0 {
-			continue
 		}
 		select {
 		case <-st.writable:
@@ -209,6 +231,33 @@ func (s *Session) sendBufferLimit() int {
 		return minSendBuffer
 	}
 	return min(max(minSendBuffer, 2*s.sending.cc.Cwnd()), maxSendBuffer)
+}
+
+// bufferLimit is how much may be held for the peer, in bytes. What lies far
+// beyond the peer's credit would only grow cold.
+func (st *Stream) bufferLimit() int {
+	ahead := int(min(st.sendLimit-st.send.base, maxSendBuffer)) + minSendBuffer
+	return min(st.session.sendBufferLimit(), ahead)
+}
+
+// hasRoom reports whether there is so much room for writing that waking
+// somebody for it pays.
+func (st *Stream) hasRoom() bool {
+	limit := st.bufferLimit()
+	return st.send.buffered() <= limit-limit/writeRoom
+}
+
+// writeRoom is the share of a full send buffer that is free again when a
+// blocked writer is woken.
+const writeRoom = 4
+
+// stopWaiting takes back what a Write that waited has counted.
+func (st *Stream) stopWaiting(waited bool) {
+	if waited {
+		st.session.mu.Lock()
+		st.writers--
+		st.session.mu.Unlock()
+	}
 }
 
 // creditLimit is the offset below which new data may be sent.
@@ -360,7 +409,9 @@ func (st *Stream) onAcked(r frameRef) {
 		return
 	}
 	st.send.onAcked(r.offset, int(r.length), r.fin)
-	signal(st.writable)
+	if st.writers > 0 && st.hasRoom() {
+		st.session.wakeLater(st.writable)
+	}
 	if st.send.done() {
 		st.session.retire(st)
 	}
