@@ -51,6 +51,10 @@ type Config struct {
 	// means CUBIC.
 	Congestion Congestion
 
+	// Policy says which paths carry what this end sends. Zero means
+	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
+	Policy Policy
+
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
 }
@@ -70,6 +74,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.KeepaliveInterval == 0 {
 		c.KeepaliveInterval = 15 * time.Second
+	}
+	if !c.Policy.valid() {
+		c.Policy = PolicyAggregate
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 16384
