@@ -22,6 +22,7 @@ type Stream struct {
 	sendLimit  uint64 // the peer's credit
 	writeErr   error  // why no more may be written; nil: open
 	writers    int    // that wait for room
+	wakeAt     int    // so many bytes buffered make one of them go on
 	resetDue   bool
 	resetSent  bool
 	resetCode  uint64
@@ -163,7 +164,12 @@ func (s *Session) creditRTT() time.Duration {
 
 // creditSlack is the part of creditRTT that is granted to the scheduling of the
 // two ends.
-const creditSlack = time.Millisecond
+const creditSlack = time.Millisecond / 4
+
+// creditTrips is how many round trips a window should hold: one for what is in
+// flight, one for the update to come back, and some during which what arrives
+// waits for one packet that has been lost more than once.
+const creditTrips = 6
 
 // creditPeriod is several times as long as the system lets a goroutine wait on
 // a busy machine. A guess.
@@ -196,12 +202,14 @@ func (st *Stream) Write(b []byte) (n int, err error) {
 		if waited {
 			st.writers--
 		}
-		k := st.send.write(b, st.bufferLimit())
+		limit := st.bufferLimit()
+		k := st.send.write(b, limit)
 		n += k
 		b = b[k:]
 		if waited = len(b) > 0; waited {
 			st.writers++
-		} else if st.writers > 0 && st.hasRoom() {
+			st.wakeAt = limit - limit/writeRoom
+		} else if st.writers > 0 && st.send.buffered() < limit {
 			s.wakeLater(st.writable)
 		}
 		if k > 0 {
@@ -249,13 +257,6 @@ func (s *Session) sendBufferLimit() int {
 func (st *Stream) bufferLimit() int {
 	ahead := int(min(st.sendLimit-st.send.base, maxSendBuffer)) + minSendBuffer
 	return min(st.session.sendBufferLimit(), ahead)
-}
-
-// hasRoom reports whether there is so much room for writing that waking
-// somebody for it pays.
-func (st *Stream) hasRoom() bool {
-	limit := st.bufferLimit()
-	return st.send.buffered() <= limit-limit/writeRoom
 }
 
 // writeRoom is the share of a full send buffer that is free again when a
@@ -420,7 +421,7 @@ func (st *Stream) onAcked(r frameRef) {
 		return
 	}
 	st.send.onAcked(r.offset, int(r.length), r.fin)
-	if st.writers > 0 && st.hasRoom() {
+	if st.writers > 0 && st.send.buffered() <= st.wakeAt {
 		st.session.wakeLater(st.writable)
 	}
 	if st.send.done() {

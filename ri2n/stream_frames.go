@@ -138,7 +138,7 @@ func (s *Session) onMaxStreamData(f maxStreamDataFrame) *violation {
 }
 
 // A creditWindow decides when a receiver gives more credit, and how much. It
-// doubles when data is consumed faster than a whole window in two round trips,
+// doubles when data is consumed faster than a whole window in creditTrips,
 // so that credit never limits a fast path for long. A reader that was held up
 // and catches up is not faster: the rate is taken over a round trip and over
 // creditPeriod at least.
@@ -153,11 +153,11 @@ func (w *creditWindow) extend(now time.Time, rtt time.Duration, consumed, limit 
 	if limit-consumed > w.size-w.size/4 {
 		return limit, false
 	}
-	rtt = max(rtt, creditSlack/2)
+	rtt = max(rtt, creditSlack)
 	if w.startedAt.IsZero() {
 		w.startedAt, w.startedBy = now, consumed
 	} else if used, took := consumed-w.startedBy, now.Sub(w.startedAt); used >= w.size/2 && took >= max(rtt, creditPeriod) {
-		if took < 2*rtt*time.Duration(used)/time.Duration(w.size) {
+		if took < creditTrips*rtt*time.Duration(used)/time.Duration(w.size) {
 			w.size = min(2*w.size, w.cap)
 		}
 		w.startedAt, w.startedBy = now, consumed
