@@ -39,6 +39,7 @@ type counters struct {
 	otherDatagramsDropped  atomic.Uint64 // not RI2N, and nobody read them in time
 	datagramInboxDropped   atomic.Uint64
 	datagramQueueDropped   atomic.Uint64
+	burstsDistrusted       atomic.Uint64 // paths on which the kernel no longer cuts up bursts
 	datagramCopiesReceived atomic.Uint64 // known already
 	bytesCopied            atomic.Uint64 // stream data sent on one more path
 	copiesDropped          atomic.Uint64 // ranges that were to be, but too many waited
@@ -59,6 +60,7 @@ type Stats struct {
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
+	BurstsDistrusted                                               uint64
 	DatagramCopiesReceived, BytesCopied, CopiesDropped             uint64
 }
 
@@ -100,6 +102,7 @@ func (e *Endpoint) Stats() Stats {
 		OtherDatagramsDropped:  c.otherDatagramsDropped.Load(),
 		DatagramInboxDropped:   c.datagramInboxDropped.Load(),
 		DatagramQueueDropped:   c.datagramQueueDropped.Load(),
+		BurstsDistrusted:       c.burstsDistrusted.Load(),
 		DatagramCopiesReceived: c.datagramCopiesReceived.Load(),
 		BytesCopied:            c.bytesCopied.Load(),
 		CopiesDropped:          c.copiesDropped.Load(),

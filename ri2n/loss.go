@@ -110,6 +110,8 @@ type ackOutcome struct {
 	largestAckedSentAt time.Time // newest newly acknowledged packet; zero: none
 	largestLostSentAt  time.Time // newest lost packet, PMTU probes excepted; zero: none
 
+	burst, lone lossCount // ack-eliciting packets by how they left, PMTU probes excepted
+
 	rttSampled           bool
 	spurious             int  // packets that had been declared lost
 	undo                 bool // every loss of the latest episode was spurious
@@ -127,6 +129,14 @@ func (o *ackOutcome) reset() {
 	clear(o.acked)
 	clear(o.lost)
 	*o = ackOutcome{acked: o.acked[:0], lost: o.lost[:0]}
+}
+
+// kind returns the count of packets that left as p did.
+func (o *ackOutcome) kind(p *sentPacket) *lossCount {
+	if p.inBurst {
+		return &o.burst
+	}
+	return &o.lone
 }
 
 // feed tells the congestion controller what happened, in the order that it
@@ -242,6 +252,14 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 	p.lostBefore = uint32(d.lost)
 	d.eliciting++
 	d.lastEliciting = t
+}
+
+// sentInBurst records that the packets pns, just given to sent, left in one
+// piece.
+func (d *lossDetector) sentInBurst(pns []packetNumber) {
+	for _, pn := range pns {
+		d.ring.at(pn).inBurst = true
+	}
 }
 
 // onAck takes an ACK of this space's packets that arrived at now, samples rtt
@@ -362,6 +380,9 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 		d.inFlight -= int(p.size)
 		d.eliciting--
 		out.ackedBytes += int(p.size)
+		if !p.probe {
+			out.kind(p).acked++
+		}
 		d.delivered += uint64(p.size)
 		d.deliveredAt = t
 		sample.add(p)
@@ -424,6 +445,7 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 	if int(p.size) > d.largeSize {
 		out.lostLarge++
 	}
+	out.kind(p).lost++
 	d.lost += uint64(p.size)
 	out.worstLoss.add(p, uint32(d.lost)-p.lostBefore)
 	if at := d.at(p.sentAt); at.After(out.largestLostSentAt) {

@@ -121,6 +121,7 @@ type path struct {
 	ping     bool // a PING is due
 	ackEvery int  // the threshold that we have told the peer; zero: its own
 	limited  bool // the pacer holds data back
+	canary   burstCanary
 	carries  bool // may carry data: the first choice, or a second one
 	second   bool
 	copies   copyQueue
@@ -246,7 +247,7 @@ func (p *path) searchMTU(now time.Time) {
 }
 
 // maxAckThreshold bounds what a peer may ask with ACK_FREQ.
-const maxAckThreshold = 64
+const maxAckThreshold = 256
 
 // ackThreshold is how many packets the peer should acknowledge at once: as
 // many as leave sixteen ACKs in a window, since slow start learns from each.

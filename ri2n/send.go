@@ -83,9 +83,14 @@ func (s *Session) flush(now time.Time) {
 			break
 		}
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
+		// A path that does not answer may be one that loses bursts only.
+		whole := t.count > 1 && p.ptoCount == 0 && p.canary.allows(now)
+		if whole {
+			p.loss.sentInBurst(t.numbers[:t.count])
+		}
 		s.unlock()
 		t.seal(keys, id)
-		link.send(t.buf, t.size, remote)
+		link.sendBurst(t.buf, t.size, remote, whole)
 		now = time.Now()
 		s.mu.Lock()
 	}
