@@ -10,6 +10,15 @@ type counters struct {
 	datagramsSent         atomic.Uint64
 	bytesSent             atomic.Uint64
 	sendErrors            atomic.Uint64
+	reads                 atomic.Uint64 // system calls that brought datagrams
+	bursts                atomic.Uint64 // runs of datagrams for one system call
+	packetsLost           atomic.Uint64
+	packetsSpurious       atomic.Uint64
+	packetsReinjected     atomic.Uint64
+	probeTimeouts         atomic.Uint64
+	keyUpdates            atomic.Uint64 // of what we send
+	retriesReceived       atomic.Uint64
+	stalls                stallCounters
 	malformed             atomic.Uint64 // headers that do not parse
 	unknownConnection     atomic.Uint64 // no session has the connection ID
 	authenticationFailed  atomic.Uint64 // AEAD said no
@@ -56,12 +65,39 @@ type Stats struct {
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
+
+	Reads             uint64 // system calls that brought datagrams; DatagramsReceived/Reads is the length of one
+	Bursts            uint64 // runs of datagrams for one system call; DatagramsSent/Bursts is the length of one
+	PacketsLost       uint64 // as in SessionStats, of all sessions, the ended ones included
+	PacketsSpurious   uint64
+	PacketsReinjected uint64
+	ProbeTimeouts     uint64
+	KeyUpdates        uint64 // of the keys of what this endpoint sends
+	RetriesReceived   uint64 // dials that had to prove their address first
+	Stalls            StallHistogram
+
+	// Now.
+	Sessions, Links int
 }
 
 // Stats returns the endpoint's counters.
 func (e *Endpoint) Stats() Stats {
 	c := &e.counters
+	e.mu.Lock()
+	sessions, links := len(e.sessions), len(e.links)
+	e.mu.Unlock()
 	return Stats{
+		Reads:                 c.reads.Load(),
+		Bursts:                c.bursts.Load(),
+		PacketsLost:           c.packetsLost.Load(),
+		PacketsSpurious:       c.packetsSpurious.Load(),
+		PacketsReinjected:     c.packetsReinjected.Load(),
+		ProbeTimeouts:         c.probeTimeouts.Load(),
+		KeyUpdates:            c.keyUpdates.Load(),
+		RetriesReceived:       c.retriesReceived.Load(),
+		Stalls:                c.stalls.snapshot(),
+		Sessions:              sessions,
+		Links:                 links,
 		DatagramsReceived:     c.datagramsReceived.Load(),
 		BytesReceived:         c.bytesReceived.Load(),
 		DatagramsSent:         c.datagramsSent.Load(),

@@ -118,6 +118,7 @@ func (l *Link) read() {
 		switch {
 		case err == nil:
 			failures = 0
+			l.endpoint.counters.reads.Add(1)
 		case l.closed.Load() || failures > 100:
 			return
 		default: // an ICMP error or a passing lack of buffers
@@ -131,6 +132,7 @@ func (l *Link) read() {
 // shorter, to remote.
 func (l *Link) send(burst []byte, size int, remote netip.AddrPort) {
 	c := &l.endpoint.counters
+	c.bursts.Add(1)
 	c.bytesSent.Add(uint64(len(burst)))
 	c.datagramsSent.Add(uint64((len(burst) + size - 1) / size))
 	if l.closed.Load() {

@@ -81,6 +81,7 @@ func (s *Session) flush(now time.Time) {
 			}
 			break
 		}
+		s.burstSent(now, p, t)
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
 		s.mu.Unlock()
 		t.seal(keys, id)
@@ -89,6 +90,7 @@ func (s *Session) flush(now time.Time) {
 		s.mu.Lock()
 	}
 	s.flushing = false
+	s.flushed(now)
 	s.endpoint.timers.set(&s.timer, s.deadline(now))
 	s.mu.Unlock()
 	if t != nil {
@@ -134,6 +136,7 @@ func (s *Session) rotateSendKeys(now time.Time) bool {
 	if err := s.keys.rotate(now); err != nil {
 		return false
 	}
+	s.endpoint.counters.keyUpdates.Add(1)
 	for _, p := range s.paths {
 		p.phaseAt = p.loss.ring.next
 	}
@@ -332,6 +335,9 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	b = append(b, zeroTag[:]...)
 	size := len(b) - start
 	t.buf = b
+	if s.trace != nil {
+		s.trace.packetSent(now, p, number, size, b[start+shortHeaderLen:len(b)-aeadOverhead])
+	}
 	t.numbers[t.count] = number
 	t.ends[t.count] = len(b)
 	t.count++
@@ -458,6 +464,7 @@ func (s *Session) appendStreams(b []byte, limit int, refs []frameRef) ([]byte, [
 			st.queued = false
 			s.sendQueue[0] = nil
 			s.sendQueue = s.sendQueue[1:]
+			s.noteCredit(st)
 			continue
 		}
 		if fresh {
@@ -523,6 +530,7 @@ func (s *Session) queueStream(st *Stream) {
 		st.queued = true
 		s.sendQueue = append(s.sendQueue, st)
 	}
+	s.noteCredit(st)
 }
 
 func (s *Session) queueControl(st *Stream) {

@@ -75,9 +75,17 @@ type Session struct {
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	unstored     bool       // the packet in hand carried data that found no room
-	outcome      ackOutcome // scratch
-	refs         []frameRef // scratch
+
+	// What observers are shown.
+	past    pathCounters // of closed paths
+	stalls  StallHistogram
+	limited limitedTimes
+	blocked int           // streams that wait for the peer's credit alone
+	trace   *sessionTrace // nil: nobody traces
+
+	unstored bool       // the packet in hand carried data that found no room
+	outcome  ackOutcome // scratch
+	refs     []frameRef // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -227,6 +235,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	s.paths = append(s.paths, p)
 	s.sending = p
+	s.startTrace(now)
 	return s, nil
 }
 
