@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -152,7 +151,7 @@ func (b *readBatch) drain(fd uintptr) bool {
 			b.err = errno
 			return true
 		}
-		b.r.now = time.Now()
+		b.r.begin()
 		largest := 0
 		for i := range n {
 			largest = max(largest, int(b.hdrs[i].len))
