@@ -65,7 +65,7 @@ func (t *transmission) seal(keys *packetKeys, path pathID) {
 // session. One goroutine at a time sends; others leave their work to it.
 func (s *Session) flush(now time.Time) {
 	if s.flushing {
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	s.flushing = true
@@ -84,7 +84,7 @@ func (s *Session) flush(now time.Time) {
 		}
 		s.burstSent(now, p, t)
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
-		s.mu.Unlock()
+		s.unlock()
 		t.seal(keys, id)
 		link.send(t.buf, t.size, remote)
 		now = time.Now()
@@ -93,7 +93,7 @@ func (s *Session) flush(now time.Time) {
 	s.flushing = false
 	s.flushed(now)
 	s.endpoint.timers.set(&s.timer, s.deadline(now))
-	s.mu.Unlock()
+	s.unlock()
 	if t != nil {
 		transmissions.Put(t)
 	}
@@ -449,12 +449,8 @@ func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, [
 		st := s.controlQueue[0]
 		if b, refs = st.appendControl(b, refs, room); !st.controlDue() {
 			st.controlQueued = false
-			s.controlQueue[0] = nil
-			s.controlQueue = s.controlQueue[1:]
+			s.controlQueue = dropFirst(s.controlQueue)
 		}
-	}
-	if len(s.controlQueue) == 0 {
-		s.controlQueue = nil
 	}
 	return b, refs
 }
@@ -508,8 +504,7 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 		off, n, fin, fresh, ok := next(limit-len(b)-header, st.creditLimit())
 		if !ok {
 			st.queued = false
-			s.sendQueue[0] = nil
-			s.sendQueue = s.sendQueue[1:]
+			s.sendQueue = dropFirst(s.sendQueue)
 			s.noteCredit(st)
 			continue
 		}
@@ -529,10 +524,19 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 		}
 		s.turn()
 	}
-	if len(s.sendQueue) == 0 {
-		s.sendQueue = nil
-	}
 	return b, refs
+}
+
+// dropFirst removes the first of q in place. An empty queue keeps its memory if
+// that is little, so that one that empties often does not allocate each time.
+func dropFirst[T any](q []T) []T {
+	var zero T
+	n := copy(q, q[1:])
+	q[n] = zero
+	if n == 0 && cap(q) > fifoKeep {
+		return nil
+	}
+	return q[:n]
 }
 
 // turn lets the next stream send.

@@ -86,10 +86,12 @@ type Session struct {
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
 
-	unstored bool       // the packet in hand carried data that found no room
-	outcome  ackOutcome // scratch
-	refs     []frameRef // scratch
-	others   []*path    // scratch
+	unstored bool             // the packet in hand carried data that found no room
+	wakes    [4]chan struct{} // to be signalled when the mutex is released
+	waking   int              // of wakes
+	outcome  ackOutcome       // scratch
+	refs     []frameRef       // scratch
+	others   []*path          // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -455,6 +457,37 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// wakeLater signals c once the mutex is released, so that whoever waits there
+// does not wake up to wait for the mutex.
+func (s *Session) wakeLater(c chan struct{}) {
+	for _, w := range s.wakes[:s.waking] {
+		if w == c {
+			return
+		}
+	}
+	if s.waking == len(s.wakes) {
+		signal(c)
+		return
+	}
+	s.wakes[s.waking] = c
+	s.waking++
+}
+
+// unlock releases the mutex and wakes whom wakeLater has named.
+func (s *Session) unlock() {
+	n := s.waking
+	if n == 0 {
+		s.mu.Unlock()
+		return
+	}
+	wakes := s.wakes
+	s.waking = 0
+	s.mu.Unlock()
+	for _, c := range wakes[:n] {
+		signal(c)
+	}
+}
+
 // signal wakes one waiter, now or when it comes.
 func signal(c chan struct{}) {
 	select {
@@ -628,7 +661,8 @@ func (s *Session) advance(now time.Time) {
 		return
 	}
 	s.readKeys.expire(now)
-	for _, p := range append([]*path(nil), s.paths...) {
+	var scratch [maxPaths]*path // advancePath may drop paths
+	for _, p := range append(scratch[:0], s.paths...) {
 		s.advancePath(p, now)
 	}
 	s.choosePath()
