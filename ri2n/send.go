@@ -258,6 +258,7 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 
 	if p.acks.wantsAck() && !down {
 		b = s.appendAck(b, p, now)
+		b = s.appendReports(b, limit, p, now)
 	}
 	if l.session {
 		for _, q := range s.paths {
@@ -265,6 +266,9 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 				b = s.appendAck(b, q, now)
 			}
 		}
+	}
+	if p.numbers.gaps() >= manyRanges && !p.ackAsked && now.Sub(p.ackAskedAt) >= p.rtt.srtt() && len(b) > start+shortHeaderLen {
+		ping, p.ackAsked, p.ackAskedAt = true, true, now
 	}
 	for len(p.responses) > 0 && limit-len(b) >= 9 {
 		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
@@ -304,6 +308,10 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 			refs = append(refs, frameRef{kind: refPing})
 		}
 		p.ping = false
+	}
+	if p.ackAsked && len(refs) > 0 && p.acks.wantsNone() && p.acks.largest > p.forgetBy {
+		refs = append(refs, frameRef{kind: refAck, id: uint64(p.id), offset: uint64(p.acks.largest)})
+		p.ackAsked = false
 	}
 	s.refs = refs[:0]
 	if len(b) == start+shortHeaderLen {
@@ -347,6 +355,7 @@ func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
 	}
 	b = appendAckFrame(b, ackFrame{path: p.id, delay: p.acks.delay(now), ranges: ranges})
 	p.acks.sent()
+	p.ackedTo = ranges[0].largest
 	s.ackedUpdates = max(s.ackedUpdates, p.updates)
 	return b
 }
@@ -377,6 +386,9 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	down := p.state == PathSuspect || p.state == PathFailed
 	probe := first.kind == refMTUProbe || down && p != s.sending
 	p.loss.sent(now, number, size, eliciting, probe, first, refs)
+	if eliciting && p.owedSince.IsZero() {
+		p.owedSince = now
+	}
 	if eliciting && !probe {
 		p.cc.OnSent(now, size, p.loss.bytesInFlight())
 		p.pacer.sent(size)

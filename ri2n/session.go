@@ -108,6 +108,8 @@ type pathTable struct {
 	pathOpens    int    // by the peer, in pathSecond
 	pathSecond   int64
 	pathsChanged chan struct{}
+	abandoned    *path // by us, lately: the peer may have abandoned the others
+	abandonedAt  time.Time
 	retired      []pathID // closed; their routes stay for late packets
 }
 
@@ -710,6 +712,12 @@ func (s *Session) deadline(now time.Time) time.Time {
 		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
 			sooner(p.lastSent.Add(k))
+		}
+		if p.state == PathSuspect {
+			sooner(p.rescueAt)
+			if p.loss.ackElicitingInFlight() == 0 {
+				sooner(p.probeAt)
+			}
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)
