@@ -38,6 +38,7 @@ type counters struct {
 	statelessResetsSent       atomic.Uint64
 	statelessResetsHeld       atomic.Uint64 // withheld by the rate limit
 	pathsRefused              atomic.Uint64
+	challengesDropped         atomic.Uint64 // PATH_CHALLENGE beyond those that wait for their response
 	pathFailovers             atomic.Uint64
 	closedPathPackets         atomic.Uint64 // late ones of abandoned paths
 	streamGapsRefused         atomic.Uint64 // packets with more holes in a stream than are kept
@@ -60,6 +61,7 @@ type Stats struct {
 	SessionsStarted, SessionsRefused, AcceptQueueOverflows         uint64
 	Violations, StatelessResetsSent, StatelessResetsHeld           uint64
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
+	ChallengesDropped                                              uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
 }
@@ -102,6 +104,7 @@ func (e *Endpoint) Stats() Stats {
 		StatelessResetsSent:   c.statelessResetsSent.Load(),
 		StatelessResetsHeld:   c.statelessResetsHeld.Load(),
 		PathsRefused:          c.pathsRefused.Load(),
+		ChallengesDropped:     c.challengesDropped.Load(),
 		PathFailovers:         c.pathFailovers.Load(),
 		ClosedPathPackets:     c.closedPathPackets.Load(),
 		StreamGapsRefused:     c.streamGapsRefused.Load(),

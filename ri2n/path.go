@@ -107,8 +107,9 @@ type path struct {
 
 	// Receiving.
 	numbers receivedPackets
-	updates uint64       // the peer's key updates before the newest of them
-	freqBy  packetNumber // packet that brought the newest ACK_FREQ
+	refused *receivedPackets // opened, yet not to be acknowledged; nil: none
+	updates uint64           // the peer's key updates before the newest of them
+	freqBy  packetNumber     // packet that brought the newest ACK_FREQ
 	acks    ackPolicy
 
 	// Sending.

@@ -76,6 +76,7 @@ type Session struct {
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
 	unstored     bool       // the packet in hand carried data that found no room
+	unblocked    bool       // it carried credit that streams wait for
 	outcome      ackOutcome // scratch
 	refs         []frameRef // scratch
 }
@@ -517,6 +518,14 @@ func (s *Session) violated(now time.Time, v *violation) {
 	s.endpoint.counters.violations.Add(1)
 	s.end(&LocalError{Code: uint64(v.code), Reason: v.reason})
 	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
+}
+
+// forgeryLimit ends the session, since more guesses at its keys have come in
+// than these are good for (RFC 9001, section 6.6).
+func (s *Session) forgeryLimit(now time.Time) {
+	s.mu.Lock()
+	s.violated(now, &violation{codeAEADLimit, "too many packets that do not open"})
+	s.flush(now)
 }
 
 // closedInHandshake ends a session whose server said no to the last flight of
