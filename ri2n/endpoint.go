@@ -51,6 +51,10 @@ type Config struct {
 	// means CUBIC.
 	Congestion Congestion
 
+	// Policy says which paths carry what this end sends. Zero means
+	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
+	Policy Policy
+
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
 }
@@ -70,6 +74,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.KeepaliveInterval == 0 {
 		c.KeepaliveInterval = 15 * time.Second
+	}
+	if !c.Policy.valid() {
+		c.Policy = PolicyAggregate
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 16384
@@ -183,6 +190,9 @@ func (e *Endpoint) AddLink(name string, pc net.PacketConn) (*Link, error) {
 	l.interfaceMTU = interfaceMTUOf(addrPortOf(l.LocalAddr()).Addr())
 	if err := e.register(l); err != nil {
 		return nil, err
+	}
+	if l.socket.kernel() {
+		e.timers.useKernel()
 	}
 	e.running.Go(l.read)
 	return l, nil
@@ -307,6 +317,7 @@ func (e *Endpoint) Close() error {
 		<-s.lingered
 	}
 	close(e.done)
+	e.timers.interrupt()
 
 	e.mu.Lock()
 	links := make([]*Link, 0, len(e.links))
