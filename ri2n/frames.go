@@ -109,10 +109,11 @@ const silenceWait = 250 * time.Millisecond
 func (s *Session) peerUpdatedKeys(now time.Time) *violation {
 	// The peer waits for three of its PTOs and for an acknowledgement under
 	// the present keys (RFC 9001, section 6.5), unless it follows an update of
-	// ours.
+	// ours. One update may be late and the next one not; since it was
+	// acknowledged before that, three cannot lie closer together than the wait.
 	g := s.readKeys.current.Load()
 	asked := s.keys.phase != g.phase
-	if !asked && (s.ackedUpdates < g.count || !g.since.IsZero() && now.Sub(g.since) < 3*s.leastPTO()) {
+	if !asked && (s.ackedUpdates < g.count || !g.before.IsZero() && now.Sub(g.before) < 3*s.leastPTO()) {
 		return &violation{codeKeyUpdate, "keys updated too soon"}
 	}
 	if err := s.readKeys.rotate(now, 3*s.maxPTO()); err != nil {

@@ -293,7 +293,7 @@ func TestAbsurdValues(t *testing.T) {
 	})
 }
 
-// TestKeyUpdateTooSoon: acknowledged or not, two updates within three of the
+// TestKeyUpdateTooSoon: acknowledged or not, three updates within three of the
 // peer's PTOs are too many (docs/wire-format.md, section 5.3).
 func TestKeyUpdateTooSoon(t *testing.T) {
 	for _, tt := range []struct {
@@ -301,14 +301,14 @@ func TestKeyUpdateTooSoon(t *testing.T) {
 		wait time.Duration
 		want bool // closed
 	}{
-		{"after a round trip", 20 * time.Millisecond, true},
-		{"after two", 40 * time.Millisecond, true},
+		{"at once", time.Millisecond, true},
+		{"after a round trip", 25 * time.Millisecond, true},
 		{"after three PTOs", 150 * time.Millisecond, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLiar(t, newStage(t))
-				for range 2 {
+				for range 3 {
 					l.s.mu.Lock()
 					l.s.rotateSendKeys(time.Now())
 					l.s.mu.Unlock()

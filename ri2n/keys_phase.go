@@ -28,7 +28,7 @@ type keyGeneration struct {
 	nextSecret    []byte
 	previous      *packetKeys // nil: none any more
 	previousUntil time.Time
-	since         time.Time // of the update that brought it; zero: the handshake did
+	since, before time.Time // of the update that brought it, and of the one before; zero: none
 }
 
 // receiveKeys opens packets. Readers of several links use it at once; only
@@ -95,7 +95,7 @@ func (k *receiveKeys) rotate(now time.Time, keep time.Duration) error {
 	}
 	k.current.Store(&keyGeneration{
 		count: g.count + 1, phase: !g.phase, keys: g.next, next: next, nextSecret: secret,
-		previous: g.keys, previousUntil: now.Add(keep), since: now,
+		previous: g.keys, previousUntil: now.Add(keep), since: now, before: g.since,
 	})
 	return nil
 }
