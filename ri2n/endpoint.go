@@ -55,6 +55,11 @@ type Config struct {
 	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
 	Policy Policy
 
+	// Trace is asked for the tracer of each session once its handshake is
+	// complete; it may return nil and must not call the session beyond Peer
+	// and IsClient. Nil traces nothing.
+	Trace func(*Session) Tracer
+
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
 }

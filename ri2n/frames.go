@@ -69,6 +69,9 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 		s.rebound(p, l, pkt.from, now)
 	}
 	p.received += pkt.size
+	if s.trace != nil {
+		s.trace.packetReceived(now, p, pkt)
+	}
 
 	asks, v := s.frames(now, p, pkt)
 	if s.unblocked {
@@ -335,6 +338,8 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 	}
 	s.applyOutcome(p, now, out)
 	if out.newlyAcked > 0 {
+		s.stalled(p.stallSince, now)
+		p.stallSince = time.Time{}
 		s.revive(p, now)
 		for _, q := range s.paths {
 			if q != p { // progress here makes silence there tell more
@@ -348,7 +353,7 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 // applyOutcome carries out what an ACK or a timer has found.
 func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
 	out.feed(now, p.cc, &p.rtt)
-	p.packetsLost += uint64(out.newlyLost)
+	s.observe(p, now, out)
 	for _, r := range out.acked {
 		if r.kind == refMTUProbe {
 			if p.pmtu.acked(int(r.length), now) {

@@ -571,6 +571,7 @@ func (h *handshake) retry(hdr longHeader) error {
 	}
 	h.retried = true
 	h.retrySCID = hdr.scid
+	h.endpoint.counters.retriesReceived.Add(1)
 	h.token = append([]byte(nil), hdr.token...)
 	h.dcid = hdr.scid
 	client, server := initialKeys(h.dcid)

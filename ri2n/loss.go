@@ -109,6 +109,8 @@ type ackOutcome struct {
 	newlyAcked    int // packets, spurious ones included
 	newlyLost     int // packets, PMTU probes included
 
+	lostPackets []lostPacket // those of newlyLost that a threshold declared lost
+
 	largestAckedSentAt time.Time // newest newly acknowledged packet; zero: none
 	largestLostSentAt  time.Time // newest lost packet, PMTU probes excepted; zero: none
 
@@ -128,7 +130,14 @@ type ackOutcome struct {
 func (o *ackOutcome) reset() {
 	clear(o.acked)
 	clear(o.lost)
-	*o = ackOutcome{acked: o.acked[:0], lost: o.lost[:0]}
+	*o = ackOutcome{acked: o.acked[:0], lost: o.lost[:0], lostPackets: o.lostPackets[:0]}
+}
+
+// A lostPacket is shown to observers.
+type lostPacket struct {
+	number packetNumber
+	size   uint16
+	byTime bool // by the time threshold
 }
 
 // feed tells the congestion controller what happened, in the order that it
@@ -408,6 +417,7 @@ func (d *lossDetector) detectLost(t int64, rtt *rttEstimator, out *ackOutcome) {
 			return
 		}
 		byTime := d.largestAcked-d.cursor < d.threshold
+		out.lostPackets = append(out.lostPackets, lostPacket{d.cursor, p.size, byTime})
 		d.lose(t, p, out)
 		if byTime {
 			p.state = sentLostByTime

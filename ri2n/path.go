@@ -51,11 +51,20 @@ type PathInfo struct {
 	RTTVar, MinRTT time.Duration
 	MTU            int // bytes of UDP payload, or of a carrier's datagram
 
-	CongestionWindow, BytesInFlight                             int
-	PacketsSent, PacketsReceived, PacketsLost, PacketsDuplicate uint64
-	BytesSent, BytesReceived                                    uint64
-	ProbeTimeouts, Failovers                                    uint64
-	LastReceived                                                time.Time // zero: never
+	CongestionWindow, BytesInFlight int     // bytes
+	PacingRate                      float64 // bytes per second; zero: no round trip is known yet
+	DeliveryRate                    float64 // bytes per second, the newest sample; zero: none
+
+	PacketsSent, PacketsReceived uint64
+	BytesSent, BytesReceived     uint64 // of UDP payload
+	BytesDelivered               uint64 // of these sent, acknowledged by the peer
+	Bursts                       uint64 // calls that sent; PacketsSent/Bursts is the length of one
+	PacketsLost                  uint64 // declared lost, PMTU probes included
+	PacketsSpurious              uint64 // lost or reinjected, acknowledged after all
+	PacketsReinjected            uint64 // given up while others could carry what they held
+	PacketsDuplicate             uint64 // received more than once
+	ProbeTimeouts, Failovers     uint64
+	LastReceived                 time.Time // zero: never
 }
 
 const (
@@ -148,9 +157,10 @@ type path struct {
 	resetToken [16]byte
 	hasToken   bool
 
-	packetsSent, packetsReceived, packetsLost, packetsDuplicate uint64
-	bytesSent, bytesReceived                                    uint64
-	probeTimeouts, failovers                                    uint64
+	// What observers are shown.
+	pathCounters
+	deliveryRate float64   // bytes per second, of the newest sample
+	stallSince   time.Time // nothing has been acknowledged since; zero: no stall
 }
 
 func (s *Session) newPath(id pathID, l *Link, remote netip.AddrPort, now time.Time) *path {
@@ -196,7 +206,9 @@ func (p *path) allowance() int {
 func (p *path) info(sending bool) PathInfo {
 	i := PathInfo{
 		ID: uint32(p.id), Link: p.link.name, Remote: p.remote, Carrier: p.link.IsCarrier(),
-		State: p.state, Sending: sending, RTT: p.rtt.smoothed, RTTVar: p.rtt.variance, MinRTT: p.rtt.min,
+		State: p.state, Sending: sending, PacingRate: p.cc.PacingRate(), DeliveryRate: p.deliveryRate,
+		BytesDelivered: p.loss.delivered, Bursts: p.bursts, PacketsSpurious: p.packetsSpurious, PacketsReinjected: p.packetsReinjected,
+		RTT: p.rtt.smoothed, RTTVar: p.rtt.variance, MinRTT: p.rtt.min,
 		MTU: p.mtu, CongestionWindow: p.cc.Cwnd(), BytesInFlight: p.loss.bytesInFlight(),
 		PacketsSent: p.packetsSent, PacketsReceived: p.packetsReceived, PacketsLost: p.packetsLost,
 		PacketsDuplicate: p.packetsDuplicate, BytesSent: p.bytesSent, BytesReceived: p.bytesReceived,

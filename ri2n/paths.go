@@ -244,6 +244,11 @@ func (s *Session) suspect(p *path, now time.Time) {
 	if p.state == PathSuspect || p.state == PathFailed {
 		return
 	}
+	if p.stallSince.IsZero() {
+		p.stallSince, _ = p.loss.oldestUnanswered()
+	}
+	s.stalled(p.stallSince, now)
+	p.stallSince = time.Time{}
 	p.state = PathSuspect
 	p.suspectSince = now
 	p.failovers++
@@ -262,6 +267,8 @@ func (s *Session) reinject(p *path) {
 	out := &s.outcome
 	out.reset()
 	p.loss.markAllLost(out)
+	p.packetsReinjected += uint64(out.newlyLost)
+	s.endpoint.counters.packetsReinjected.Add(uint64(out.newlyLost))
 	s.requeue(out.lost)
 }
 
@@ -317,6 +324,7 @@ func (s *Session) dropPath(p *path) {
 		}
 	}
 	p.markClosed()
+	s.past.add(&p.pathCounters)
 	if p.hasToken {
 		s.endpoint.routes.removeReset(p.resetToken, s)
 	}
@@ -456,7 +464,11 @@ func (p *path) bearing() (data bool) {
 func (s *Session) onPTO(p *path, now time.Time) {
 	p.ptoCount++
 	p.probeTimeouts++
+	s.endpoint.counters.probeTimeouts.Add(1)
 	bearing := p.bearing()
+	if p.stallSince.IsZero() && bearing && p.state != PathSuspect {
+		p.stallSince, _ = p.loss.oldestUnanswered()
+	}
 	// With data in flight a living path is never quiet for long; what arrived
 	// since the last packet left may have been on its way when the path died.
 	silent := now.Sub(p.lastReceived) >= p.rtt.srtt()/2

@@ -82,6 +82,7 @@ func (s *Session) flush(now time.Time) {
 			}
 			break
 		}
+		s.burstSent(now, p, t)
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
 		s.mu.Unlock()
 		t.seal(keys, id)
@@ -90,6 +91,7 @@ func (s *Session) flush(now time.Time) {
 		s.mu.Lock()
 	}
 	s.flushing = false
+	s.flushed(now)
 	s.endpoint.timers.set(&s.timer, s.deadline(now))
 	s.mu.Unlock()
 	if t != nil {
@@ -159,6 +161,7 @@ func (s *Session) rotateSendKeys(now time.Time) bool {
 	if err := s.keys.rotate(now); err != nil {
 		return false
 	}
+	s.endpoint.counters.keyUpdates.Add(1)
 	for _, p := range s.paths {
 		p.phaseAt = p.loss.ring.next
 	}
@@ -359,6 +362,9 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	b = append(b, zeroTag[:]...)
 	size := len(b) - start
 	t.buf = b
+	if s.trace != nil {
+		s.trace.packetSent(now, p, number, size, b[start+shortHeaderLen:len(b)-aeadOverhead])
+	}
 	t.numbers[t.count] = number
 	t.ends[t.count] = len(b)
 	t.count++
@@ -505,6 +511,7 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 			st.queued = false
 			s.sendQueue[0] = nil
 			s.sendQueue = s.sendQueue[1:]
+			s.noteCredit(st)
 			continue
 		}
 		if fresh {
@@ -582,6 +589,7 @@ func (s *Session) queueStream(st *Stream) {
 		st.queued = true
 		s.sendQueue = append(s.sendQueue, st)
 	}
+	s.noteCredit(st)
 }
 
 func (s *Session) queueControl(st *Stream) {

@@ -78,11 +78,19 @@ type Session struct {
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	unstored     bool       // the packet in hand carried data that found no room
-	unblocked    bool       // it carried credit that streams wait for
-	outcome      ackOutcome // scratch
-	refs         []frameRef // scratch
-	others       []*path    // scratch
+
+	// What observers are shown.
+	past    pathCounters // of closed paths
+	stalls  StallHistogram
+	limited limitedTimes
+	blocked int           // streams that wait for the peer's credit alone
+	trace   *sessionTrace // nil: nobody traces
+
+	unstored  bool       // the packet in hand carried data that found no room
+	unblocked bool       // it carried credit that streams wait for
+	outcome   ackOutcome // scratch
+	refs      []frameRef // scratch
+	others    []*path    // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -136,6 +144,8 @@ type owed struct {
 
 	closeFrame closeFrame
 	closesDue  int
+	closeAgain time.Time // when CLOSE, which nobody acknowledges, is repeated; zero: never
+	closeEvery time.Duration
 	closedBy   *path // where CLOSE is answered
 }
 
@@ -237,6 +247,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	s.paths = append(s.paths, p)
 	s.sending = p
+	s.startTrace(now)
 	return s, nil
 }
 
@@ -506,11 +517,14 @@ func (s *Session) lingerDone() bool {
 	return true
 }
 
-// drain sends CLOSE and keeps answering with it for three PTOs.
+// drain sends CLOSE, once more after each PTO since it may get lost, and keeps
+// answering with it for three PTOs.
 func (s *Session) drain(now time.Time, f closeFrame) {
 	s.closeFrame = f
 	s.closesDue = 1
 	s.startDraining(now)
+	s.closeEvery = s.endsAt.Sub(now) / 3
+	s.closeAgain = now.Add(s.closeEvery)
 }
 
 func (s *Session) startDraining(now time.Time) {
@@ -605,6 +619,9 @@ func (s *Session) advance(now time.Time) {
 	case sessionDraining:
 		if !now.Before(s.endsAt) {
 			s.leave()
+		} else if isDue(s.closeAgain, now) {
+			s.closesDue = 1
+			s.closeAgain = s.closeAgain.Add(s.closeEvery)
 		}
 		return
 	case sessionLingering:
@@ -632,6 +649,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		return time.Time{}
 	}
 	if s.state == sessionDraining {
+		if !s.closeAgain.IsZero() && s.closeAgain.Before(s.endsAt) {
+			return s.closeAgain
+		}
 		return s.endsAt
 	}
 	var at time.Time

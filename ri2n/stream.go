@@ -37,6 +37,7 @@ type Stream struct {
 
 	policy                Policy
 	queued, controlQueued bool
+	blocked               bool // by the peer's credit alone
 	retired               bool
 	accepted              bool // of the peer's streams
 }
@@ -60,6 +61,9 @@ func (s *Session) newStream(id uint64) *Stream {
 		window:    creditWindow{size: initialStreamWindow, cap: maxStreamWindow},
 	}
 	s.streams[id] = st
+	if s.trace != nil {
+		s.trace.stream(st, true)
+	}
 	return st
 }
 
@@ -347,8 +351,12 @@ func (s *Session) retire(st *Stream) {
 		return
 	}
 	st.retired = true
+	if s.trace != nil {
+		s.trace.stream(st, false)
+	}
 	delete(s.streams, st.id)
 	st.send.reset()
+	s.noteCredit(st)
 	if ours := st.id%2 == 0 == s.client; !ours && st.accepted {
 		s.streamOver()
 	}
