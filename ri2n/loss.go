@@ -3,6 +3,7 @@ package ri2n
 import (
 	"errors"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"time"
 )
@@ -30,12 +31,11 @@ const (
 	// was sent, in case its ACK arrives after all.
 	lostRetention = 3
 
-	// On average one packet number in skipFactor windows is skipped, but not
-	// more than one in minSkipInterval. Guesses: an optimistic receiver is
-	// caught within some ten round trips, an honest one pays with an early ACK.
-	skipFactor      = 8
+	// Two packet numbers are skipped on average in each window of packets, but
+	// not more than one in minSkipInterval, so that a receiver which
+	// acknowledges what it has not got is caught before it has made the window
+	// twice as large (CVE-2025-4820). An honest one pays with an early ACK.
 	minSkipInterval = 128
-	maxSkipInterval = 1 << 17
 )
 
 // errAckUnsent reports an ACK for a packet number that was never sent
@@ -58,6 +58,8 @@ type lossDetector struct {
 	lastSent packetNumber // newest number given to sent
 	anySent  bool
 	skipAt   packetNumber // number that will be skipped next; zero: not chosen
+
+	skipState uint64 // of drawSkip; zero: not seeded
 
 	largestAcked packetNumber
 	anyAcked     bool
@@ -202,14 +204,28 @@ func (d *lossDetector) canSend() bool { return d.ring.len()+2 <= maxSentRing }
 func (d *lossDetector) nextPacketNumber() packetNumber {
 	if d.rng != nil && d.eliciting > 0 {
 		if d.skipAt == 0 {
-			mean := uint64(min(max(skipFactor*d.eliciting, minSkipInterval), maxSkipInterval))
-			d.skipAt = d.ring.next + 1 + packetNumber(d.rng.Uint64N(2*mean))
+			mean := uint64(max(d.eliciting/2, minSkipInterval))
+			d.skipAt = d.ring.next + 1 + packetNumber(d.drawSkip(2*mean))
 		} else if d.ring.next >= d.skipAt {
 			d.ring.push()
 			d.skipAt = 0
 		}
 	}
 	return d.ring.push()
+}
+
+// drawSkip returns a number below n from a generator of its own (splitmix64),
+// so that skipping does not take from the draws of congestion control.
+func (d *lossDetector) drawSkip(n uint64) uint64 {
+	if d.skipState == 0 {
+		d.skipState = d.rng.Uint64() | 1
+	}
+	d.skipState += 0x9e3779b97f4a7c15
+	z := d.skipState
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	high, _ := bits.Mul64(z^z>>31, n)
+	return high
 }
 
 // sent records that the packet pn of size bytes left at now. A packet that is

@@ -116,8 +116,9 @@ type path struct {
 
 	// Receiving.
 	numbers receivedPackets
-	updates uint64       // the peer's key updates before the newest of them
-	freqBy  packetNumber // packet that brought the newest ACK_FREQ
+	refused *receivedPackets // opened, yet not to be acknowledged; nil: none
+	updates uint64           // the peer's key updates before the newest of them
+	freqBy  packetNumber     // packet that brought the newest ACK_FREQ
 	acks    ackPolicy
 	// Which of our ACKs the peer has (RFC 9000, section 13.2.4).
 	ackAsked   bool // the next ack-eliciting packet with an ACK is to be noted

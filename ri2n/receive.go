@@ -76,7 +76,10 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 	payload, updates, err := s.readKeys.open(b, h, rt.path, number)
 	if err != nil {
 		e.counters.authenticationFailed.Add(1)
-		if s := e.routes.findReset(b); s != nil {
+		if s.readKeys.forgeries.Load() >= s.readKeys.most {
+			r.finish()
+			s.forgeryLimit(r.now)
+		} else if s := e.routes.findReset(b); s != nil {
 			r.finish()
 			s.statelessReset(r.now)
 		}

@@ -102,10 +102,13 @@ func (s *Session) flush(now time.Time) {
 // buildBurst fills t with what one path has to send, and returns that path,
 // or nil when nothing may be sent.
 func (s *Session) buildBurst(now time.Time, t *transmission) *path {
-	if s.keys.packets >= s.keys.most && !s.updateKeys(now) {
-		return nil
+	if s.state < sessionDraining && s.keys.packets >= s.keys.most {
+		s.updateKeys(now)
 	}
 	if s.state == sessionDraining {
+		if s.keys.packets >= maxKeyPackets+closeReserve {
+			return nil
+		}
 		return s.buildClose(now, t)
 	}
 	for _, p := range s.paths {
@@ -142,18 +145,16 @@ func (s *Session) buildBurst(now time.Time, t *transmission) *path {
 	return nil
 }
 
-// updateKeys moves to the next keys when it is time, and reports whether
-// sending may go on.
-func (s *Session) updateKeys(now time.Time) bool {
+// updateKeys moves to the next keys when it is time, and ends the session when
+// it never is.
+func (s *Session) updateKeys(now time.Time) {
 	k := &s.keys
 	if k.confirmed && now.Sub(k.rotatedAt) >= 3*s.maxPTO() && s.rotateSendKeys(now) {
-		return true
+		return
 	}
-	if k.packets < maxKeyPackets {
-		return true
+	if k.packets >= maxKeyPackets {
+		s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
 	}
-	s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
-	return false
 }
 
 func (s *Session) rotateSendKeys(now time.Time) bool {

@@ -86,12 +86,13 @@ type Session struct {
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
 
-	unstored bool             // the packet in hand carried data that found no room
-	wakes    [4]chan struct{} // to be signalled when the mutex is released
-	waking   int              // of wakes
-	outcome  ackOutcome       // scratch
-	refs     []frameRef       // scratch
-	others   []*path          // scratch
+	unstored  bool             // the packet in hand carried data that found no room
+	unblocked bool             // it carried credit that streams wait for
+	wakes     [4]chan struct{} // to be signalled when the mutex is released
+	waking    int              // of wakes
+	outcome   ackOutcome       // scratch
+	refs      []frameRef       // scratch
+	others    []*path          // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -579,6 +580,14 @@ func (s *Session) violated(now time.Time, v *violation) {
 	s.endpoint.counters.violations.Add(1)
 	s.end(&LocalError{Code: uint64(v.code), Reason: v.reason})
 	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
+}
+
+// forgeryLimit ends the session, since more guesses at its keys have come in
+// than these are good for (RFC 9001, section 6.6).
+func (s *Session) forgeryLimit(now time.Time) {
+	s.mu.Lock()
+	s.violated(now, &violation{codeAEADLimit, "too many packets that do not open"})
+	s.flush(now)
 }
 
 // closedInHandshake ends a session whose server said no to the last flight of
