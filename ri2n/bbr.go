@@ -16,7 +16,7 @@ const (
 	bbrUpCwndGain        = 2.25
 	bbrProbeRTTCwndGain  = 0.5
 
-	bbrPacingMargin = 0.99 // pace 1 % below the estimate (section 5.6.2)
+	bbrPacingMargin = 0.01 // of the estimate (section 5.6.2)
 	bbrBeta         = 0.7
 	bbrHeadroom     = 0.15
 	bbrMinPipeCwnd  = 4 // packets

@@ -19,6 +19,8 @@ const (
 	// queueGrowth is how much above the minimum the smallest RTT of a round
 	// trip must be to show a standing queue.
 	queueGrowth = 1.25
+	// emptyQueueShare: a queue that adds a sixteenth to the RTT counts as empty.
+	emptyQueueShare = 16
 	// randomLossMemory is how many packets the estimate of random loss looks
 	// back, about; randomLossSample is how many make an estimate.
 	randomLossMemory = 2000
@@ -39,6 +41,12 @@ type lossTolerance struct {
 	rttMin        time.Duration // in this loss round; zero: none
 	queue         bool          // the last loss round had a standing queue
 	calm          bool          // neither it nor the one before had
+	empty         bool          // the last loss round found the queue all but empty
+
+	// deep tells that a queue was seen in the last cycle of probing, or in this
+	// one. A path with room for one loses nothing for want of room while it is
+	// empty; of a policer or a very shallow queue nothing is ever seen.
+	deep, deepThisCycle bool
 
 	floorLost, floorAll float64       // bytes, while cruising; fades
 	floorMin            time.Duration // RTT without queue as believed then
@@ -95,15 +103,36 @@ func (l *lossTolerance) tolerates(mss int) bool {
 	return l.lost <= share*(l.lost+l.arrived)+float64(mss)
 }
 
-// compensation is the factor on the pacing rate that makes up for three quarters of the
-// random loss: what arrives should fill the path. All of it would keep a
-// policer's loss alive that it caused itself.
+// compensation is the factor on the pacing rate that makes up for random loss:
+// what arrives should fill the path. Where no queue has been seen it makes up
+// for three quarters, since all of it would keep a policer's loss alive that it
+// caused itself.
 func (l *lossTolerance) compensation(mss int) float64 {
-	if l.queue {
+	switch {
+	case l.queue, l.deep && !l.empty:
 		return 1
+	case l.deep:
+		return 1 / (1 - l.believed(mss))
 	}
 	return 1 / (1 - 0.75*l.believed(mss))
 }
+
+// margin is the factor between the estimated bandwidth and the pacing rate. The
+// draft paces 1 % below the estimate at all times, to empty the queue; we only
+// while there is one, and 1 % above it while it is empty, since an empty queue
+// is a link that idles now and then.
+func (l *lossTolerance) margin() float64 {
+	switch {
+	case !l.empty:
+		return 1 - bbrPacingMargin
+	case l.deep:
+		return 1 + bbrPacingMargin
+	}
+	return 1
+}
+
+// endCycle closes a cycle of probing for bandwidth.
+func (l *lossTolerance) endCycle() { l.deep, l.deepThisCycle = l.deepThisCycle, false }
 
 // floor is the path's own loss, 0 to 1.
 func (l *lossTolerance) floor() float64 {
@@ -120,12 +149,17 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 		queue := float64(l.rttMin) > queueGrowth*float64(pathMin)
 		l.calm = !queue && !l.queue
 		l.queue = queue
+		l.empty = l.rttMin <= pathMin+pathMin/emptyQueueShare
+		if queue {
+			l.deep, l.deepThisCycle = true, true
+		}
 	}
 	all := l.lost + l.arrived
 	tolerated := l.tolerates(mss)
 	if pathMin < l.floorMin-l.floorMin/8 {
 		// There had been a queue after all.
 		l.floorLost, l.floorAll = 0, 0
+		l.deep, l.deepThisCycle = false, false
 	}
 	l.floorMin = pathMin
 	if !l.calm {

@@ -107,11 +107,16 @@ func (b *bbr) raiseSlope() {
 
 func (b *bbr) timeToProbe(now time.Time) bool {
 	rounds := min(b.targetInflight()/float64(b.mss), bbrProbeRounds)
-	return now.Sub(b.probe.began) > b.probe.wait || float64(b.probe.rounds) >= rounds
+	wait := b.probe.wait
+	if b.tolerant.queue && b.state == bbrProbeCruise {
+		wait /= 2
+	}
+	return now.Sub(b.probe.began) > wait || float64(b.probe.rounds) >= rounds
 }
 
 func (b *bbr) startProbeDown(now time.Time) {
 	b.signals.reset()
+	b.tolerant.endCycle()
 	b.probe.slope = 0
 	b.probe.rounds = int(2 * b.random())
 	b.probe.wait = bbrProbeWait + time.Duration(b.random()*float64(bbrProbeJitter))

@@ -40,7 +40,7 @@ func (b *bbr) initPacing(srtt time.Duration) {
 
 // setPacingRate is BBRSetPacingRateWithGain.
 func (b *bbr) setPacingRate(gain float64) {
-	rate := gain * b.bw() * bbrPacingMargin * b.tolerant.compensation(b.mss)
+	rate := gain * b.bw() * b.tolerant.margin() * b.tolerant.compensation(b.mss)
 	if b.rate > 0 && (b.pipe.reached || rate > b.rate) {
 		b.rate = min(max(rate, bbrMinRate), bbrMaxRate)
 	}

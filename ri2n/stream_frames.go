@@ -138,8 +138,10 @@ func (s *Session) onMaxStreamData(f maxStreamDataFrame) *violation {
 }
 
 // A creditWindow decides when a receiver gives more credit, and how much. It
-// doubles when a whole window has been consumed within two round trips, so
-// that credit never limits a fast path for long.
+// doubles when it is being consumed at more than a window in four round trips,
+// so that credit never limits a fast path for long. The receiver measures round
+// trips without the queue that the sender makes: BBR has two windows of that
+// length on the way, and a hole that was lost holds back another one or two.
 type creditWindow struct {
 	size, cap uint64
 	startedAt time.Time
@@ -153,8 +155,8 @@ func (w *creditWindow) extend(now time.Time, rtt time.Duration, consumed, limit 
 	}
 	if w.startedAt.IsZero() {
 		w.startedAt, w.startedBy = now, consumed
-	} else if used := consumed - w.startedBy; used >= w.size/2 {
-		if now.Sub(w.startedAt) < max(2*rtt, time.Millisecond)*time.Duration(used)/time.Duration(w.size) {
+	} else if used := consumed - w.startedBy; used >= w.size/4 {
+		if now.Sub(w.startedAt) < max(4*rtt, time.Millisecond)*time.Duration(used)/time.Duration(w.size) {
 			w.size = min(2*w.size, w.cap)
 		}
 		w.startedAt, w.startedBy = now, consumed
