@@ -69,35 +69,35 @@ func (b *bbr1) PacingRate() float64         { return b.rate }
 func (b *bbr1) InSlowStart() bool           { return b.state == bbr1Startup }
 func (b *bbr1) SetMaxDatagramSize(size int) { b.mss = size }
 
-func (b *bbr1) OnLoss(now time.Time, e lossEvent) {
+func (b *bbr1) OnLoss(now time.Time, e LossEvent) {
 	b.lostInPhase = true
-	if e.largestLostSentAt.After(b.recoveryStart) {
+	if e.LargestLostSentAt.After(b.recoveryStart) {
 		if !b.recovering {
 			b.priorCwnd = b.cwnd
 		}
 		b.recoveryStart, b.recovering, b.conserve = now, true, true
-		b.cwnd = float64(max(e.priorInFlight-e.lostBytes, b.mss))
+		b.cwnd = float64(max(e.PriorInFlight-e.LostBytes, b.mss))
 	} else {
-		b.cwnd = max(b.cwnd-float64(e.lostBytes), float64(b.mss))
+		b.cwnd = max(b.cwnd-float64(e.LostBytes), float64(b.mss))
 	}
 }
 
-func (b *bbr1) OnAck(now time.Time, s ackSample) {
-	if s.roundStart {
+func (b *bbr1) OnAck(now time.Time, s AckSample) {
+	if s.RoundStart {
 		b.round++
 		b.bw[b.round%len(b.bw)] = 0
 		b.conserve = false
 	}
-	if s.deliveryRate > 0 && (!s.appLimited || s.deliveryRate >= b.maxBW()) {
-		b.bw[b.round%len(b.bw)] = max(b.bw[b.round%len(b.bw)], s.deliveryRate)
+	if s.DeliveryRate > 0 && (!s.AppLimited || s.DeliveryRate >= b.maxBW()) {
+		b.bw[b.round%len(b.bw)] = max(b.bw[b.round%len(b.bw)], s.DeliveryRate)
 	}
-	if b.recovering && s.largestAckedSentAt.After(b.recoveryStart) {
+	if b.recovering && s.LargestAckedSentAt.After(b.recoveryStart) {
 		b.recovering, b.conserve = false, false
 		b.cwnd = max(b.cwnd, b.priorCwnd)
 	}
-	inFlight := float64(s.delivery.inFlight)
+	inFlight := float64(s.Delivery.InFlight)
 	b.cycle(now, inFlight)
-	if !b.filled && s.roundStart && !s.appLimited {
+	if !b.filled && s.RoundStart && !s.AppLimited {
 		if b.maxBW() >= 1.25*b.full {
 			b.full, b.fullRounds = b.maxBW(), 0
 		} else if b.fullRounds++; b.fullRounds >= 3 {
@@ -114,7 +114,7 @@ func (b *bbr1) OnAck(now time.Time, s ackSample) {
 
 	rate := b.gain * b.maxBW() * 0.99
 	if b.rate == 0 {
-		b.rate = bbr1High * initialCwnd(b.mss) / max(s.rtt.smoothed.Seconds(), 1e-3)
+		b.rate = bbr1High * initialCwnd(b.mss) / max(s.RTT.Smoothed.Seconds(), 1e-3)
 	} else if b.filled || rate > b.rate {
 		b.rate = max(rate, 1000)
 	}
@@ -123,7 +123,7 @@ func (b *bbr1) OnAck(now time.Time, s ackSample) {
 		gain = bbr1High
 	}
 	target := b.bdp(gain) + float64(3*b.mss)
-	acked := float64(s.ackedBytes)
+	acked := float64(s.AckedBytes)
 	switch {
 	case b.conserve:
 		b.cwnd = max(b.cwnd, inFlight+acked)
@@ -159,10 +159,10 @@ func (b *bbr1) cycle(now time.Time, inFlight float64) {
 	}
 }
 
-func (b *bbr1) probeRTT(now time.Time, s ackSample, inFlight float64) {
+func (b *bbr1) probeRTT(now time.Time, s AckSample, inFlight float64) {
 	expired := b.min > 0 && now.Sub(b.minAt) > 10*time.Second
-	if s.rttSampled && (b.min == 0 || s.rtt.latest <= b.min || expired) {
-		b.min, b.minAt = s.rtt.latest, now
+	if s.RTTSampled && (b.min == 0 || s.RTT.Latest <= b.min || expired) {
+		b.min, b.minAt = s.RTT.Latest, now
 	}
 	if expired && b.state != bbr1ProbeRTT {
 		b.priorCwnd = max(b.cwnd, b.priorCwnd)
@@ -176,7 +176,7 @@ func (b *bbr1) probeRTT(now time.Time, s ackSample, inFlight float64) {
 	}
 	if b.until.IsZero() {
 		if inFlight <= float64(4*b.mss) {
-			b.until = now.Add(200*time.Millisecond + s.rtt.smoothed)
+			b.until = now.Add(200*time.Millisecond + s.RTT.Smoothed)
 		}
 		return
 	}

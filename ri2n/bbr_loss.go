@@ -52,10 +52,10 @@ type lossTolerance struct {
 	floorMin            time.Duration // RTT without queue as believed then
 }
 
-func (l *lossTolerance) acked(s ackSample) {
-	l.arrived += float64(max(s.ackedBytes, 0))
-	if s.rttSampled && (l.rttMin == 0 || s.rtt.latest < l.rttMin) {
-		l.rttMin = s.rtt.latest
+func (l *lossTolerance) acked(s AckSample) {
+	l.arrived += float64(max(s.AckedBytes, 0))
+	if s.RTTSampled && (l.rttMin == 0 || s.RTT.Latest < l.rttMin) {
+		l.rttMin = s.RTT.Latest
 	}
 }
 
@@ -179,32 +179,32 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 
 // OnLoss follows BBRHandleLostPacket (section 5.5.10.2) and what section
 // 5.6.4.4 says of loss recovery.
-func (b *bbr) OnLoss(now time.Time, e lossEvent) {
-	if e.lostBytes <= 0 {
+func (b *bbr) OnLoss(now time.Time, e LossEvent) {
+	if e.LostBytes <= 0 {
 		return
 	}
-	if e.largestLostSentAt.After(b.recoveryStart) {
+	if e.LargestLostSentAt.After(b.recoveryStart) {
 		b.saveForUndo()
 		b.saveCwnd()
 		b.recoveryStart, b.recovering = now, true
 	}
-	b.tolerant.noteLoss(e.lostBytes)
+	b.tolerant.noteLoss(e.LostBytes)
 	if !b.signals.lossInRound {
 		b.signals.lossInRound = true
 		b.signals.roundEnd = b.delivered
 	}
 	b.signals.lossEvents++
-	if e.persistent {
+	if e.Persistent {
 		// As after a retransmission time-out: start again from little, with the
 		// rate that is known.
 		b.cwnd = b.minCwnd()
 		b.pipe.search(0) // what trickles through now is no plateau
 	}
-	w := e.worst
-	if !b.probe.samples || w.size <= 0 || !b.tooMuchLost(w.lost, w.sentWith) {
+	w := e.Worst
+	if !b.probe.samples || w.Size <= 0 || !b.tooMuchLost(w.Lost, w.SentWith) {
 		return
 	}
-	b.inflightTooHigh(now, b.inflightAtLoss(w), w.appLimited)
+	b.inflightTooHigh(now, b.inflightAtLoss(w), w.AppLimited)
 }
 
 // tooMuchLost is IsInflightTooHigh.
@@ -214,10 +214,10 @@ func (b *bbr) tooMuchLost(lost, sentWith int) bool {
 
 // inflightAtLoss estimates the volume in flight at which the losses crossed
 // the threshold (BBRInflightAtLoss).
-func (b *bbr) inflightAtLoss(w lossShare) float64 {
+func (b *bbr) inflightAtLoss(w LossShare) float64 {
 	threshold := b.tolerant.threshold(b.mss)
-	before := float64(max(0, w.sentWith-w.size))
-	lostBefore := float64(max(0, w.lost-w.size))
+	before := float64(max(0, w.SentWith-w.Size))
+	lostBefore := float64(max(0, w.Lost-w.Size))
 	return before + max(0, (threshold*before-lostBefore)/(1-threshold))
 }
 
@@ -235,8 +235,8 @@ func (b *bbr) inflightTooHigh(now time.Time, sentWith float64, appLimited bool) 
 
 // leaveRecovery ends loss recovery with the first ACK of a packet that was
 // sent in it, and gives back the window.
-func (b *bbr) leaveRecovery(s ackSample) {
-	if b.recovering && s.largestAckedSentAt.After(b.recoveryStart) {
+func (b *bbr) leaveRecovery(s AckSample) {
+	if b.recovering && s.LargestAckedSentAt.After(b.recoveryStart) {
 		b.recovering = false
 		if b.state != bbrProbeRTT {
 			b.restoreCwnd()

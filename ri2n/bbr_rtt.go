@@ -31,25 +31,25 @@ type bbrMinRTT struct {
 }
 
 // update follows BBRUpdateMinRTT (section 5.3.4.3).
-func (m *bbrMinRTT) update(now time.Time, s ackSample) {
+func (m *bbrMinRTT) update(now time.Time, s AckSample) {
 	interval := bbrProbeRTTInterval
 	if now.Sub(m.nearAt) <= bbrNearMinMemory {
 		interval = bbrMinRTTWindow
 	}
 	m.expired = m.probe > 0 && now.Sub(m.probeAt) > interval
-	if s.rttSampled && s.rtt.latest > 0 && (m.probe == 0 || m.expired || s.rtt.latest < m.probe) {
-		m.probe, m.probeAt = s.rtt.latest, now
+	if s.RTTSampled && s.RTT.Latest > 0 && (m.probe == 0 || m.expired || s.RTT.Latest < m.probe) {
+		m.probe, m.probeAt = s.RTT.Latest, now
 	}
 	if m.probe > 0 && (m.min == 0 || m.probe < m.min || now.Sub(m.minAt) > bbrMinRTTWindow) {
 		m.min, m.minAt = m.probe, m.probeAt
 	}
-	if s.rttSampled && s.rtt.latest <= m.min+m.min/bbrNearMin {
+	if s.RTTSampled && s.RTT.Latest <= m.min+m.min/bbrNearMin {
 		m.nearAt = now
 	}
 }
 
 // checkProbeRTT follows BBRCheckProbeRTT.
-func (b *bbr) checkProbeRTT(now time.Time, s ackSample) {
+func (b *bbr) checkProbeRTT(now time.Time, s AckSample) {
 	if b.state != bbrProbeRTT && b.minRTT.expired && !b.idleRestart {
 		b.saveCwnd()
 		b.state = bbrProbeRTT
@@ -62,18 +62,18 @@ func (b *bbr) checkProbeRTT(now time.Time, s ackSample) {
 	if b.state == bbrProbeRTT {
 		b.handleProbeRTT(now, s)
 	}
-	if s.delivery.volume() > 0 {
+	if s.Delivery.volume() > 0 {
 		b.idleRestart = false
 	}
 }
 
-func (b *bbr) handleProbeRTT(now time.Time, s ackSample) {
+func (b *bbr) handleProbeRTT(now time.Time, s AckSample) {
 	// Samples of so small a window say little: they count as limited by the
 	// application.
-	b.ignoreUntil = b.delivered + uint64(max(s.delivery.inFlight, 0))
+	b.ignoreUntil = b.delivered + uint64(max(s.Delivery.InFlight, 0))
 	switch {
 	case b.minRTT.until.IsZero():
-		if float64(s.delivery.inFlight) <= b.probeRTTCwnd() {
+		if float64(s.Delivery.InFlight) <= b.probeRTTCwnd() {
 			b.minRTT.until = now.Add(bbrProbeRTTDuration)
 			b.minRTT.round = false
 			b.startRound()
