@@ -93,8 +93,9 @@ func (c *Config) setDefaults() {
 // methods may be called concurrently.
 type Endpoint struct {
 	cfg      Config
-	resetKey [32]byte // of stateless reset tokens; the same after a restart
-	macKey   [32]byte // of packets that name us as responder
+	resetKey [32]byte    // of stateless reset tokens; the same after a restart
+	macKey   [32]byte    // of packets that name us as responder
+	mac1     *mac1Hasher // under macKey
 	tokens   *retryTokens
 	counters counters
 	timers   *timerQueue
@@ -142,6 +143,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		return nil, fmt.Errorf("ri2n: derive reset key: %w", err)
 	}
 	copy(e.resetKey[:], reset)
+	e.mac1 = newMAC1Hasher(e.macKey)
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {
