@@ -42,6 +42,7 @@ type lossTolerance struct {
 	queue         bool          // the last loss round had a standing queue
 	calm          bool          // neither it nor the one before had
 	empty         bool          // the last loss round found the queue all but empty
+	crowded       bool          // the last loss round had a queue of more than one BDP
 
 	// deep tells that a queue was seen in the last cycle of probing, or in this
 	// one. A path with room for one loses nothing for want of room while it is
@@ -150,6 +151,7 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 		l.calm = !queue && !l.queue
 		l.queue = queue
 		l.empty = l.rttMin <= pathMin+pathMin/emptyQueueShare
+		l.crowded = l.rttMin > 2*pathMin
 		if queue {
 			l.deep, l.deepThisCycle = true, true
 		}

@@ -108,7 +108,7 @@ func (b *bbr) raiseSlope() {
 func (b *bbr) timeToProbe(now time.Time) bool {
 	rounds := min(b.targetInflight()/float64(b.mss), bbrProbeRounds)
 	wait := b.probe.wait
-	if b.tolerant.queue && b.state == bbrProbeCruise {
+	if b.tolerant.crowded && b.state == bbrProbeCruise {
 		wait /= 2
 	}
 	return now.Sub(b.probe.began) > wait || float64(b.probe.rounds) >= rounds
