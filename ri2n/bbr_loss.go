@@ -39,6 +39,7 @@ const (
 type lossTolerance struct {
 	lost, arrived float64       // bytes, in this loss round
 	rttMin        time.Duration // in this loss round; zero: none
+	roundMin      time.Duration // in the last that had a sample
 	queue         bool          // the last loss round had a standing queue
 	calm          bool          // neither it nor the one before had
 	empty         bool          // the last loss round found the queue all but empty
@@ -152,6 +153,7 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 		l.queue = queue
 		l.empty = l.rttMin <= pathMin+pathMin/emptyQueueShare
 		l.crowded = l.rttMin > 2*pathMin
+		l.roundMin = l.rttMin
 		if queue {
 			l.deep, l.deepThisCycle = true, true
 		}
