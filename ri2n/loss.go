@@ -123,8 +123,8 @@ type ackOutcome struct {
 	deliveryRate float64 // bytes per second; zero: no sample
 	appLimited   bool    // the sample says what was offered, not what fits
 	roundStart   bool    // a packet sent since the last round's end was acknowledged
-	delivery     deliverySpan
-	worstLoss    lossShare
+	delivery     DeliverySpan
+	worstLoss    LossShare
 }
 
 // reset empties o and keeps the memory of its slices.
@@ -143,30 +143,30 @@ type lostPacket struct {
 
 // feed tells the congestion controller what happened, in the order that it
 // expects: an undo first, then losses, then what was acknowledged.
-func (o *ackOutcome) feed(now time.Time, cc congestionController, rtt *rttEstimator) {
+func (o *ackOutcome) feed(now time.Time, cc CongestionController, rtt *rttEstimator) {
 	if o.undo {
 		cc.OnSpurious(now)
 	}
 	if o.lostBytes > 0 {
-		cc.OnLoss(now, lossEvent{
-			lostBytes:         o.lostBytes,
-			largestLostSentAt: o.largestLostSentAt,
-			persistent:        o.persistentCongestion,
-			priorInFlight:     o.priorInFlight,
-			worst:             o.worstLoss,
+		cc.OnLoss(now, LossEvent{
+			LostBytes:         o.lostBytes,
+			LargestLostSentAt: o.largestLostSentAt,
+			Persistent:        o.persistentCongestion,
+			PriorInFlight:     o.priorInFlight,
+			Worst:             o.worstLoss,
 		})
 	}
 	if o.ackedBytes > 0 {
-		cc.OnAck(now, ackSample{
-			ackedBytes:         o.ackedBytes,
-			priorInFlight:      o.priorInFlight,
-			largestAckedSentAt: o.largestAckedSentAt,
-			rtt:                rtt,
-			rttSampled:         o.rttSampled,
-			deliveryRate:       o.deliveryRate,
-			appLimited:         o.appLimited,
-			roundStart:         o.roundStart,
-			delivery:           o.delivery,
+		cc.OnAck(now, AckSample{
+			AckedBytes:         o.ackedBytes,
+			PriorInFlight:      o.priorInFlight,
+			LargestAckedSentAt: o.largestAckedSentAt,
+			RTT:                rtt.stats(),
+			RTTSampled:         o.rttSampled,
+			DeliveryRate:       o.deliveryRate,
+			AppLimited:         o.appLimited,
+			RoundStart:         o.roundStart,
+			Delivery:           o.delivery,
 		})
 	}
 }

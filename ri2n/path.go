@@ -133,7 +133,7 @@ type path struct {
 	// Sending.
 	loss     *lossDetector
 	rtt      rttEstimator
-	cc       congestionController
+	cc       CongestionController
 	pacer    pacer
 	ptoCount int
 	probes   int  // packets to send regardless of the congestion window

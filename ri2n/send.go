@@ -176,8 +176,17 @@ func (s *Session) maxPTO() time.Duration {
 	return longest
 }
 
+// ptosAtFullSize is how many probe time-outs in a row may have packets of full
+// size for probes. Later ones have the base size: the path may have ceased to
+// carry more, and without any ACK nobody would notice (RFC 8899, section 4.3).
+const ptosAtFullSize = 3
+
 func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) bool {
-	t.reset(p.packetSize())
+	size := p.packetSize()
+	if p.probes > 0 && p.ptoCount >= ptosAtFullSize {
+		size = min(size, p.link.baseSize())
+	}
+	t.reset(size)
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)

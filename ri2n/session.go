@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	initialSessionWindow = 1 << 20
-	initialStreamWindow  = 512 << 10
+	initialSessionWindow = 2 << 20
+	initialStreamWindow  = 1 << 20
 	maxSessionWindow     = 32 << 20
 	maxStreamWindow      = 16 << 20
 	maxOpenStreams       = 1024 // that a peer may have open

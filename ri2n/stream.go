@@ -240,7 +240,8 @@ const (
 
 // sendBufferLimit bounds what one stream holds for its peer, in bytes: enough
 // to keep all paths full for two round trips of the longest, since a scheduler
-// that sees little waiting leaves a long path alone.
+// that sees little waiting leaves a long path alone; and three windows, since a
+// hole that was lost twice holds back what came after it for two round trips.
 func (s *Session) sendBufferLimit() int {
 	if s.sending == nil {
 		return minSendBuffer
@@ -253,7 +254,7 @@ func (s *Session) sendBufferLimit() int {
 			longest = max(longest, p.rtt.srtt())
 		}
 	}
-	return int(min(max(minSendBuffer, 2*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
+	return int(min(max(minSendBuffer, 3*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
 }
 
 // bufferLimit is how much may be held for the peer, in bytes. What lies far
