@@ -48,12 +48,23 @@ type Config struct {
 	KeepaliveInterval time.Duration
 
 	// Congestion is the congestion control algorithm of every path. Zero
-	// means CUBIC.
+	// means CongestionDefault, which is BBR.
 	Congestion Congestion
+
+	// NewCongestion makes the congestion controller of each path, in place of
+	// the algorithm that Congestion names. Nil means that algorithm, as does
+	// a nil controller. It is called under the lock of a session, and so must
+	// not block; see [CongestionController].
+	NewCongestion func(CongestionParams) CongestionController
 
 	// Policy says which paths carry what this end sends. Zero means
 	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
 	Policy Policy
+
+	// Trace is asked for the tracer of each session once its handshake is
+	// complete; it may return nil and must not call the session beyond Peer
+	// and IsClient. Nil traces nothing.
+	Trace func(*Session) Tracer
 
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
@@ -87,8 +98,9 @@ func (c *Config) setDefaults() {
 // methods may be called concurrently.
 type Endpoint struct {
 	cfg      Config
-	resetKey [32]byte // of stateless reset tokens; the same after a restart
-	macKey   [32]byte // of packets that name us as responder
+	resetKey [32]byte    // of stateless reset tokens; the same after a restart
+	macKey   [32]byte    // of packets that name us as responder
+	mac1     *mac1Hasher // under macKey
 	tokens   *retryTokens
 	counters counters
 	timers   *timerQueue
@@ -136,6 +148,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		return nil, fmt.Errorf("ri2n: derive reset key: %w", err)
 	}
 	copy(e.resetKey[:], reset)
+	e.mac1 = newMAC1Hasher(e.macKey)
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {

@@ -82,6 +82,7 @@ func (s *Session) flush(now time.Time) {
 			}
 			break
 		}
+		s.burstSent(now, p, t)
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
 		// A path that does not answer may be one that loses bursts only.
 		whole := t.count > 1 && p.ptoCount == 0 && p.canary.allows(now)
@@ -95,6 +96,7 @@ func (s *Session) flush(now time.Time) {
 		s.mu.Lock()
 	}
 	s.flushing = false
+	s.flushed(now)
 	s.endpoint.timers.set(&s.timer, s.deadline(now))
 	s.unlock()
 	if t != nil {
@@ -105,10 +107,13 @@ func (s *Session) flush(now time.Time) {
 // buildBurst fills t with what one path has to send, and returns that path,
 // or nil when nothing may be sent.
 func (s *Session) buildBurst(now time.Time, t *transmission) *path {
-	if s.keys.packets >= s.keys.most && !s.updateKeys(now) {
-		return nil
+	if s.state < sessionDraining && s.keys.packets >= s.keys.most {
+		s.updateKeys(now)
 	}
 	if s.state == sessionDraining {
+		if s.keys.packets >= maxKeyPackets+closeReserve {
+			return nil
+		}
 		return s.buildClose(now, t)
 	}
 	for _, p := range s.paths {
@@ -145,24 +150,23 @@ func (s *Session) buildBurst(now time.Time, t *transmission) *path {
 	return nil
 }
 
-// updateKeys moves to the next keys when it is time, and reports whether
-// sending may go on.
-func (s *Session) updateKeys(now time.Time) bool {
+// updateKeys moves to the next keys when it is time, and ends the session when
+// it never is.
+func (s *Session) updateKeys(now time.Time) {
 	k := &s.keys
 	if k.confirmed && now.Sub(k.rotatedAt) >= 3*s.maxPTO() && s.rotateSendKeys(now) {
-		return true
+		return
 	}
-	if k.packets < maxKeyPackets {
-		return true
+	if k.packets >= maxKeyPackets {
+		s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
 	}
-	s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
-	return false
 }
 
 func (s *Session) rotateSendKeys(now time.Time) bool {
 	if err := s.keys.rotate(now); err != nil {
 		return false
 	}
+	s.endpoint.counters.keyUpdates.Add(1)
 	for _, p := range s.paths {
 		p.phaseAt = p.loss.ring.next
 	}
@@ -177,8 +181,17 @@ func (s *Session) maxPTO() time.Duration {
 	return longest
 }
 
+// ptosAtFullSize is how many probe time-outs in a row may have packets of full
+// size for probes. Later ones have the base size: the path may have ceased to
+// carry more, and without any ACK nobody would notice (RFC 8899, section 4.3).
+const ptosAtFullSize = 3
+
 func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) bool {
-	t.reset(p.packetSize())
+	size := p.packetSize()
+	if p.probes > 0 && p.ptoCount >= ptosAtFullSize {
+		size = min(size, p.link.baseSize())
+	}
+	t.reset(size)
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
@@ -260,6 +273,7 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 
 	if p.acks.wantsAck() && !down {
 		b = s.appendAck(b, p, now)
+		b = s.appendReports(b, limit, p, now)
 	}
 	if l.session {
 		for _, q := range s.paths {
@@ -267,6 +281,9 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 				b = s.appendAck(b, q, now)
 			}
 		}
+	}
+	if p.numbers.gaps() >= manyRanges && !p.ackAsked && now.Sub(p.ackAskedAt) >= p.rtt.srtt() && len(b) > start+shortHeaderLen {
+		ping, p.ackAsked, p.ackAskedAt = true, true, now
 	}
 	for len(p.responses) > 0 && limit-len(b) >= 9 {
 		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
@@ -306,6 +323,10 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 			refs = append(refs, frameRef{kind: refPing})
 		}
 		p.ping = false
+	}
+	if p.ackAsked && len(refs) > 0 && p.acks.wantsNone() && p.acks.largest > p.forgetBy {
+		refs = append(refs, frameRef{kind: refAck, id: uint64(p.id), offset: uint64(p.acks.largest)})
+		p.ackAsked = false
 	}
 	s.refs = refs[:0]
 	if len(b) == start+shortHeaderLen {
@@ -349,6 +370,7 @@ func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
 	}
 	b = appendAckFrame(b, ackFrame{path: p.id, delay: p.acks.delay(now), ranges: ranges})
 	p.acks.sent()
+	p.ackedTo = ranges[0].largest
 	s.ackedUpdates = max(s.ackedUpdates, p.updates)
 	return b
 }
@@ -363,6 +385,9 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	b = append(b, zeroTag[:]...)
 	size := len(b) - start
 	t.buf = b
+	if s.trace != nil {
+		s.trace.packetSent(now, p, number, size, b[start+shortHeaderLen:len(b)-aeadOverhead])
+	}
 	t.numbers[t.count] = number
 	t.ends[t.count] = len(b)
 	t.count++
@@ -376,6 +401,9 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	down := p.state == PathSuspect || p.state == PathFailed
 	probe := first.kind == refMTUProbe || down && p != s.sending
 	p.loss.sent(now, number, size, eliciting, probe, first, refs)
+	if eliciting && p.owedSince.IsZero() {
+		p.owedSince = now
+	}
 	if eliciting && !probe {
 		p.cc.OnSent(now, size, p.loss.bytesInFlight())
 		p.pacer.sent(size)
@@ -504,6 +532,7 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 		if !ok {
 			st.queued = false
 			s.sendQueue = dropFirst(s.sendQueue)
+			s.noteCredit(st)
 			continue
 		}
 		if fresh {
@@ -590,6 +619,7 @@ func (s *Session) queueStream(st *Stream) {
 		st.queued = true
 		s.sendQueue = append(s.sendQueue, st)
 	}
+	s.noteCredit(st)
 }
 
 func (s *Session) queueControl(st *Stream) {

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	initialSessionWindow = 1 << 20
-	initialStreamWindow  = 512 << 10
+	initialSessionWindow = 2 << 20
+	initialStreamWindow  = 1 << 20
 	maxSessionWindow     = 32 << 20
 	maxStreamWindow      = 16 << 20
 	maxOpenStreams       = 1024 // that a peer may have open
@@ -78,12 +78,21 @@ type Session struct {
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	unstored     bool             // the packet in hand carried data that found no room
-	wakes        [4]chan struct{} // to be signalled when the mutex is released
-	waking       int              // of wakes
-	outcome      ackOutcome       // scratch
-	refs         []frameRef       // scratch
-	others       []*path          // scratch
+
+	// What observers are shown.
+	past    pathCounters // of closed paths
+	stalls  StallHistogram
+	limited limitedTimes
+	blocked int           // streams that wait for the peer's credit alone
+	trace   *sessionTrace // nil: nobody traces
+
+	unstored  bool             // the packet in hand carried data that found no room
+	unblocked bool             // it carried credit that streams wait for
+	wakes     [4]chan struct{} // to be signalled when the mutex is released
+	waking    int              // of wakes
+	outcome   ackOutcome       // scratch
+	refs      []frameRef       // scratch
+	others    []*path          // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -100,6 +109,8 @@ type pathTable struct {
 	pathOpens    int    // by the peer, in pathSecond
 	pathSecond   int64
 	pathsChanged chan struct{}
+	abandoned    *path // by us, lately: the peer may have abandoned the others
+	abandonedAt  time.Time
 	retired      []pathID // closed; their routes stay for late packets
 }
 
@@ -137,6 +148,8 @@ type owed struct {
 
 	closeFrame closeFrame
 	closesDue  int
+	closeAgain time.Time // when CLOSE, which nobody acknowledges, is repeated; zero: never
+	closeEvery time.Duration
 	closedBy   *path // where CLOSE is answered
 }
 
@@ -238,6 +251,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	s.paths = append(s.paths, p)
 	s.sending = p
+	s.startTrace(now)
 	return s, nil
 }
 
@@ -538,11 +552,14 @@ func (s *Session) lingerDone() bool {
 	return true
 }
 
-// drain sends CLOSE and keeps answering with it for three PTOs.
+// drain sends CLOSE, once more after each PTO since it may get lost, and keeps
+// answering with it for three PTOs.
 func (s *Session) drain(now time.Time, f closeFrame) {
 	s.closeFrame = f
 	s.closesDue = 1
 	s.startDraining(now)
+	s.closeEvery = s.endsAt.Sub(now) / 3
+	s.closeAgain = now.Add(s.closeEvery)
 }
 
 func (s *Session) startDraining(now time.Time) {
@@ -563,6 +580,14 @@ func (s *Session) violated(now time.Time, v *violation) {
 	s.endpoint.counters.violations.Add(1)
 	s.end(&LocalError{Code: uint64(v.code), Reason: v.reason})
 	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
+}
+
+// forgeryLimit ends the session, since more guesses at its keys have come in
+// than these are good for (RFC 9001, section 6.6).
+func (s *Session) forgeryLimit(now time.Time) {
+	s.mu.Lock()
+	s.violated(now, &violation{codeAEADLimit, "too many packets that do not open"})
+	s.flush(now)
 }
 
 // closedInHandshake ends a session whose server said no to the last flight of
@@ -629,6 +654,9 @@ func (s *Session) advance(now time.Time) {
 	case sessionDraining:
 		if !now.Before(s.endsAt) {
 			s.leave()
+		} else if isDue(s.closeAgain, now) {
+			s.closesDue = 1
+			s.closeAgain = s.closeAgain.Add(s.closeEvery)
 		}
 		return
 	case sessionLingering:
@@ -657,6 +685,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		return time.Time{}
 	}
 	if s.state == sessionDraining {
+		if !s.closeAgain.IsZero() && s.closeAgain.Before(s.endsAt) {
+			return s.closeAgain
+		}
 		return s.endsAt
 	}
 	var at time.Time
@@ -690,6 +721,12 @@ func (s *Session) deadline(now time.Time) time.Time {
 		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
 			sooner(p.lastSent.Add(k))
+		}
+		if p.state == PathSuspect {
+			sooner(p.rescueAt)
+			if p.loss.ackElicitingInFlight() == 0 {
+				sooner(p.probeAt)
+			}
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)

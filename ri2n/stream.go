@@ -39,6 +39,7 @@ type Stream struct {
 
 	policy                Policy
 	queued, controlQueued bool
+	blocked               bool // by the peer's credit alone
 	retired               bool
 	accepted              bool // of the peer's streams
 }
@@ -62,6 +63,9 @@ func (s *Session) newStream(id uint64) *Stream {
 		window:    creditWindow{size: initialStreamWindow, cap: maxStreamWindow},
 	}
 	s.streams[id] = st
+	if s.trace != nil {
+		s.trace.stream(st, true)
+	}
 	return st
 }
 
@@ -246,7 +250,8 @@ const (
 
 // sendBufferLimit bounds what one stream holds for its peer, in bytes: enough
 // to keep all paths full for two round trips of the longest, since a scheduler
-// that sees little waiting leaves a long path alone.
+// that sees little waiting leaves a long path alone; and three windows, since a
+// hole that was lost twice holds back what came after it for two round trips.
 func (s *Session) sendBufferLimit() int {
 	if s.sending == nil {
 		return minSendBuffer
@@ -259,7 +264,7 @@ func (s *Session) sendBufferLimit() int {
 			longest = max(longest, p.rtt.srtt())
 		}
 	}
-	return int(min(max(minSendBuffer, 2*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
+	return int(min(max(minSendBuffer, 3*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
 }
 
 // bufferLimit is how much may be held for the peer, in bytes. What lies far
@@ -407,8 +412,12 @@ func (s *Session) retire(st *Stream) {
 		return
 	}
 	st.retired = true
+	if s.trace != nil {
+		s.trace.stream(st, false)
+	}
 	delete(s.streams, st.id)
 	st.send.reset()
+	s.noteCredit(st)
 	if ours := st.id%2 == 0 == s.client; !ours && st.accepted {
 		s.streamOver()
 	}
