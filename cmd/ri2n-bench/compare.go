@@ -274,3 +274,19 @@ func writeComparison(w io.Writer, d document) error {
 	}
 	return tw.Flush()
 }
+
+// newTwoLinks makes the short form of compare --scenario two-links.
+func newTwoLinks() *cobra.Command {
+	cmd := newCompare()
+	cmd.Use = "two-links"
+	cmd.Short = "Measure two links beside one, and two NATed homes (root)"
+	cmd.Long = `two-links is compare --scenario two-links: one stream over one and over two
+links of 100 Mbit/s; then between two homes that each have two uplinks, with a
+NAT behind each, over one and over both, and with either of them cut under way.
+
+It needs root, and leaves nothing behind, however it ends.`
+	cmd.Example = "ri2n-bench two-links --rounds 3"
+	cmd.Flags().Set("scenario", "two-links")
+	cmd.Flags().MarkHidden("scenario")
+	return cmd
+}

@@ -74,6 +74,10 @@ func (k *comparison) run(ctx context.Context, s scenario, v variant) {
 	if len(names) == 0 {
 		return
 	}
+	if v.homes {
+		k.runHomes(ctx, s, v)
+		return
+	}
 	bed, err := newTestbed(v)
 	if err != nil {
 		k.refuse(s, v, err)
@@ -161,7 +165,9 @@ func (k *comparison) job(v variant, name string, to target) job {
 	}
 	switch v.measure {
 	case measuresPing:
-		j.Count = k.pings
+		if j.Count = k.pings; v.pings > 0 {
+			j.Count = min(k.pings, v.pings)
+		}
 	case measuresSetup:
 		j.Count = k.setups
 	case measuresIdle:
