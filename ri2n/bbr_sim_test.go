@@ -118,7 +118,8 @@ func TestBBRFollowsRateChanges(t *testing.T) {
 	}
 }
 
-// In a deep buffer the queue stays bounded.
+// In a deep buffer the queue stays bounded: a probe for bandwidth has 2.25 BDP in
+// flight.
 func TestBBRBoundsTheQueue(t *testing.T) {
 	if raceEnabled {
 		return // one goroutine, and slow: make test runs it without the detector
@@ -133,8 +134,8 @@ func TestBBRBoundsTheQueue(t *testing.T) {
 		r.trace = func(r *bottleneckRun) { most = max(most, r.rttEst.smoothed) }
 		r.until(20 * time.Second)
 		t.Logf("loss %v: largest smoothed RTT %v: %v", loss, most, r)
-		if most >= 2*b.rtt {
-			t.Errorf("loss %v: smoothed RTT reached %v, want below %v", loss, most, 2*b.rtt)
+		if limit := b.rtt * 23 / 10; most >= limit {
+			t.Errorf("loss %v: smoothed RTT reached %v, want below %v", loss, most, limit)
 		}
 	}
 }

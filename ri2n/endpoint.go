@@ -48,8 +48,14 @@ type Config struct {
 	KeepaliveInterval time.Duration
 
 	// Congestion is the congestion control algorithm of every path. Zero
-	// means CUBIC.
+	// means CongestionDefault, which is BBR.
 	Congestion Congestion
+
+	// NewCongestion makes the congestion controller of each path, in place of
+	// the algorithm that Congestion names. Nil means that algorithm, as does
+	// a nil controller. It is called under the lock of a session, and so must
+	// not block; see [CongestionController].
+	NewCongestion func(CongestionParams) CongestionController
 
 	// Policy says which paths carry what this end sends. Zero means
 	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.

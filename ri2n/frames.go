@@ -197,7 +197,7 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 		var scratch [32]ackRange
 		var f ackFrame
 		if f, rest, err = parseAckFrame(b, typ, scratch[:0]); err == nil {
-			v = s.onAck(now, &f)
+			v = s.onAck(now, p, &f)
 		}
 	case frameDatagram, frameDatagramLen:
 		var f datagramFrame
@@ -322,14 +322,15 @@ func (s *Session) onDatagram(b []byte) {
 	signal(s.arrived)
 }
 
-// onAck handles PATH_ACK, which may arrive on any path.
-func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
+// onAck handles PATH_ACK, which arrived on by and may be about any path.
+func (s *Session) onAck(now time.Time, by *path, f *ackFrame) *violation {
 	p := s.pathByID(f.path)
 	if p == nil {
 		return nil // abandoned
 	}
 	out := &s.outcome
 	out.reset()
+	out.elsewhere = by != p && p.rtt.samples > 0
 	if err := p.loss.onAck(now, f, &p.rtt, maxAckDelay, out); err != nil {
 		return &violation{codeAckUnsent, "PATH_ACK"}
 	}
@@ -337,10 +338,13 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 		s.keys.confirmed = true
 	}
 	s.applyOutcome(p, now, out)
+	if by == p {
+		s.heard(p, f.ranges[0].largest, now)
+	}
 	if out.newlyAcked > 0 {
 		s.stalled(p.stallSince, now)
 		p.stallSince = time.Time{}
-		s.revive(p, now)
+		s.progress(p, by, now)
 		for _, q := range s.paths {
 			if q != p { // progress here makes silence there tell more
 				s.checkStall(q, now)
@@ -382,9 +386,17 @@ func (s *Session) acknowledged(r frameRef) {
 	switch r.kind {
 	case refStream:
 		r.stream.onAcked(r)
+	case refCopy:
+		if r.stream != nil {
+			r.stream.onAcked(r)
+		}
 	case refResetStream:
 		r.stream.resetAcked = true
 		s.retire(r.stream)
+	case refAck:
+		if p := s.pathByID(pathID(r.id)); p != nil {
+			p.ackHeard(packetNumber(r.offset))
+		}
 	}
 }
 
@@ -426,7 +438,7 @@ func (s *Session) onPathAbandon(now time.Time, f pathAbandonFrame) {
 		return
 	}
 	if len(s.paths) == 1 {
-		s.failPath(p, now)
+		s.lastAbandoned(p, now)
 		return
 	}
 	s.dropPath(p)

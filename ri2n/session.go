@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	initialSessionWindow = 1 << 20
-	initialStreamWindow  = 512 << 10
+	initialSessionWindow = 2 << 20
+	initialStreamWindow  = 1 << 20
 	maxSessionWindow     = 32 << 20
 	maxStreamWindow      = 16 << 20
 	maxOpenStreams       = 1024 // that a peer may have open
@@ -86,11 +86,13 @@ type Session struct {
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
 
-	unstored  bool       // the packet in hand carried data that found no room
-	unblocked bool       // it carried credit that streams wait for
-	outcome   ackOutcome // scratch
-	refs      []frameRef // scratch
-	others    []*path    // scratch
+	unstored  bool             // the packet in hand carried data that found no room
+	unblocked bool             // it carried credit that streams wait for
+	wakes     [4]chan struct{} // to be signalled when the mutex is released
+	waking    int              // of wakes
+	outcome   ackOutcome       // scratch
+	refs      []frameRef       // scratch
+	others    []*path          // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -107,6 +109,8 @@ type pathTable struct {
 	pathOpens    int    // by the peer, in pathSecond
 	pathSecond   int64
 	pathsChanged chan struct{}
+	abandoned    *path // by us, lately: the peer may have abandoned the others
+	abandonedAt  time.Time
 	retired      []pathID // closed; their routes stay for late packets
 }
 
@@ -456,6 +460,37 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// wakeLater signals c once the mutex is released, so that whoever waits there
+// does not wake up to wait for the mutex.
+func (s *Session) wakeLater(c chan struct{}) {
+	for _, w := range s.wakes[:s.waking] {
+		if w == c {
+			return
+		}
+	}
+	if s.waking == len(s.wakes) {
+		signal(c)
+		return
+	}
+	s.wakes[s.waking] = c
+	s.waking++
+}
+
+// unlock releases the mutex and wakes whom wakeLater has named.
+func (s *Session) unlock() {
+	n := s.waking
+	if n == 0 {
+		s.mu.Unlock()
+		return
+	}
+	wakes := s.wakes
+	s.waking = 0
+	s.mu.Unlock()
+	for _, c := range wakes[:n] {
+		signal(c)
+	}
+}
+
 // signal wakes one waiter, now or when it comes.
 func signal(c chan struct{}) {
 	select {
@@ -637,7 +672,8 @@ func (s *Session) advance(now time.Time) {
 		return
 	}
 	s.readKeys.expire(now)
-	for _, p := range append([]*path(nil), s.paths...) {
+	var scratch [maxPaths]*path // advancePath may drop paths
+	for _, p := range append(scratch[:0], s.paths...) {
 		s.advancePath(p, now)
 	}
 	s.choosePath()
@@ -685,6 +721,12 @@ func (s *Session) deadline(now time.Time) time.Time {
 		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
 			sooner(p.lastSent.Add(k))
+		}
+		if p.state == PathSuspect {
+			sooner(p.rescueAt)
+			if p.loss.ackElicitingInFlight() == 0 {
+				sooner(p.probeAt)
+			}
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)
