@@ -26,7 +26,7 @@ const (
 
 	// Replies to addresses that have proven nothing, for each prefix.
 	maxReplyBurst = 32
-	replyInterval = time.Second / 32
+	replyInterval = time.Second / 16
 
 	prefixSlots = 2048 // in each of two rows
 )
