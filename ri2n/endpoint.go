@@ -102,6 +102,7 @@ type Endpoint struct {
 	macKey   [32]byte    // of packets that name us as responder
 	mac1     *mac1Hasher // under macKey
 	tokens   *retryTokens
+	retries  sync.Pool // of *retryScratch
 	counters counters
 	timers   *timerQueue
 	work     chan func() // handshake jobs, which run crypto/tls
@@ -149,6 +150,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	}
 	copy(e.resetKey[:], reset)
 	e.mac1 = newMAC1Hasher(e.macKey)
+	e.retries.New = func() any { return new(retryScratch) }
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {

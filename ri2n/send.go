@@ -192,6 +192,9 @@ func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) 
 		size = min(size, p.link.baseSize())
 	}
 	t.reset(size)
+	if p.loss.ring.len() > starvedRecords {
+		s.acksStarved(p, now)
+	}
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
@@ -251,7 +254,10 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 		}
 	}
 	challenge := isDue(p.challengeAt, now) && p.challenges < s.challengeTries(p)
-	probing := challenge || len(p.responses) > 0
+	// Responses wait for no congestion window, but nobody gets them who
+	// acknowledges none.
+	answering := len(p.responses) > 0 && inFlight <= p.cc.Cwnd()+maxResponses*t.size
+	probing := challenge || answering
 	control := l.session && open && s.controlDue()
 	copies := l.copies && open && p.copies.front(now) != nil
 	datagrams := l.session && open && s.datagramsDue(now)
@@ -285,7 +291,7 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 	if p.numbers.gaps() >= manyRanges && !p.ackAsked && now.Sub(p.ackAskedAt) >= p.rtt.srtt() && len(b) > start+shortHeaderLen {
 		ping, p.ackAsked, p.ackAskedAt = true, true, now
 	}
-	for len(p.responses) > 0 && limit-len(b) >= 9 {
+	for answering && len(p.responses) > 0 && limit-len(b) >= 9 {
 		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
 		p.responses = p.responses[1:]
 		refs = append(refs, frameRef{kind: refPathProbe})
