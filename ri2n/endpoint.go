@@ -302,7 +302,7 @@ func (e *Endpoint) Close() error {
 		s.Close()
 	}
 	for _, s := range sessions {
-		<-s.lingered
+		<-s.Ended()
 	}
 	close(e.done)
 

@@ -71,6 +71,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	p.received += pkt.size
 
 	asks, v := s.frames(now, p, pkt)
+	s.resting = false
 	if v != nil {
 		return v
 	}
@@ -143,6 +144,9 @@ func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks pack
 			b = after
 			continue
 		}
+		// After long silence a PING is a keepalive: delaying its ACK would cost
+		// another wake-up and save no packet.
+		asks.atOnce = asks.atOnce || typ == framePing && s.resting
 		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
 			return asks, v
 		}
@@ -176,7 +180,7 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 			if s.inbox.push(f.data) {
 				s.endpoint.counters.datagramInboxDropped.Add(1)
 			}
-			signal(s.arrived)
+			s.arrived.signal()
 		}
 	case frameResetStream:
 		var f resetStreamFrame
@@ -205,7 +209,7 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 		var f maxStreamsFrame
 		if f, rest, err = parseMaxStreamsFrame(b, typ); err == nil && !f.uni && f.limit > s.streamLimit {
 			s.streamLimit = f.limit
-			signal(s.openable)
+			s.openable.signal()
 		}
 	case frameDataBlocked:
 		_, rest, err = parseDataBlockedFrame(b)
@@ -284,8 +288,7 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 	if p == nil {
 		return nil // abandoned
 	}
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	if err := p.loss.onAck(now, f, &p.rtt, maxAckDelay, out); err != nil {
 		return &violation{codeAckUnsent, "PATH_ACK"}
 	}

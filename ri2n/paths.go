@@ -212,9 +212,7 @@ func (s *Session) validated(p *path, now time.Time) {
 				s.abandon(loser, now, codeNoError)
 			}
 		}
-		if !isClosed(p.settled) {
-			close(p.settled)
-		}
+		p.settle()
 	}
 	s.notePathChange()
 	s.choosePath()
@@ -256,8 +254,7 @@ func (s *Session) suspect(p *path, now time.Time) {
 // reinject makes everything in flight on p eligible for other paths. The
 // congestion window is not cut: nobody said that the path is congested.
 func (s *Session) reinject(p *path) {
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	p.loss.markAllLost(out)
 	s.requeue(out.lost)
 }
@@ -402,8 +399,7 @@ func (s *Session) alternative(p *path) bool {
 // advancePath does what is due on p at now.
 func (s *Session) advancePath(p *path, now time.Time) {
 	if t := p.loss.lossTime(); !t.IsZero() && !now.Before(t) {
-		out := &s.outcome
-		out.reset()
+		out := s.takeOutcome()
 		p.loss.onTimer(now, &p.rtt, out)
 		s.applyOutcome(p, now, out)
 	}
@@ -429,7 +425,7 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		p.silenceAt = time.Time{}
 		p.ping = true
 	}
-	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k {
+	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k-keepaliveSlack(k) {
 		p.ping = true
 	}
 	if p.state == PathFailed {

@@ -89,7 +89,9 @@ func (s *Session) flush(now time.Time) {
 		s.mu.Lock()
 	}
 	s.flushing = false
-	s.endpoint.timers.set(&s.timer, s.deadline(now))
+	s.dropOutcome()
+	early, at := s.deadline(now)
+	s.endpoint.timers.setBetween(&s.timer, early, at)
 	s.mu.Unlock()
 	if t != nil {
 		transmissions.Put(t)
@@ -351,6 +353,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
+	s.resting = false
 }
 
 // controlDue reports whether session or stream control frames wait.
@@ -426,11 +429,11 @@ func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, [
 
 // dataDue reports whether streams or datagrams wait to be sent.
 func (s *Session) dataDue(now time.Time) bool {
-	return len(s.sendQueue) > 0 || s.datagrams.len() > 0 && s.datagrams.peekSize(now) >= 0
+	return len(s.sendQueue) > 0 || s.datagrams != nil && s.datagrams.len() > 0 && s.datagrams.peekSize(now) >= 0
 }
 
 func (s *Session) appendDatagrams(b []byte, limit int, refs []frameRef, now time.Time) ([]byte, []frameRef) {
-	for s.datagrams.len() > 0 {
+	for s.datagrams != nil && s.datagrams.len() > 0 {
 		n := s.datagrams.peekSize(now)
 		if n < 0 || datagramHeaderLen(n, false)+n > limit-len(b) {
 			break

@@ -12,8 +12,9 @@ type timer struct {
 	fire func(now time.Time)
 
 	// guarded by the queue's mutex
-	at    time.Time
-	index int // in the heap plus one; zero: not armed
+	at    time.Time // latest
+	early time.Time // from here on it may fire in the company of others
+	index int       // in the heap plus one; zero: not armed
 }
 
 // timerQueue fires the timers of one endpoint from one goroutine.
@@ -29,8 +30,14 @@ func newTimerQueue() *timerQueue {
 }
 
 // set arms t for at, or disarms it when at is zero.
-func (q *timerQueue) set(t *timer, at time.Time) {
+func (q *timerQueue) set(t *timer, at time.Time) { q.setBetween(t, at, at) }
+
+// setBetween arms t for at, or from early on when the queue is awake anyway:
+// ten thousand sessions whose keepalives may move by some milliseconds wake a
+// processor tens of times a second, not hundreds.
+func (q *timerQueue) setBetween(t *timer, early, at time.Time) {
 	q.mu.Lock()
+	t.early = early
 	if t.at.Equal(at) {
 		q.mu.Unlock()
 		return
@@ -70,7 +77,7 @@ func (q *timerQueue) run(done <-chan struct{}) {
 				break
 			}
 			t := q.armed[0]
-			if t.at.After(now) {
+			if t.at.After(now) && t.early.After(now) {
 				wait = t.at.Sub(now)
 				q.mu.Unlock()
 				break
