@@ -87,8 +87,12 @@ type Endpoint struct {
 	timers   *timerQueue
 	work     chan func() // handshake jobs, which run crypto/tls
 	accepted chan *Session
-	done     chan struct{} // closed by Close
-	running  sync.WaitGroup
+	initials waitingQueue
+	spare    spareDial
+
+	certificates certificateCache
+	done         chan struct{} // closed by Close
+	running      sync.WaitGroup
 
 	routes routeTable
 
@@ -118,7 +122,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		tokens:   newRetryTokens(cfg.Rand),
 		timers:   newTimerQueue(),
 		work:     make(chan func(), maxHandshakeJobs),
-		accepted: make(chan *Session, 256),
+		accepted: make(chan *Session, maxAcceptQueue),
 		done:     make(chan struct{}),
 		links:    make(map[*Link]struct{}),
 		sessions: make(map[*Session]struct{}),
@@ -129,6 +133,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		return nil, fmt.Errorf("ri2n: derive reset key: %w", err)
 	}
 	copy(e.resetKey[:], reset)
+	e.initials.dropped = &e.counters.handshakeJobsDropped
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {
@@ -137,6 +142,9 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	e.running.Go(func() { e.timers.run(e.done) })
 	return e, nil
 }
+
+// maxAcceptQueue bounds the sessions that wait for Accept; one more is refused.
+const maxAcceptQueue = 1024
 
 // maxHandshakeJobs bounds the queue of handshake work; what exceeds it is
 // dropped, as the network might have dropped it.
@@ -315,6 +323,7 @@ func (e *Endpoint) Close() error {
 	for _, l := range links {
 		l.closeSocket()
 	}
+	e.closeSpare()
 	e.abortHandshakes()
 	e.running.Wait()
 	return nil

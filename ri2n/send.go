@@ -213,8 +213,8 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 	}
 	challenge := isDue(p.challengeAt, now) && p.challenges < s.challengeTries(p)
 	probing := challenge || len(p.responses) > 0
-	control := carriesData && open && s.controlDue()
 	data := carriesData && open && s.dataDue(now)
+	control := carriesData && open && (data || !now.Before(s.controlAt)) && s.controlDue()
 	p.limited = false
 	if data && p.probes == 0 {
 		budget := p.pacer.budget(now, p.cc.PacingRate(), t.size, p.cc.Cwnd())

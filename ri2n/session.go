@@ -133,6 +133,8 @@ type owed struct {
 	doneDue, maxDataDue, maxStreamsDue, maxPathsDue bool
 	abandons                                        []pathAbandonFrame
 
+	controlAt time.Time // until then control frames wait for data to travel with
+
 	closeFrame closeFrame
 	closesDue  int
 	closedBy   *path // where CLOSE is answered
@@ -238,11 +240,16 @@ func (s *Session) addRoute(id pathID) bool {
 	return s.endpoint.routes.addShort(s.localIDs.cid(id, 0), &route{session: s, path: id})
 }
 
-// begin sends the first packets.
+// begin sends the first packets: with the first data, if those come soon.
 func (s *Session) begin(now time.Time) {
 	s.mu.Lock()
+	s.controlAt = now.Add(firstControlWait)
 	s.flush(now)
 }
+
+// firstControlWait is how long what a new session has to say of itself waits
+// for an application that writes, or answers, at once.
+const firstControlWait = time.Millisecond
 
 // Peer returns the verified peer ID of the other side.
 func (s *Session) Peer() PeerID { return s.peer }
@@ -491,7 +498,9 @@ func (s *Session) end(err error) {
 	close(s.done)
 	if h := s.handshake; h != nil {
 		s.handshake = nil
-		go h.confirm() // takes the handshake's mutex, which is never below ours
+		// Not here: confirm takes the handshake's mutex, which is never below
+		// ours. If there is no room the handshake's own time-out does it.
+		s.endpoint.enqueue(h.confirm)
 	}
 }
 
@@ -661,6 +670,9 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 	sooner(s.endsAt)
 	if s.idleTimeout > 0 {
 		sooner(s.lastReceived.Add(s.idleTimeout))
+	}
+	if s.controlAt.After(now) {
+		sooner(s.controlAt)
 	}
 	if !s.resting {
 		within(s.restAt(), restSlack)
