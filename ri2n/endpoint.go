@@ -88,7 +88,6 @@ type Endpoint struct {
 	work     chan func() // handshake jobs, which run crypto/tls
 	accepted chan *Session
 	initials waitingQueue
-	spare    spareDial
 
 	certificates certificateCache
 	done         chan struct{} // closed by Close
@@ -256,15 +255,7 @@ func (e *Endpoint) Dial(ctx context.Context, peer PeerID, candidates ...Remote) 
 	if err != nil {
 		return fail(err)
 	}
-	select {
-	case <-h.finished:
-	case <-ctx.Done():
-		h.abort(ctx.Err())
-		<-h.finished
-	case <-e.done:
-		h.abort(net.ErrClosed)
-		<-h.finished
-	}
+	h.attend(ctx)
 	if h.session == nil {
 		return fail(h.err)
 	}
@@ -323,7 +314,6 @@ func (e *Endpoint) Close() error {
 	for _, l := range links {
 		l.closeSocket()
 	}
-	e.closeSpare()
 	e.abortHandshakes()
 	e.running.Wait()
 	return nil

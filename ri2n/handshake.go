@@ -51,8 +51,9 @@ type handshake struct {
 	session *Session
 	err     error
 
-	watched []tupleKey  // guarded by the endpoint's mutex
-	waiting waitingList // guarded by the endpoint's waitingQueue
+	watched []tupleKey    // guarded by the endpoint's mutex
+	waiting waitingList   // guarded by the endpoint's waitingQueue
+	awaited chan struct{} // capacity 1: something waits for attend; nil: a responder's
 	timer   timer
 
 	mu        sync.Mutex // guards what follows
@@ -153,17 +154,13 @@ func (e *Endpoint) newHandshake(client bool, now time.Time) *handshake {
 
 // newClientHandshake sends the first Initial before it returns.
 func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handshake, error) {
-	h := e.takeSpare()
-	if h == nil {
-		var err error
-		if h, err = e.prepareDial(); err != nil {
-			return nil, err
-		}
-	}
+	now := time.Now()
+	h := e.newHandshake(true, now)
+	h.firstDCID = e.newConnID()
+	h.dcid, h.odcid = h.firstDCID, h.firstDCID
+	h.awaited = make(chan struct{}, 1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := time.Now()
-	h.started, h.expires = now, now.Add(e.cfg.HandshakeTimeout)
 	h.peer = peer
 	h.macKey = mac1Key(peer)
 	for i, c := range candidates {
@@ -172,23 +169,11 @@ func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handsh
 		}
 		h.tuples = append(h.tuples, &tuple{link: c.Link, addr: c.Addr, due: now.Add(candidateDelay(i)), proven: true})
 	}
+	h.spaces[0].write, h.spaces[0].read = initialKeys(h.dcid)
 	if !e.routes.addLong(h.scid, h) {
-		h.release()
 		return nil, errors.New("ri2n: connection ID collision")
 	}
 	e.counters.handshakesStarted.Add(1)
-	h.flush(now, true)
-	e.wantSpare(now)
-	return h, nil
-}
-
-// prepareDial makes what a dial says first, which does not depend on whom it
-// is for.
-func (e *Endpoint) prepareDial() (*handshake, error) {
-	h := e.newHandshake(true, time.Now())
-	h.firstDCID = e.newConnID()
-	h.dcid, h.odcid = h.firstDCID, h.firstDCID
-	h.spaces[0].write, h.spaces[0].read = initialKeys(h.dcid)
 	h.tls = tls.QUICClient(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
 	h.tls.SetTransportParameters(e.transportParams(h))
 	err := h.tls.Start(context.Background())
@@ -196,10 +181,34 @@ func (e *Endpoint) prepareDial() (*handshake, error) {
 		err = h.drainTLS()
 	}
 	if err != nil {
-		h.release()
-		return nil, err
+		h.fail(now, err)
+		return nil, h.err
 	}
+	h.flush(now, true)
 	return h, nil
+}
+
+// attend waits for the end of a dial, and meanwhile handles what arrives for
+// it: the goroutine that waits anyway saves the change to a worker and back.
+func (h *handshake) attend(ctx context.Context) {
+	for ended := false; !ended; {
+		select {
+		case <-h.awaited:
+			h.receiveWaiting()
+			continue
+		case <-h.finished:
+		case <-ctx.Done():
+			h.abort(ctx.Err())
+		case <-h.endpoint.done:
+			h.abort(net.ErrClosed)
+		}
+		ended = true
+	}
+	<-h.finished
+	// From here on it is for the workers; what was left to us is still ours.
+	if h.endpoint.initials.leave(&h.waiting) {
+		h.receiveWaiting()
+	}
 }
 
 // candidateDelay is when candidate i joins the dial: 0, 20, 50, 100, 150 ... ms.
@@ -315,7 +324,11 @@ func (h *handshake) check(certs []*x509.Certificate, now time.Time) error {
 func (h *handshake) enqueueDatagram(l *Link, from netip.AddrPort, b []byte, now time.Time) {
 	q := &h.endpoint.initials
 	run := q.push(&h.waiting, waitingDatagram{link: l, from: from, data: append([]byte(nil), b...), at: now}, maxWaitingBytes)
-	if run && !h.endpoint.enqueue(h.receiveWaiting) {
+	switch {
+	case !run:
+	case h.awaited != nil && q.attended(&h.waiting):
+		signal(h.awaited)
+	case !h.endpoint.enqueue(h.receiveWaiting):
 		q.drop(&h.waiting)
 	}
 }

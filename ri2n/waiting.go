@@ -30,6 +30,7 @@ type waitingList struct {
 	list    []waitingDatagram
 	bytes   int
 	running bool
+	left    bool // nobody attends any more: workers do it
 }
 
 // A waitingQueue bounds and guards the waitingLists of an endpoint. What finds
@@ -73,8 +74,24 @@ func (q *waitingQueue) take(l *waitingList) []waitingDatagram {
 func (q *waitingQueue) empty(l *waitingList) []waitingDatagram {
 	list := l.list
 	q.bytes -= l.bytes
-	*l = waitingList{running: list != nil}
+	*l = waitingList{running: list != nil, left: l.left}
 	return list
+}
+
+// attended reports whether the goroutine that dials handles l.
+func (q *waitingQueue) attended(l *waitingList) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !l.left
+}
+
+// leave makes l the workers', and reports whether it has been left to the
+// caller before.
+func (q *waitingQueue) leave(l *waitingList) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l.left = true
+	return l.running
 }
 
 // drop forgets what waits in l, for which there was no worker.
