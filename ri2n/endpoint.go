@@ -48,11 +48,37 @@ type Config struct {
 	KeepaliveInterval time.Duration
 
 	// Congestion is the congestion control algorithm of every path. Zero
-	// means CUBIC.
+	// means CongestionDefault, which is BBR.
 	Congestion Congestion
+
+	// NewCongestion makes the congestion controller of each path, in place of
+	// the algorithm that Congestion names. Nil means that algorithm, as does
+	// a nil controller. It is called under the lock of a session, and so must
+	// not block; see [CongestionController].
+	NewCongestion func(CongestionParams) CongestionController
+
+	// Policy says which paths carry what this end sends. Zero means
+	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
+	Policy Policy
+
+	// Trace is asked for the tracer of each session once its handshake is
+	// complete; it may return nil and must not call the session beyond Peer
+	// and IsClient. Nil traces nothing.
+	Trace func(*Session) Tracer
 
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
+
+	// AcceptQueue bounds the sessions that wait for Accept; the peer of one
+	// more learns that it is refused. Zero means 1024.
+	AcceptQueue int
+
+	// BufferBudget bounds, in bytes, what the sessions of the endpoint may
+	// together promise to buffer for their peers beyond what each promises at
+	// its start, 1 MiB. While it is used up, flow control windows do not grow;
+	// none ever shrinks below what was promised. Zero means 1 GiB, a negative
+	// value that no window grows.
+	BufferBudget int64
 }
 
 func (c *Config) setDefaults() {
@@ -71,6 +97,15 @@ func (c *Config) setDefaults() {
 	if c.KeepaliveInterval == 0 {
 		c.KeepaliveInterval = 15 * time.Second
 	}
+	if !c.Policy.valid() {
+		c.Policy = PolicyAggregate
+	}
+	if c.AcceptQueue == 0 {
+		c.AcceptQueue = 1024
+	}
+	if c.BufferBudget == 0 {
+		c.BufferBudget = 1 << 30
+	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 16384
 	}
@@ -80,8 +115,9 @@ func (c *Config) setDefaults() {
 // methods may be called concurrently.
 type Endpoint struct {
 	cfg      Config
-	resetKey [32]byte // of stateless reset tokens; the same after a restart
-	macKey   [32]byte // of packets that name us as responder
+	resetKey [32]byte    // of stateless reset tokens; the same after a restart
+	macKey   [32]byte    // of packets that name us as responder
+	mac1     *mac1Hasher // under macKey
 	tokens   *retryTokens
 	counters counters
 	timers   *timerQueue
@@ -121,7 +157,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		tokens:   newRetryTokens(cfg.Rand),
 		timers:   newTimerQueue(),
 		work:     make(chan func(), maxHandshakeJobs),
-		accepted: make(chan *Session, maxAcceptQueue),
+		accepted: make(chan *Session, cfg.AcceptQueue),
 		done:     make(chan struct{}),
 		links:    make(map[*Link]struct{}),
 		sessions: make(map[*Session]struct{}),
@@ -133,6 +169,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	}
 	copy(e.resetKey[:], reset)
 	e.initials.dropped = &e.counters.handshakeJobsDropped
+	e.mac1 = newMAC1Hasher(e.macKey)
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {
@@ -141,9 +178,6 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	e.running.Go(func() { e.timers.run(e.done) })
 	return e, nil
 }
-
-// maxAcceptQueue bounds the sessions that wait for Accept; one more is refused.
-const maxAcceptQueue = 1024
 
 // maxHandshakeJobs bounds the queue of handshake work; what exceeds it is
 // dropped, as the network might have dropped it.
@@ -188,6 +222,9 @@ func (e *Endpoint) AddLink(name string, pc net.PacketConn) (*Link, error) {
 	l.interfaceMTU = interfaceMTUOf(addrPortOf(l.LocalAddr()).Addr())
 	if err := e.register(l); err != nil {
 		return nil, err
+	}
+	if l.socket.kernel() {
+		e.timers.useKernel()
 	}
 	e.running.Go(l.read)
 	return l, nil
@@ -304,6 +341,7 @@ func (e *Endpoint) Close() error {
 		<-s.Ended()
 	}
 	close(e.done)
+	e.timers.interrupt()
 
 	e.mu.Lock()
 	links := make([]*Link, 0, len(e.links))

@@ -4,86 +4,169 @@ package ri2n
 
 import (
 	"context"
-	"os"
 	"runtime"
-	"runtime/pprof"
 	"sync"
 	"testing"
 	"time"
-	"unsafe"
 )
 
-func TestSizes(t *testing.T) {
-	t.Logf("Session %d path %d loss %d cubic %d bbr %d newreno %d pacer %d stream %d keys %d gen %d route %d handshake %d sent %d ackOutcome %d recv %d pmtu %d dq %d inbox %d",
-		unsafe.Sizeof(Session{}), unsafe.Sizeof(path{}), unsafe.Sizeof(lossDetector{}), unsafe.Sizeof(cubic{}), unsafe.Sizeof(bbr{}), unsafe.Sizeof(newReno{}), unsafe.Sizeof(pacer{}),
-		unsafe.Sizeof(Stream{}), unsafe.Sizeof(packetKeys{}), unsafe.Sizeof(keyGeneration{}), unsafe.Sizeof(route{}), unsafe.Sizeof(handshake{}), unsafe.Sizeof(sentPacket{}), unsafe.Sizeof(ackOutcome{}), unsafe.Sizeof(receivedPackets{}), unsafe.Sizeof(pmtuSearch{}), unsafe.Sizeof(datagramQueue{}), unsafe.Sizeof(datagramInbox{}))
+// The race detector multiplies memory, so it is counted without it.
+
+// maxIdleBytes is what one end of a silent session with an open stream may
+// keep on the heap. A process holds about half as much again for the spans
+// between.
+func maxIdleBytes(paths int) uint64 { return 5500 + 2200*uint64(paths-1) }
+
+// A crowd is many sessions between two endpoints over memory.
+type crowd struct {
+	t    testing.TB
+	a, b *Endpoint
+	from []Remote // of each path, at a
+	kept []*Stream
 }
 
-func TestIdleMem(t *testing.T) {
-	const n = 500
+func newCrowd(t testing.TB, paths int) *crowd {
+	c := &crowd{t: t, a: newTestEndpoint(t), b: newTestEndpoint(t)}
 	net := newMemoryNet()
-	a, b := newTestEndpoint(t), newTestEndpoint(t)
-	la, lb := net.link(t, a), net.link(t, b)
-	var sessions []any
+	for range paths {
+		la, lb := net.link(t, c.a), net.link(t, c.b)
+		c.from = append(c.from, Remote{Link: la, Addr: linkAddr(lb)})
+	}
+	return c
+}
+
+// open adds n sessions with all paths and one open stream each.
+func (c *crowd) open(n int) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	var mu sync.Mutex
-	open := func(n int) {
-		var wg sync.WaitGroup
-		todo := make(chan int, n)
-		for i := range n {
-			todo <- i
-		}
-		close(todo)
-		for range 4 {
-			wg.Go(func() {
-				for range todo {
-					s, err := a.Dial(context.Background(), b.PeerID(), Remote{Link: la, Addr: linkAddr(lb)})
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					st, _ := s.OpenStream(context.Background())
-					st.Write([]byte{1})
-					p, err := b.Accept(context.Background())
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					pst, err := p.AcceptStream(context.Background())
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					var buf [1]byte
-					pst.Read(buf[:])
-					pst.Write(buf[:])
-					st.Read(buf[:])
-					mu.Lock()
-					sessions = append(sessions, s, p, st, pst)
-					mu.Unlock()
+	var workers sync.WaitGroup
+	todo := make(chan struct{}, n)
+	for range n {
+		todo <- struct{}{}
+	}
+	close(todo)
+	for range 8 {
+		workers.Go(func() {
+			for range todo {
+				st, in, err := c.openOne(ctx)
+				if err != nil {
+					c.t.Error(err)
+					return
 				}
-			})
+				mu.Lock()
+				c.kept = append(c.kept, st, in)
+				mu.Unlock()
+			}
+		})
+	}
+	workers.Wait()
+}
+
+func (c *crowd) openOne(ctx context.Context) (st, in *Stream, err error) {
+	s, err := c.a.Dial(ctx, c.b.PeerID(), c.from[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range c.from[1:] {
+		if _, err := s.AddPath(ctx, r); err != nil {
+			return nil, nil, err
 		}
-		wg.Wait()
 	}
-	open(50)
-	time.Sleep(3 * time.Second)
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	g := runtime.NumGoroutine()
-	start := time.Now()
-	open(n)
-	t.Logf("%v per session", time.Since(start)/n)
-	time.Sleep(12 * time.Second)
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	t.Logf("%d bytes for each end, goroutines %d -> %d", (after.HeapAlloc-before.HeapAlloc)/n/2, g, runtime.NumGoroutine())
-	if f := os.Getenv("HEAP"); f != "" {
-		w, _ := os.Create(f)
-		pprof.Lookup("heap").WriteTo(w, 0)
-		w.Close()
+	if st, err = s.OpenStream(ctx); err != nil {
+		return nil, nil, err
 	}
-	runtime.KeepAlive(sessions)
+	if _, err = st.Write([]byte{1}); err != nil {
+		return nil, nil, err
+	}
+	peer, err := c.b.Accept(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if in, err = peer.AcceptStream(ctx); err != nil {
+		return nil, nil, err
+	}
+	var buf [1]byte
+	_, err = in.Read(buf[:])
+	return st, in, err
+}
+
+// waitResting waits until every session has given back what it can.
+func (c *crowd) waitResting() {
+	c.t.Helper()
+	limit := time.Now().Add(30 * time.Second)
+	for _, st := range c.kept {
+		s := st.session
+		for {
+			s.mu.Lock()
+			resting := s.resting && s.handshake == nil
+			for _, p := range s.paths {
+				resting = resting && p.loss.ring.slots == nil
+			}
+			s.mu.Unlock()
+			if resting {
+				break
+			}
+			if time.Now().After(limit) {
+				c.t.Fatal("a silent session does not rest")
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	// What handshakes leave behind is theirs for a while, not the session's.
+	for time.Now().Before(limit) {
+		c.b.mu.Lock()
+		left := c.b.halfOpen.tombstones
+		c.b.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	c.t.Fatal("finished handshakes are not forgotten")
+}
+
+func heapInUse() uint64 {
+	// Twice: what pools hold goes with the second.
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestIdleSessionsAreSmall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the handshakes to be forgotten")
+	}
+	for _, tt := range []struct {
+		name  string
+		paths int
+	}{{"one path", 1}, {"two paths", 2}} {
+		t.Run(tt.name, func(t *testing.T) {
+			testIdleSize(t, tt.paths)
+		})
+	}
+}
+
+func testIdleSize(t *testing.T, paths int) {
+	const n = 300
+	c := newCrowd(t, paths)
+	c.open(20)
+	c.waitResting()
+	before, goroutines := heapInUse(), runtime.NumGoroutine()
+	c.open(n)
+	peak := heapInUse()
+	c.waitResting()
+	after := heapInUse()
+	each := (after - before) / (2 * n)
+	t.Logf("%d bytes for each end at rest, %d just connected", each, (peak-before)/(2*n))
+	if each > maxIdleBytes(paths) {
+		t.Errorf("an idle end keeps %d bytes, want at most %d", each, maxIdleBytes(paths))
+	}
+	if got := runtime.NumGoroutine(); got > goroutines+2 {
+		t.Errorf("goroutines = %d with %d more sessions, want %d", got, n, goroutines)
+	}
+	runtime.KeepAlive(c)
 }

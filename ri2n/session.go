@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	initialSessionWindow = 1 << 20
-	initialStreamWindow  = 512 << 10
+	initialSessionWindow = 2 << 20
+	initialStreamWindow  = 1 << 20
 	maxSessionWindow     = 32 << 20
 	maxStreamWindow      = 16 << 20
 	maxOpenStreams       = 1024 // that a peer may have open
@@ -72,14 +72,29 @@ type Session struct {
 	datagrams *datagramQueue // nil: none was ever sent
 	inbox     datagramInbox
 
+	datagramNumber  uint64          // of the next one that goes on several paths
+	datagramNumbers receivedPackets // of the peer's
+
 	lastReceived time.Time
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	resting      bool        // see rest
-	unstored     bool        // the packet in hand carried data that found no room
-	outcome      *ackOutcome // scratch, until flush has ended; see takeOutcome
-	refs         []frameRef  // scratch
+
+	// What observers are shown.
+	past    pathCounters // of closed paths
+	stalls  StallHistogram
+	limited limitedTimes
+	blocked int           // streams that wait for the peer's credit alone
+	trace   *sessionTrace // nil: nobody traces
+
+	unstored  bool             // the packet in hand carried data that found no room
+	unblocked bool             // it carried credit that streams wait for
+	wakes     [4]chan struct{} // to be signalled when the mutex is released
+	waking    int              // of wakes
+	resting   bool             // see rest
+	outcome   *ackOutcome      // scratch, until flush has ended; see takeOutcome
+	refs      []frameRef       // scratch
+	others    []*path          // scratch
 }
 
 // peerTakes is what the peer's transport parameters say for the whole session.
@@ -91,14 +106,20 @@ type peerTakes struct {
 // A pathTable holds the paths of a session and the limits on their number.
 type pathTable struct {
 	paths        []*path
-	sending      *path  // carries our data
+	sending      *path // the first choice: carries control frames and datagrams
+	policy       Policy
+	ownPolicies  bool   // of some streams
+	tailDue      bool   // stream data have been sent since the last look at the tails
+	tailCopied   uint64 // bytes that copyTails has sent again
 	nextPath     pathID // of our parity
 	pathLimit    pathID // the peer's: the highest ID that we may open
 	localLimit   pathID // ours
 	pathOpens    int    // by the peer, in pathSecond
 	pathSecond   int64
 	pathsChanged chan struct{} // nil: nobody waits
-	retired      []pathID      // closed; their routes stay for late packets
+	abandoned    *path         // by us, lately: the peer may have abandoned the others
+	abandonedAt  time.Time
+	retired      []pathID // closed; their routes stay for late packets
 }
 
 // A streamTable holds the streams of a session that are not over, and the
@@ -137,6 +158,8 @@ type owed struct {
 
 	closeFrame closeFrame
 	closesDue  int
+	closeAgain time.Time // when CLOSE, which nobody acknowledges, is repeated; zero: never
+	closeEvery time.Duration
 	closedBy   *path // where CLOSE is answered
 }
 
@@ -170,6 +193,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		done:      make(chan struct{}),
 		peerTakes: peerTakes{h.params.maxStreamData, h.params.maxDatagram},
 		pathTable: pathTable{
+			policy:     e.cfg.Policy,
 			nextPath:   1, // path 0 is the handshake's
 			pathLimit:  h.params.maxPaths,
 			localLimit: initialMaxPathID,
@@ -228,6 +252,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	s.paths = append(s.paths, p)
 	s.sending = p
+	s.startTrace(now)
 	return s, nil
 }
 
@@ -392,7 +417,11 @@ func (s *Session) MaxDatagramSize() int {
 
 func (s *Session) maxDatagramSize() int {
 	room := s.sending.packetSize() - shortHeaderLen - aeadOverhead
-	return min(room-datagramHeaderLen(room, false), int(s.peerTakes.datagram))
+	header := datagramHeaderLen(room, false)
+	if s.policy == PolicyLatency || s.policy.copies() > 1 {
+		header = maxDatagramNumberedHeader
+	}
+	return min(room-header, int(s.peerTakes.datagram))
 }
 
 // SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The
@@ -447,6 +476,37 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
 		}
+	}
+}
+
+// wakeLater signals c once the mutex is released, so that whoever waits there
+// does not wake up to wait for the mutex.
+func (s *Session) wakeLater(c chan struct{}) {
+	for _, w := range s.wakes[:s.waking] {
+		if w == c {
+			return
+		}
+	}
+	if s.waking == len(s.wakes) {
+		signal(c)
+		return
+	}
+	s.wakes[s.waking] = c
+	s.waking++
+}
+
+// unlock releases the mutex and wakes whom wakeLater has named.
+func (s *Session) unlock() {
+	n := s.waking
+	if n == 0 {
+		s.mu.Unlock()
+		return
+	}
+	wakes := s.wakes
+	s.waking = 0
+	s.mu.Unlock()
+	for _, c := range wakes[:n] {
+		signal(c)
 	}
 }
 
@@ -514,11 +574,14 @@ func (s *Session) lingerDone() bool {
 	return true
 }
 
-// drain sends CLOSE and keeps answering with it for three PTOs.
+// drain sends CLOSE, once more after each PTO since it may get lost, and keeps
+// answering with it for three PTOs.
 func (s *Session) drain(now time.Time, f closeFrame) {
 	s.closeFrame = f
 	s.closesDue = 1
 	s.startDraining(now)
+	s.closeEvery = s.endsAt.Sub(now) / 3
+	s.closeAgain = now.Add(s.closeEvery)
 }
 
 func (s *Session) startDraining(now time.Time) {
@@ -539,6 +602,14 @@ func (s *Session) violated(now time.Time, v *violation) {
 	s.endpoint.counters.violations.Add(1)
 	s.end(&LocalError{Code: uint64(v.code), Reason: v.reason})
 	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
+}
+
+// forgeryLimit ends the session, since more guesses at its keys have come in
+// than these are good for (RFC 9001, section 6.6).
+func (s *Session) forgeryLimit(now time.Time) {
+	s.mu.Lock()
+	s.violated(now, &violation{codeAEADLimit, "too many packets that do not open"})
+	s.flush(now)
 }
 
 // closedInHandshake ends a session whose server said no to the last flight of
@@ -622,6 +693,9 @@ func (s *Session) advance(now time.Time) {
 	case sessionDraining:
 		if !now.Before(s.endsAt) {
 			s.leave()
+		} else if isDue(s.closeAgain, now) {
+			s.closesDue = 1
+			s.closeAgain = s.closeAgain.Add(s.closeEvery)
 		}
 		return
 	case sessionLingering:
@@ -640,7 +714,8 @@ func (s *Session) advance(now time.Time) {
 	if !s.resting && !now.Before(s.restAt().Add(-restSlack)) {
 		s.rest()
 	}
-	for _, p := range append([]*path(nil), s.paths...) {
+	var scratch [maxPaths]*path // advancePath may drop paths
+	for _, p := range append(scratch[:0], s.paths...) {
 		s.advancePath(p, now)
 	}
 	s.choosePath()
@@ -653,6 +728,9 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 		return time.Time{}, time.Time{}
 	}
 	if s.state == sessionDraining {
+		if !s.closeAgain.IsZero() && s.closeAgain.Before(s.endsAt) {
+			return s.closeAgain, s.closeAgain
+		}
 		return s.endsAt, s.endsAt
 	}
 	within := func(t time.Time, slack time.Duration) {
@@ -702,6 +780,12 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
 			within(p.lastSent.Add(k), keepaliveSlack(k))
+		}
+		if p.state == PathSuspect {
+			sooner(p.rescueAt)
+			if p.loss.ackElicitingInFlight() == 0 {
+				sooner(p.probeAt)
+			}
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)
