@@ -842,7 +842,7 @@ func (h *handshake) fail(now time.Time, err error) {
 // for a while: a repeated Initial, of a refused peer say, costs no second one.
 // Under a flood of Initials that come to nothing there is no room for that.
 func (h *handshake) entomb(now time.Time) {
-	h.next, h.expires = time.Time{}, now.Add(tombstone)
+	h.next, h.ackAt, h.expires = time.Time{}, time.Time{}, now.Add(tombstone)
 	if h.tombstone = h.endpoint.addTombstone(); !h.tombstone {
 		h.bury()
 		return

@@ -140,7 +140,7 @@ func TestSessionsBeyondLimitsAreRefused(t *testing.T) {
 					case <-s.Done():
 						err = s.Err()
 					case <-ctx.Done():
-						t.Fatalf("dial %d is not refused", i)
+						t.Fatalf("dial %d is not refused: %+v", i, b.Stats())
 					}
 				}
 				if !errors.Is(err, ErrRefused) {
