@@ -97,7 +97,9 @@ func (s *Session) flush(now time.Time) {
 	}
 	s.flushing = false
 	s.flushed(now)
-	s.endpoint.timers.set(&s.timer, s.deadline(now))
+	s.dropOutcome()
+	early, at := s.deadline(now)
+	s.endpoint.timers.setBetween(&s.timer, early, at)
 	s.unlock()
 	if t != nil {
 		transmissions.Put(t)
@@ -258,11 +260,11 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 	// acknowledges none.
 	answering := len(p.responses) > 0 && inFlight <= p.cc.Cwnd()+maxResponses*t.size
 	probing := challenge || answering
-	control := l.session && open && s.controlDue()
 	copies := l.copies && open && p.copies.front(now) != nil
 	datagrams := l.session && open && s.datagramsDue(now)
 	streams := l.streams && open && len(s.sendQueue) > 0
 	data := copies || datagrams || streams
+	control := l.session && open && (data || !now.Before(s.controlAt)) && s.controlDue()
 	if data && p.probes == 0 && p.sendBudget(now) < t.size {
 		copies, datagrams, streams, data = false, false, false, false
 		p.limited = true
@@ -419,6 +421,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
+	s.resting = false
 }
 
 // controlDue reports whether session or stream control frames wait.
