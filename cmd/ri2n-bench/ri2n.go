@@ -26,6 +26,7 @@ func (k ri2nKind) listen(ctx context.Context, address string, key identity) (lis
 		Identity:   key.ri2n,
 		Authorize:  func(ri2n.PeerID) error { return nil },
 		Congestion: k.congestion,
+		Trace:      key.trace,
 	})
 	if err != nil {
 		return nil, err
@@ -161,7 +162,7 @@ type ri2nDialer struct {
 }
 
 func (k ri2nKind) dialer(ctx context.Context, to target, key identity) (dialer, error) {
-	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n, Congestion: k.congestion})
+	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n, Congestion: k.congestion, Trace: key.trace})
 	if err != nil {
 		return nil, err
 	}
