@@ -11,8 +11,8 @@ type PathState int
 
 const (
 	PathProbing PathState = iota // its address is being proven
-	PathActive                   // carries our data
-	PathStandby                  // proven, and kept for when the active one fails
+	PathActive                   // carries our data, maybe beside others
+	PathStandby                  // proven, and kept for when the active ones fail
 	PathSuspect                  // has stopped answering; others carry its data
 	PathFailed                   // has not answered for long; probed rarely
 	PathClosed
@@ -46,7 +46,7 @@ type PathInfo struct {
 	Local, Remote  netip.AddrPort // zero for a carrier
 	Carrier        bool           // through a relay
 	State          PathState
-	Sending        bool          // this side sends its data here
+	Sending        bool          // the first choice of this side; other active paths may carry data, too
 	RTT            time.Duration // smoothed; zero: not measured yet
 	RTTVar, MinRTT time.Duration
 	MTU            int // bytes of UDP payload, or of a carrier's datagram
@@ -130,6 +130,10 @@ type path struct {
 	ping     bool // a PING is due
 	ackEvery int  // the threshold that we have told the peer; zero: its own
 	limited  bool // the pacer holds data back
+	carries  bool // may carry data: the first choice, or a second one
+	second   bool
+	copies   copyQueue
+	tailFrom packetNumber // those below have been looked at by copyTails
 	phaseAt  packetNumber
 
 	// Health.
@@ -138,6 +142,8 @@ type path struct {
 	probeAt      time.Time // next probe of a failed path
 	probeWait    time.Duration
 	peerSuspects bool      // the peer has told us so
+	peerBackup   bool      // the peer asks for data elsewhere
+	stallSeen    time.Time // since when the path looks dead; zero: it does not
 	silenceAt    time.Time // a PING tells whether the sender has gone; zero: not armed
 	lastReceived time.Time
 	lastSent     time.Time
@@ -218,6 +224,9 @@ func (p *path) info(sending bool) PathInfo {
 func (p *path) better(q *path) bool {
 	if p.link.IsCarrier() != q.link.IsCarrier() {
 		return !p.link.IsCarrier()
+	}
+	if p.peerBackup != q.peerBackup {
+		return q.peerBackup
 	}
 	// By the least RTT: the smoothed one of a busy path tells of our own queue.
 	return p.rtt.samples > 0 && q.rtt.samples > 0 && p.rtt.min+max(switchGain, q.rtt.min/10) < q.rtt.min

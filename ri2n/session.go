@@ -71,10 +71,17 @@ type Session struct {
 	datagrams datagramQueue
 	inbox     datagramInbox
 
+	datagramNumber  uint64          // of the next one that goes on several paths
+	datagramNumbers receivedPackets // of the peer's
+
 	lastReceived time.Time
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
+	unstored     bool       // the packet in hand carried data that found no room
+	outcome      ackOutcome // scratch
+	refs         []frameRef // scratch
+	others       []*path    // scratch
 
 	// What observers are shown.
 	past    pathCounters // of closed paths
@@ -82,16 +89,16 @@ type Session struct {
 	limited limitedTimes
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
-
-	unstored bool       // the packet in hand carried data that found no room
-	outcome  ackOutcome // scratch
-	refs     []frameRef // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
 type pathTable struct {
 	paths        []*path
-	sending      *path  // carries our data
+	sending      *path // the first choice: carries control frames and datagrams
+	policy       Policy
+	ownPolicies  bool   // of some streams
+	tailDue      bool   // stream data have been sent since the last look at the tails
+	tailCopied   uint64 // bytes that copyTails has sent again
 	nextPath     pathID // of our parity
 	pathLimit    pathID // the peer's: the highest ID that we may open
 	localLimit   pathID // ours
@@ -172,6 +179,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		arrived:   make(chan struct{}, 1),
 		params:    h.params,
 		pathTable: pathTable{
+			policy:       e.cfg.Policy,
 			nextPath:     1, // path 0 is the handshake's
 			pathLimit:    h.params.maxPaths,
 			localLimit:   initialMaxPathID,
@@ -388,7 +396,11 @@ func (s *Session) MaxDatagramSize() int {
 
 func (s *Session) maxDatagramSize() int {
 	room := s.sending.packetSize() - shortHeaderLen - aeadOverhead
-	return min(room-datagramHeaderLen(room, false), int(s.params.maxDatagram))
+	header := datagramHeaderLen(room, false)
+	if s.policy == PolicyLatency || s.policy.copies() > 1 {
+		header = maxDatagramNumberedHeader
+	}
+	return min(room-header, int(s.params.maxDatagram))
 }
 
 // SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The

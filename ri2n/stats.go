@@ -174,7 +174,7 @@ func (s *Session) Stats() SessionStats {
 	}
 	for _, p := range s.paths {
 		sum.add(&p.pathCounters)
-		v.Paths = append(v.Paths, p.info(s.prefers(p)))
+		v.Paths = append(v.Paths, p.info(p == s.sending))
 	}
 	v.PacketsSent, v.PacketsReceived = sum.packetsSent, sum.packetsReceived
 	v.BytesSent, v.BytesReceived = sum.bytesSent, sum.bytesReceived
@@ -270,4 +270,56 @@ func (s *Session) observe(p *path, now time.Time, out *ackOutcome) {
 	if s.trace != nil {
 		s.trace.packetsLost(now, p, out.lostPackets)
 	}
+}
+
+// observed are those counters of an endpoint that say how well its sessions
+// do, rather than what was refused.
+type observed struct {
+	reads             atomic.Uint64
+	bursts            atomic.Uint64
+	packetsLost       atomic.Uint64
+	packetsSpurious   atomic.Uint64
+	packetsReinjected atomic.Uint64
+	probeTimeouts     atomic.Uint64
+	keyUpdates        atomic.Uint64
+	retriesReceived   atomic.Uint64
+	stalls            stallCounters
+}
+
+// Observed are the figures of [Stats] that say how well an endpoint's sessions
+// do, ended ones included; the fields have the meanings of [SessionStats].
+type Observed struct {
+	Reads  uint64 // system calls that brought datagrams; DatagramsReceived/Reads is the length of one
+	Bursts uint64 // runs of datagrams for one system call; DatagramsSent/Bursts is the length of one
+
+	PacketsLost, PacketsSpurious, PacketsReinjected uint64
+	ProbeTimeouts                                   uint64
+	KeyUpdates                                      uint64 // of the keys of what this endpoint sends
+	RetriesReceived                                 uint64 // dials that had to prove their address first
+	Stalls                                          StallHistogram
+
+	Sessions, Links int // now
+}
+
+func (e *Endpoint) observe() Observed {
+	c := &e.counters.observed
+	e.mu.Lock()
+	sessions, links := len(e.sessions), len(e.links)
+	e.mu.Unlock()
+	return Observed{
+		Reads: c.reads.Load(), Bursts: c.bursts.Load(),
+		PacketsLost: c.packetsLost.Load(), PacketsSpurious: c.packetsSpurious.Load(), PacketsReinjected: c.packetsReinjected.Load(),
+		ProbeTimeouts: c.probeTimeouts.Load(), KeyUpdates: c.keyUpdates.Load(), RetriesReceived: c.retriesReceived.Load(),
+		Stalls: c.stalls.snapshot(), Sessions: sessions, Links: links,
+	}
+}
+
+// unansweredSince returns since when data in flight on p waits for a sign of
+// the peer; zero if none does.
+func (p *path) unansweredSince() time.Time {
+	oldest, heard := p.loss.oldestUnanswered()
+	if oldest.IsZero() || oldest.After(heard) {
+		return oldest
+	}
+	return heard
 }

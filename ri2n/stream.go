@@ -35,6 +35,7 @@ type Stream struct {
 	stopDue    bool
 	stopCode   uint64
 
+	policy                Policy
 	queued, controlQueued bool
 	blocked               bool // by the peer's credit alone
 	retired               bool
@@ -52,6 +53,7 @@ func (s *Session) newStream(id uint64) *Stream {
 	st := &Stream{
 		session:   s,
 		id:        id,
+		policy:    policyInherit,
 		readable:  make(chan struct{}, 1),
 		writable:  make(chan struct{}, 1),
 		sendLimit: s.params.maxStreamData,
@@ -207,12 +209,21 @@ const (
 )
 
 // sendBufferLimit bounds what one stream holds for its peer, in bytes: enough
-// to keep the path full for two round trips.
+// to keep all paths full for two round trips of the longest, since a scheduler
+// that sees little waiting leaves a long path alone.
 func (s *Session) sendBufferLimit() int {
 	if s.sending == nil {
 		return minSendBuffer
 	}
-	return min(max(minSendBuffer, 2*s.sending.cc.Cwnd()), maxSendBuffer)
+	windows, rate, longest := 0, 0.0, time.Duration(0)
+	for _, p := range s.paths {
+		if p.carries {
+			windows += p.cc.Cwnd()
+			rate += float64(p.cc.Cwnd()) / max(p.rtt.srtt(), time.Microsecond).Seconds()
+			longest = max(longest, p.rtt.srtt())
+		}
+	}
+	return int(min(max(minSendBuffer, 2*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
 }
 
 // creditLimit is the offset below which new data may be sent.
