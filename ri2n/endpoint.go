@@ -48,17 +48,23 @@ type Config struct {
 	KeepaliveInterval time.Duration
 
 	// Congestion is the congestion control algorithm of every path. Zero
-	// means CUBIC.
+	// means CongestionDefault, which is BBR.
 	Congestion Congestion
+
+	// NewCongestion makes the congestion controller of each path, in place of
+	// the algorithm that Congestion names. Nil means that algorithm, as does
+	// a nil controller. It is called under the lock of a session, and so must
+	// not block; see [CongestionController].
+	NewCongestion func(CongestionParams) CongestionController
+
+	// Policy says which paths carry what this end sends. Zero means
+	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
+	Policy Policy
 
 	// Trace is asked for the tracer of each session once its handshake is
 	// complete; it may return nil and must not call the session beyond Peer
 	// and IsClient. Nil traces nothing.
 	Trace func(*Session) Tracer
-
-	// Policy says which paths carry what this end sends. Zero means
-	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
-	Policy Policy
 
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int

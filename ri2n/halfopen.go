@@ -340,9 +340,9 @@ func (e *Endpoint) takeEarly(h *handshake) []earlyPacket {
 }
 
 // refund gives back what a handshake was charged.
-func (e *Endpoint) refund(charged time.Duration) {
+func (e *Endpoint) refund(h *handshake) {
 	e.mu.Lock()
-	e.halfOpen.refund(charged)
+	e.halfOpen.refund(h.charged, h.prefix)
 	e.mu.Unlock()
 }
 

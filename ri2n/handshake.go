@@ -697,7 +697,7 @@ func (h *handshake) complete(s *Session, now time.Time) {
 	h.endpoint.counters.handshakesCompleted.Add(1)
 	if !h.client {
 		h.endpoint.dropHalfOpen(h)
-		h.endpoint.refund(h.charged)
+		h.endpoint.refund(h)
 		h.release()
 		h.entomb(now)
 	} else {

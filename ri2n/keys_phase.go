@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"crypto/tls"
 	"sync/atomic"
 	"time"
 )
@@ -8,9 +9,14 @@ import (
 // Key updates (docs/wire-format.md, key update). One pair of keys serves all
 // paths, so packets are counted over all of them.
 const (
-	updateKeysAfter = 1 << 22 // packets; half the AES-GCM limit (RFC 9001, section 6.6)
-	maxKeyPackets   = 1 << 23
-	maxForgeries    = 1 << 52
+	updateKeysAfter    = 1 << 22     // packets; half the AES-GCM limit (RFC 9001, section 6.6)
+	maxKeyPackets      = 1<<23 - 256 // with what a burst may add, below 2^23
+	maxForgeries       = 1 << 52     // AES-GCM (RFC 9001, section 6.6)
+	maxForgeriesChaCha = 1 << 36
+
+	// closeReserve are packets beyond maxKeyPackets that may say why the
+	// session ended.
+	closeReserve = 64
 )
 
 // A keyGeneration is the receive keys of one phase with their neighbours.
@@ -22,6 +28,7 @@ type keyGeneration struct {
 	nextSecret    []byte
 	previous      *packetKeys // nil: none any more
 	previousUntil time.Time
+	since, before time.Time // of the update that brought it, and of the one before; zero: none
 }
 
 // receiveKeys opens packets. Readers of several links use it at once; only
@@ -30,6 +37,7 @@ type receiveKeys struct {
 	suite     uint16
 	current   atomic.Pointer[keyGeneration]
 	forgeries atomic.Uint64
+	most      uint64 // forgeries after which the keys must not be used
 }
 
 func (k *receiveKeys) init(suite uint16, secret []byte) error {
@@ -37,7 +45,10 @@ func (k *receiveKeys) init(suite uint16, secret []byte) error {
 	if err != nil {
 		return err
 	}
-	k.suite = suite
+	k.suite, k.most = suite, maxForgeries
+	if suite == tls.TLS_CHACHA20_POLY1305_SHA256 {
+		k.most = maxForgeriesChaCha
+	}
 	g := &keyGeneration{keys: keys, nextSecret: nextSecret(suite, secret)}
 	if g.next, err = newPacketKeys(suite, g.nextSecret); err != nil {
 		return err
@@ -84,7 +95,7 @@ func (k *receiveKeys) rotate(now time.Time, keep time.Duration) error {
 	}
 	k.current.Store(&keyGeneration{
 		count: g.count + 1, phase: !g.phase, keys: g.next, next: next, nextSecret: secret,
-		previous: g.keys, previousUntil: now.Add(keep),
+		previous: g.keys, previousUntil: now.Add(keep), since: now, before: g.since,
 	})
 	return nil
 }

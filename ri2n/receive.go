@@ -28,6 +28,12 @@ type receivedPacket struct {
 	updates  uint64 // the peer's key updates before it
 }
 
+// begin tells that a read has brought datagrams.
+func (r *receiver) begin() {
+	r.now = time.Now()
+	r.endpoint.counters.reads.Add(1)
+}
+
 // datagram handles one datagram, which it may change.
 func (r *receiver) datagram(b []byte, from netip.AddrPort) {
 	e := r.endpoint
@@ -70,7 +76,10 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 	payload, updates, err := s.readKeys.open(b, h, rt.path, number)
 	if err != nil {
 		e.counters.authenticationFailed.Add(1)
-		if s := e.routes.findReset(b); s != nil {
+		if s.readKeys.forgeries.Load() >= s.readKeys.most {
+			r.finish()
+			s.forgeryLimit(r.now)
+		} else if s := e.routes.findReset(b); s != nil {
 			r.finish()
 			s.statelessReset(r.now)
 		}

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	initialSessionWindow = 1 << 20
-	initialStreamWindow  = 512 << 10
+	initialSessionWindow = 2 << 20
+	initialStreamWindow  = 1 << 20
 	maxSessionWindow     = 32 << 20
 	maxStreamWindow      = 16 << 20
 	maxOpenStreams       = 1024 // that a peer may have open
@@ -78,10 +78,6 @@ type Session struct {
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	unstored     bool       // the packet in hand carried data that found no room
-	outcome      ackOutcome // scratch
-	refs         []frameRef // scratch
-	others       []*path    // scratch
 
 	// What observers are shown.
 	past    pathCounters // of closed paths
@@ -89,6 +85,14 @@ type Session struct {
 	limited limitedTimes
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
+
+	unstored  bool             // the packet in hand carried data that found no room
+	unblocked bool             // it carried credit that streams wait for
+	wakes     [4]chan struct{} // to be signalled when the mutex is released
+	waking    int              // of wakes
+	outcome   ackOutcome       // scratch
+	refs      []frameRef       // scratch
+	others    []*path          // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -105,6 +109,8 @@ type pathTable struct {
 	pathOpens    int    // by the peer, in pathSecond
 	pathSecond   int64
 	pathsChanged chan struct{}
+	abandoned    *path // by us, lately: the peer may have abandoned the others
+	abandonedAt  time.Time
 	retired      []pathID // closed; their routes stay for late packets
 }
 
@@ -142,6 +148,8 @@ type owed struct {
 
 	closeFrame closeFrame
 	closesDue  int
+	closeAgain time.Time // when CLOSE, which nobody acknowledges, is repeated; zero: never
+	closeEvery time.Duration
 	closedBy   *path // where CLOSE is answered
 }
 
@@ -452,6 +460,37 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// wakeLater signals c once the mutex is released, so that whoever waits there
+// does not wake up to wait for the mutex.
+func (s *Session) wakeLater(c chan struct{}) {
+	for _, w := range s.wakes[:s.waking] {
+		if w == c {
+			return
+		}
+	}
+	if s.waking == len(s.wakes) {
+		signal(c)
+		return
+	}
+	s.wakes[s.waking] = c
+	s.waking++
+}
+
+// unlock releases the mutex and wakes whom wakeLater has named.
+func (s *Session) unlock() {
+	n := s.waking
+	if n == 0 {
+		s.mu.Unlock()
+		return
+	}
+	wakes := s.wakes
+	s.waking = 0
+	s.mu.Unlock()
+	for _, c := range wakes[:n] {
+		signal(c)
+	}
+}
+
 // signal wakes one waiter, now or when it comes.
 func signal(c chan struct{}) {
 	select {
@@ -513,11 +552,14 @@ func (s *Session) lingerDone() bool {
 	return true
 }
 
-// drain sends CLOSE and keeps answering with it for three PTOs.
+// drain sends CLOSE, once more after each PTO since it may get lost, and keeps
+// answering with it for three PTOs.
 func (s *Session) drain(now time.Time, f closeFrame) {
 	s.closeFrame = f
 	s.closesDue = 1
 	s.startDraining(now)
+	s.closeEvery = s.endsAt.Sub(now) / 3
+	s.closeAgain = now.Add(s.closeEvery)
 }
 
 func (s *Session) startDraining(now time.Time) {
@@ -538,6 +580,14 @@ func (s *Session) violated(now time.Time, v *violation) {
 	s.endpoint.counters.violations.Add(1)
 	s.end(&LocalError{Code: uint64(v.code), Reason: v.reason})
 	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
+}
+
+// forgeryLimit ends the session, since more guesses at its keys have come in
+// than these are good for (RFC 9001, section 6.6).
+func (s *Session) forgeryLimit(now time.Time) {
+	s.mu.Lock()
+	s.violated(now, &violation{codeAEADLimit, "too many packets that do not open"})
+	s.flush(now)
 }
 
 // closedInHandshake ends a session whose server said no to the last flight of
@@ -604,6 +654,9 @@ func (s *Session) advance(now time.Time) {
 	case sessionDraining:
 		if !now.Before(s.endsAt) {
 			s.leave()
+		} else if isDue(s.closeAgain, now) {
+			s.closesDue = 1
+			s.closeAgain = s.closeAgain.Add(s.closeEvery)
 		}
 		return
 	case sessionLingering:
@@ -619,7 +672,8 @@ func (s *Session) advance(now time.Time) {
 		return
 	}
 	s.readKeys.expire(now)
-	for _, p := range append([]*path(nil), s.paths...) {
+	var scratch [maxPaths]*path // advancePath may drop paths
+	for _, p := range append(scratch[:0], s.paths...) {
 		s.advancePath(p, now)
 	}
 	s.choosePath()
@@ -631,6 +685,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		return time.Time{}
 	}
 	if s.state == sessionDraining {
+		if !s.closeAgain.IsZero() && s.closeAgain.Before(s.endsAt) {
+			return s.closeAgain
+		}
 		return s.endsAt
 	}
 	var at time.Time
@@ -664,6 +721,12 @@ func (s *Session) deadline(now time.Time) time.Time {
 		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
 			sooner(p.lastSent.Add(k))
+		}
+		if p.state == PathSuspect {
+			sooner(p.rescueAt)
+			if p.loss.ackElicitingInFlight() == 0 {
+				sooner(p.probeAt)
+			}
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)

@@ -134,7 +134,7 @@ func TestCloseLingers(t *testing.T) {
 				client, server := s.connect()
 				a, b := streamPair(t, client, server)
 				go func() {
-					a.Write(make([]byte, 700<<10))
+					a.Write(make([]byte, initialStreamWindow+200<<10))
 					a.Close()
 				}()
 				if tt.reads {

@@ -3,7 +3,6 @@ package ri2n
 import (
 	"net"
 	"net/netip"
-	"time"
 )
 
 // A socket sends and receives datagrams in batches.
@@ -54,9 +53,8 @@ func (s addrPortSocket) receive(r *receiver) error {
 		if err != nil {
 			return err
 		}
-		r.now = time.Now()
+		r.begin()
 		r.datagram(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
-		r.endpoint.counters.reads.Add(1)
 		r.finish()
 	}
 }
@@ -85,9 +83,8 @@ func (s packetSocket) receive(r *receiver) error {
 		if err != nil {
 			return err
 		}
-		r.now = time.Now()
+		r.begin()
 		r.datagram(buf[:n], addrPortOf(addr))
-		r.endpoint.counters.reads.Add(1)
 		r.finish()
 	}
 }

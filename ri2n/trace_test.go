@@ -85,10 +85,10 @@ func TestStatsAndTraceAgree(t *testing.T) {
 				s.PacketsLost, s.Failovers, s.PacketsReinjected, s.ProbeTimeouts, s.Stalls.Count())
 		}
 		if e.PacketsLost != s.PacketsLost || e.PacketsSpurious != s.PacketsSpurious || e.PacketsReinjected != s.PacketsReinjected || e.ProbeTimeouts != s.ProbeTimeouts || e.Stalls != s.Stalls {
-			t.Errorf("endpoint counts %+v, its only session %+v", e.Observed, s)
+			t.Errorf("endpoint counts %+v, its only session %+v", e, s)
 		}
 		if e.Sessions != 1 || e.Links != 2 || e.Reads == 0 || e.Bursts < s.Bursts {
-			t.Errorf("endpoint counts %+v", e.Observed)
+			t.Errorf("endpoint counts %+v", e)
 		}
 		if s.Bursts == 0 || s.Bursts > s.PacketsSent || s.Streams != 0 || s.StreamsOpened != 1 || s.BufferedBytes != 0 || r.ReorderBytes != 0 {
 			t.Errorf("session counts %+v", s)

@@ -96,6 +96,7 @@ var list = []metric{
 	byReason("held_replies_total", "Answers that limits withheld.",
 		reason{"amplification", func(s *ri2n.Stats) uint64 { return s.AmplificationLimited }},
 		reason{"prefix", func(s *ri2n.Stats) uint64 { return s.RepliesHeld }},
+		reason{"path-challenge", func(s *ri2n.Stats) uint64 { return s.ChallengesDropped }},
 		reason{"stateless-reset", func(s *ri2n.Stats) uint64 { return s.StatelessResetsHeld }},
 	),
 	byReason("dropped_messages_total", "Unreliable datagrams of users, and copies of stream data, that limits dropped.",
