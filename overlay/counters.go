@@ -1,6 +1,10 @@
 package overlay
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/instantgrid/instantgrid/ri2n"
+)
 
 // Counters count since the node's start. Each limit has one.
 type Counters struct {
@@ -17,6 +21,10 @@ type Counters struct {
 	ProofsDropped    uint64 `json:"proofs_dropped"`  // addresses beyond the limit of an attempt
 	EventsDropped    uint64 `json:"events_dropped"`
 }
+
+// Transport returns the counters of the node's endpoint, which all its sessions
+// share, those with the rendezvous included.
+func (n *Node) Transport() ri2n.Stats { return n.endpoint.Stats() }
 
 // counters are the counters behind Counters.
 type counters struct {
