@@ -51,6 +51,15 @@ type Config struct {
 	// means CUBIC.
 	Congestion Congestion
 
+	// Policy says which paths carry what this end sends. Zero means
+	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
+	Policy Policy
+
+	// Trace is asked for the tracer of each session once its handshake is
+	// complete; it may return nil and must not call the session beyond Peer
+	// and IsClient. Nil traces nothing.
+	Trace func(*Session) Tracer
+
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
 }
@@ -71,6 +80,9 @@ func (c *Config) setDefaults() {
 	if c.KeepaliveInterval == 0 {
 		c.KeepaliveInterval = 15 * time.Second
 	}
+	if !c.Policy.valid() {
+		c.Policy = PolicyAggregate
+	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 16384
 	}
@@ -80,8 +92,9 @@ func (c *Config) setDefaults() {
 // methods may be called concurrently.
 type Endpoint struct {
 	cfg      Config
-	resetKey [32]byte // of stateless reset tokens; the same after a restart
-	macKey   [32]byte // of packets that name us as responder
+	resetKey [32]byte    // of stateless reset tokens; the same after a restart
+	macKey   [32]byte    // of packets that name us as responder
+	mac1     *mac1Hasher // under macKey
 	tokens   *retryTokens
 	counters counters
 	timers   *timerQueue
@@ -129,6 +142,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		return nil, fmt.Errorf("ri2n: derive reset key: %w", err)
 	}
 	copy(e.resetKey[:], reset)
+	e.mac1 = newMAC1Hasher(e.macKey)
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {
@@ -181,6 +195,9 @@ func (e *Endpoint) AddLink(name string, pc net.PacketConn) (*Link, error) {
 	l.interfaceMTU = interfaceMTUOf(addrPortOf(l.LocalAddr()).Addr())
 	if err := e.register(l); err != nil {
 		return nil, err
+	}
+	if l.socket.kernel() {
+		e.timers.useKernel()
 	}
 	e.running.Go(l.read)
 	return l, nil
@@ -305,6 +322,7 @@ func (e *Endpoint) Close() error {
 		<-s.lingered
 	}
 	close(e.done)
+	e.timers.interrupt()
 
 	e.mu.Lock()
 	links := make([]*Link, 0, len(e.links))

@@ -69,6 +69,9 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 		s.rebound(p, l, pkt.from, now)
 	}
 	p.received += pkt.size
+	if s.trace != nil {
+		s.trace.packetReceived(now, p, pkt)
+	}
 
 	asks, v := s.frames(now, p, pkt)
 	if v != nil {
@@ -146,7 +149,7 @@ func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks pack
 		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
 			return asks, v
 		}
-		asks.data = asks.data || typ == frameDatagram || typ == frameDatagramLen
+		asks.data = asks.data || typ >= frameDatagram && typ <= frameDatagramNumbered
 	}
 	return asks, nil
 }
@@ -173,10 +176,16 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 	case frameDatagram, frameDatagramLen:
 		var f datagramFrame
 		if f, rest, err = parseDatagramFrame(b, typ); err == nil {
-			if s.inbox.push(f.data) {
-				s.endpoint.counters.datagramInboxDropped.Add(1)
+			s.onDatagram(f.data)
+		}
+	case frameDatagramNumbered:
+		var f datagramNumberedFrame
+		if f, rest, err = parseDatagramNumberedFrame(b); err == nil {
+			if s.datagramNumbers.add(packetNumber(f.number)) {
+				s.endpoint.counters.datagramCopiesReceived.Add(1)
+				break
 			}
-			signal(s.arrived)
+			s.onDatagram(f.data)
 		}
 	case frameResetStream:
 		var f resetStreamFrame
@@ -278,6 +287,14 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 	return rest, v
 }
 
+// onDatagram keeps a datagram for ReceiveDatagram.
+func (s *Session) onDatagram(b []byte) {
+	if s.inbox.push(b) {
+		s.endpoint.counters.datagramInboxDropped.Add(1)
+	}
+	signal(s.arrived)
+}
+
 // onAck handles PATH_ACK, which may arrive on any path.
 func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 	p := s.pathByID(f.path)
@@ -294,7 +311,14 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 	}
 	s.applyOutcome(p, now, out)
 	if out.newlyAcked > 0 {
+		s.stalled(p.stallSince, now)
+		p.stallSince = time.Time{}
 		s.revive(p, now)
+		for _, q := range s.paths {
+			if q != p { // progress here makes silence there tell more
+				s.checkStall(q, now)
+			}
+		}
 	}
 	return nil
 }
@@ -302,7 +326,7 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 // applyOutcome carries out what an ACK or a timer has found.
 func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
 	out.feed(now, p.cc, &p.rtt)
-	p.packetsLost += uint64(out.newlyLost)
+	s.observe(p, now, out)
 	for _, r := range out.acked {
 		if r.kind == refMTUProbe {
 			if p.pmtu.acked(int(r.length), now) {
@@ -349,6 +373,10 @@ func (s *Session) onPathStatus(now time.Time, f pathStatusFrame) {
 	p.resetToken, p.hasToken = f.resetToken, true
 	s.endpoint.routes.addReset(f.resetToken, s)
 	suspects := f.status == pathStatusSuspect
+	if backup := f.status == pathStatusBackup; backup != p.peerBackup && !suspects {
+		p.peerBackup = backup
+		s.choosePath()
+	}
 	if suspects != p.peerSuspects {
 		p.peerSuspects = suspects
 		if suspects && s.alternative(p) {

@@ -7,10 +7,11 @@ import (
 
 // Limits of handshakes that strangers may have in progress.
 const (
-	maxHalfOpen        = 1024
-	retryAboveHalfOpen = 256 // from here on an address proves itself first
+	maxHalfOpen        = 256
+	retryAboveHalfOpen = 64  // from here on an address proves itself first
 	retryAboveRate     = 500 // Initials a second
-	maxEarlyPackets    = 32  // 1-RTT packets held for one handshake
+	evictAfter         = time.Second
+	maxEarlyPackets    = 32 // 1-RTT packets held for one handshake
 	maxEarlyTotal      = 1024
 	maxEarlySize       = 2048 // bytes of one of them
 	maxTombstones      = 2048
@@ -29,22 +30,41 @@ type halfOpenTable struct {
 	tuples map[tupleKey]*handshake // to find the owner of early 1-RTT packets
 	early  int                     // of these, held for all handshakes
 
+	prefixes   map[netip.Prefix]int
 	tombstones int // finished handshakes that keep their connection IDs
 
 	second   int64
 	initials int // in that second
+	before   int // in the second before it
+	admission
 }
 
-func (t *halfOpenTable) init() { t.tuples = make(map[tupleKey]*handshake) }
+func (t *halfOpenTable) init() {
+	t.tuples = make(map[tupleKey]*handshake)
+	t.prefixes = make(map[netip.Prefix]int)
+}
 
-// wantsRetry counts an Initial of an unproven address and reports whether the
-// address must prove itself before anything is kept for it.
-func (t *halfOpenTable) wantsRetry(now time.Time) bool {
+// countInitial counts an Initial that would begin a handshake. It reports a
+// flood, and the first time in each second that this is one.
+func (t *halfOpenTable) countInitial(now time.Time) (flood, first bool) {
 	if second := now.Unix(); second != t.second {
+		t.before = 0
+		if second == t.second+1 {
+			t.before = t.initials
+		}
 		t.second, t.initials = second, 0
 	}
 	t.initials++
-	return t.initials > retryAboveRate || t.count >= retryAboveHalfOpen
+	flood = t.initials > retryAboveRate || t.before > retryAboveRate
+	return flood, flood && (t.initials == 1 || t.initials == retryAboveRate+1 && t.before <= retryAboveRate)
+}
+
+// hasRoom reports whether somebody of the given prefix may have one more
+// handshake in progress: a prefix has at most half of what others leave free,
+// so that there is always something left for the next one.
+func (t *halfOpenTable) hasRoom(prefix netip.Prefix) bool {
+	free := maxHalfOpen - t.count
+	return free > 0 && (!prefix.IsValid() || t.prefixes[prefix] <= free/2)
 }
 
 // longDatagram handles a datagram that begins with a long header. The reader
@@ -73,11 +93,18 @@ func (e *Endpoint) longDatagram(l *Link, from netip.AddrPort, b []byte, now time
 		e.counters.malformed.Add(1)
 		return
 	}
-	if !checkMAC1(b, h, &e.macKey) {
+	if !e.mac1.check(b, h) {
 		e.counters.mac1Failed.Add(1)
 		return
 	}
+	var prefix netip.Prefix // of carriers, which lead to one peer each, none
+	if !l.IsCarrier() {
+		prefix = limitPrefix(from.Addr())
+	}
 	if err == errVersion {
+		if !e.mayReply(now, prefix) {
+			return
+		}
 		reply := appendVersionNegotiation(nil, versionNegotiation{dcid: scid, scid: dcid, versions: []uint32{version1}})
 		l.send(reply, len(reply), from)
 		return
@@ -93,18 +120,73 @@ func (e *Endpoint) longDatagram(l *Link, from netip.AddrPort, b []byte, now time
 	}
 
 	e.mu.Lock()
-	retry := e.halfOpen.wantsRetry(now) && !start.retried && !l.IsCarrier()
-	full := e.closed || e.halfOpen.count >= maxHalfOpen
+	t := &e.halfOpen
+	flood, first := t.countInitial(now)
+	retry := !start.retried && !l.IsCarrier() && (flood || t.count >= retryAboveHalfOpen || t.short(now))
+	closed, room := e.closed, t.hasRoom(prefix)
+	admitted := !closed && !retry && room && t.admits(now, prefix)
 	e.mu.Unlock()
+	if first {
+		e.enqueue(e.evictUnproven)
+	}
 	switch {
+	case closed:
 	case retry:
-		e.sendRetry(l, from, h, now)
-	case full:
+		if e.mayReply(now, prefix) {
+			e.sendRetry(l, from, h, now)
+		}
+	case !room:
 		e.counters.halfOpenRefused.Add(1)
+	case !admitted:
+		e.counters.handshakesHeld.Add(1)
 	default:
 		datagram := append([]byte(nil), b...)
 		e.enqueue(func() { e.acceptInitial(l, from, datagram, start, now) })
 	}
+}
+
+// mayReply reports whether an address that has proven nothing is answered, and
+// counts it if not.
+func (e *Endpoint) mayReply(now time.Time, prefix netip.Prefix) bool {
+	e.mu.Lock()
+	allowed := !prefix.IsValid() || e.halfOpen.repliesTo(now, prefix)
+	e.mu.Unlock()
+	if !allowed {
+		e.counters.repliesHeld.Add(1)
+	}
+	return allowed
+}
+
+// evictUnproven ends the handshakes that were begun with unproven addresses
+// before a flood was noticed: from then on everybody proves itself, and these
+// would hold memory until they time out.
+func (e *Endpoint) evictUnproven() {
+	now := time.Now()
+	for _, h := range e.routes.handshakes() {
+		h.evict(now)
+	}
+}
+
+// evict ends a responder's handshake whose client has proven nothing.
+func (h *handshake) evict(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.client || h.state != handshakeRunning || h.retried || now.Sub(h.started) < evictAfter {
+		return
+	}
+	for _, t := range h.tuples {
+		if t.proven {
+			return
+		}
+	}
+	e := h.endpoint
+	e.counters.halfOpenEvicted.Add(1)
+	e.counters.handshakesFailed.Add(1)
+	e.counters.earlyPacketsDropped.Add(uint64(len(e.takeEarly(h))))
+	h.err = ErrHandshakeTimeout
+	e.dropHalfOpen(h)
+	h.bury()
+	close(h.finished)
 }
 
 // openToken returns the original connection ID of a Retry token; none at all
@@ -121,9 +203,7 @@ func (e *Endpoint) sendRetry(l *Link, from netip.AddrPort, h longHeader, now tim
 	if len(token) == 0 {
 		return
 	}
-	packet := appendLongHeader(nil, longHeader{
-		typ: longRetry, version: version1, dcid: h.scid, scid: e.newConnID(), token: token,
-	}, &e.macKey)
+	packet := appendRetry(make([]byte, 0, longPrefixLen+2+retryTokenLen+mac1Len), h.scid, e.newConnID(), token, e.mac1)
 	e.counters.retriesSent.Add(1)
 	l.send(packet, len(packet), from)
 }
@@ -161,7 +241,11 @@ func (e *Endpoint) acceptInitial(l *Link, from netip.AddrPort, datagram []byte, 
 			e.counters.authenticationFailed.Add(1)
 			return
 		}
-		h, err = e.newServerHandshake(hdr, start, client, server, now)
+		var prefix netip.Prefix
+		if !l.IsCarrier() {
+			prefix = limitPrefix(from.Addr())
+		}
+		h, err = e.newServerHandshake(hdr, start, client, server, prefix, now)
 		if err != nil {
 			// Another worker may have begun it with the flight's other half.
 			if h = e.routes.findLong(hdr.dcid); h == nil {
@@ -174,13 +258,18 @@ func (e *Endpoint) acceptInitial(l *Link, from netip.AddrPort, datagram []byte, 
 }
 
 // addHalfOpen counts h and registers its connection IDs.
-func (e *Endpoint) addHalfOpen(h *handshake) bool {
+func (e *Endpoint) addHalfOpen(h *handshake, now time.Time) bool {
 	e.mu.Lock()
-	if e.closed || e.halfOpen.count >= maxHalfOpen {
+	t := &e.halfOpen
+	if e.closed || !t.hasRoom(h.prefix) {
 		e.mu.Unlock()
 		return false
 	}
-	e.halfOpen.count++
+	t.count++
+	if h.prefix.IsValid() {
+		t.prefixes[h.prefix]++
+	}
+	h.charged = t.charge(now)
 	e.mu.Unlock()
 	if !e.routes.addLong(h.firstDCID, h) {
 		e.dropHalfOpen(h)
@@ -199,6 +288,11 @@ func (e *Endpoint) dropHalfOpen(h *handshake) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.halfOpen.count--
+	if n := e.halfOpen.prefixes[h.prefix]; n > 1 {
+		e.halfOpen.prefixes[h.prefix] = n - 1
+	} else {
+		delete(e.halfOpen.prefixes, h.prefix)
+	}
 	for key, owner := range e.halfOpen.tuples {
 		if owner == h {
 			delete(e.halfOpen.tuples, key)
@@ -243,6 +337,20 @@ func (e *Endpoint) takeEarly(h *handshake) []earlyPacket {
 	h.early = nil
 	e.halfOpen.early -= len(early)
 	return early
+}
+
+// refund gives back what a handshake was charged.
+func (e *Endpoint) refund(charged time.Duration) {
+	e.mu.Lock()
+	e.halfOpen.refund(charged)
+	e.mu.Unlock()
+}
+
+// handshakeTook tells the admission how long crypto/tls has computed.
+func (e *Endpoint) handshakeTook(d time.Duration) {
+	e.mu.Lock()
+	e.halfOpen.measured(d)
+	e.mu.Unlock()
 }
 
 // addTombstone reports whether one more finished handshake may keep its

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,8 +17,13 @@ const (
 	alpn = "ri2n/1"
 
 	maxHandshakeTuples = 8
-	maxHeldPackets     = 4        // a server's flight is two or three
-	maxCryptoBuffer    = 16 << 10 // of one level, in bytes
+
+	// maxHandshakeDatagrams bounds the datagrams that are looked at for one
+	// handshake. Ten seconds of repeated flights on eight paths are fewer.
+	maxHandshakeDatagrams = 256
+
+	maxHeldPackets  = 4        // a server's flight is two or three
+	maxCryptoBuffer = 16 << 10 // of one level, in bytes
 
 	// At most two certificates and 8 KiB of them are looked at.
 	maxCertificates     = 2
@@ -51,8 +57,11 @@ type handshake struct {
 	session *Session
 	err     error
 
-	early []earlyPacket // guarded by the endpoint's mutex
-	timer timer
+	early     []earlyPacket // guarded by the endpoint's mutex
+	timer     timer
+	prefix    netip.Prefix // responder: of whom it was begun with; invalid: came over a carrier
+	charged   time.Duration
+	datagrams atomic.Int32 // that have been queued for it
 
 	mu        sync.Mutex // guards what follows
 	state     handshakeState
@@ -198,8 +207,9 @@ func candidateDelay(i int) time.Duration {
 }
 
 // newServerHandshake makes the state for an Initial that opened.
-func (e *Endpoint) newServerHandshake(hdr longHeader, start initialStart, client, server *packetKeys, now time.Time) (*handshake, error) {
+func (e *Endpoint) newServerHandshake(hdr longHeader, start initialStart, client, server *packetKeys, prefix netip.Prefix, now time.Time) (*handshake, error) {
 	h := e.newHandshake(false, now)
+	h.prefix = prefix
 	h.macKey = e.macKey
 	h.firstDCID = hdr.dcid
 	h.dcid = hdr.scid
@@ -207,7 +217,7 @@ func (e *Endpoint) newServerHandshake(hdr longHeader, start initialStart, client
 	h.spaces[0].read, h.spaces[0].write = client, server
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !e.addHalfOpen(h) {
+	if !e.addHalfOpen(h, now) {
 		return nil, errors.New("ri2n: no room for another handshake")
 	}
 	e.counters.handshakesStarted.Add(1)
@@ -297,6 +307,11 @@ func (h *handshake) check(certs []*x509.Certificate, now time.Time) error {
 
 // enqueueDatagram hands a copy of b to a worker.
 func (h *handshake) enqueueDatagram(l *Link, from netip.AddrPort, b []byte, now time.Time) {
+	if h.datagrams.Add(1) > maxHandshakeDatagrams {
+		h.datagrams.Store(maxHandshakeDatagrams)
+		h.endpoint.counters.handshakeDatagramsDropped.Add(1)
+		return
+	}
 	datagram := append([]byte(nil), b...)
 	h.endpoint.enqueue(func() { h.receive(l, from, datagram, false, now) })
 }
@@ -343,9 +358,13 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 	if h.state != handshakeRunning || !advanced {
 		return
 	}
+	begun := time.Now()
 	err := h.feedTLS()
 	if err == nil {
 		err = h.takeHeld()
+	}
+	if spent := time.Since(begun); !h.client && spent > handshakeCost/4 {
+		h.endpoint.handshakeTook(spent)
 	}
 	if err != nil {
 		h.fail(now, err)
@@ -552,6 +571,7 @@ func (h *handshake) retry(hdr longHeader) error {
 	}
 	h.retried = true
 	h.retrySCID = hdr.scid
+	h.endpoint.counters.retriesReceived.Add(1)
 	h.token = append([]byte(nil), hdr.token...)
 	h.dcid = hdr.scid
 	client, server := initialKeys(h.dcid)
@@ -677,6 +697,7 @@ func (h *handshake) complete(s *Session, now time.Time) {
 	h.endpoint.counters.handshakesCompleted.Add(1)
 	if !h.client {
 		h.endpoint.dropHalfOpen(h)
+		h.endpoint.refund(h.charged)
 		h.release()
 		h.entomb(now)
 	} else {

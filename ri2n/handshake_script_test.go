@@ -731,6 +731,7 @@ func TestBadCertificates(t *testing.T) {
 			// It knows the wanted peer's ID, which is what mac1 is made of.
 			wanted := PeerIDOf(foreign.Public().(ed25519.PublicKey))
 			s.b.macKey = mac1Key(wanted)
+			s.b.mac1 = newMAC1Hasher(s.b.macKey)
 			_, err := s.a.Dial(t.Context(), wanted, s.toB())
 			var mismatch *PeerMismatchError
 			if !errors.As(err, &mismatch) || mismatch.Want != wanted || mismatch.Got != s.b.PeerID() {

@@ -109,6 +109,7 @@ type sendKeys struct {
 	packets   uint64 // sealed under keys, on all paths
 	most      uint64 // packets after which to update
 	rotatedAt time.Time
+	updates   uint64
 	confirmed bool // the peer has acknowledged a packet of this phase
 }
 
@@ -127,5 +128,6 @@ func (k *sendKeys) rotate(now time.Time) error {
 	}
 	k.secret, k.keys, k.phase = secret, keys, !k.phase
 	k.packets, k.rotatedAt, k.confirmed = 0, now, false
+	k.updates++
 	return nil
 }

@@ -107,6 +107,8 @@ type ackOutcome struct {
 	newlyAcked    int // packets, spurious ones included
 	newlyLost     int // packets, PMTU probes included
 
+	lostPackets []lostPacket // those of newlyLost that a threshold declared lost
+
 	largestAckedSentAt time.Time // newest newly acknowledged packet; zero: none
 	largestLostSentAt  time.Time // newest lost packet, PMTU probes excepted; zero: none
 
@@ -126,7 +128,14 @@ type ackOutcome struct {
 func (o *ackOutcome) reset() {
 	clear(o.acked)
 	clear(o.lost)
-	*o = ackOutcome{acked: o.acked[:0], lost: o.lost[:0]}
+	*o = ackOutcome{acked: o.acked[:0], lost: o.lost[:0], lostPackets: o.lostPackets[:0]}
+}
+
+// A lostPacket is shown to observers.
+type lostPacket struct {
+	number packetNumber
+	size   uint16
+	byTime bool // by the time threshold
 }
 
 // feed tells the congestion controller what happened, in the order that it
@@ -392,6 +401,7 @@ func (d *lossDetector) detectLost(t int64, rtt *rttEstimator, out *ackOutcome) {
 			return
 		}
 		byTime := d.largestAcked-d.cursor < d.threshold
+		out.lostPackets = append(out.lostPackets, lostPacket{d.cursor, p.size, byTime})
 		d.lose(t, p, out)
 		if byTime {
 			p.state = sentLostByTime
@@ -540,14 +550,18 @@ func backoffPTO(pto time.Duration, count int) time.Duration {
 	return min(pto, maxPTO)
 }
 
-// oldestUnanswered returns since when the path owes an acknowledgement: the
-// later of when the oldest packet in flight left and when the newest
-// acknowledgement of anything came. Zero means that nothing is in flight.
-func (d *lossDetector) oldestUnanswered() time.Time {
+// oldestUnanswered returns when the oldest packet in flight left, zero if there
+// is none, and when the newest acknowledgement of anything came.
+func (d *lossDetector) oldestUnanswered() (oldest, heard time.Time) {
 	if d.advance(); d.eliciting == 0 || d.cursor >= d.ring.next {
-		return time.Time{}
+		return time.Time{}, time.Time{}
 	}
-	return d.at(max(d.ring.at(d.cursor).sentAt, d.progressAt))
+	return d.at(d.ring.at(d.cursor).sentAt), d.at(d.progressAt)
+}
+
+// heardSince reports whether anything has been acknowledged after t.
+func (d *lossDetector) heardSince(t time.Time) bool {
+	return d.progressAt != 0 && d.at(d.progressAt).After(t)
 }
 
 // bytesInFlight returns the bytes of ack-eliciting packets that are neither
@@ -560,7 +574,12 @@ func (d *lossDetector) ackElicitingInFlight() int { return d.eliciting }
 // outstanding calls yield for each packet in flight, oldest first. The pointer
 // is valid during the call only; yield must not call the detector.
 func (d *lossDetector) outstanding(yield func(*sentPacket)) {
-	for n := max(d.cursor, d.ring.base); n < d.ring.next; n++ {
+	d.outstandingFrom(0, yield)
+}
+
+// outstandingFrom is outstanding for the packets from number from on.
+func (d *lossDetector) outstandingFrom(from packetNumber, yield func(*sentPacket)) {
+	for n := max(d.cursor, d.ring.base, from); n < d.ring.next; n++ {
 		if p := d.ring.at(n); p.state == sentOutstanding && p.ackEliciting {
 			yield(p)
 		}

@@ -199,8 +199,10 @@ func (s *Session) validated(p *path, now time.Time) {
 	if p == s.sending {
 		p.state = PathActive
 	}
-	p.searchMTU(now)
-	p.setStatus()
+	if p.pmtu.base == 0 { // a later proof of the same address begins no new search
+		p.searchMTU(now)
+	}
+	s.setStatus(p)
 	if first {
 		// Both sides may have opened the same path: the lower ID survives.
 		for _, q := range append([]*path(nil), s.paths...) {
@@ -221,12 +223,12 @@ func (s *Session) validated(p *path, now time.Time) {
 }
 
 // setStatus makes PATH_STATUS due if what the peer should know has changed.
-func (p *path) setStatus() {
+func (s *Session) setStatus(p *path) {
 	status := pathStatusAvailable
 	switch {
 	case p.state == PathSuspect || p.state == PathFailed:
 		status = pathStatusSuspect
-	case p.link.IsCarrier():
+	case s.isSpare(p):
 		status = pathStatusBackup
 	}
 	if status != p.status || p.statusSeq == 0 {
@@ -242,13 +244,19 @@ func (s *Session) suspect(p *path, now time.Time) {
 	if p.state == PathSuspect || p.state == PathFailed {
 		return
 	}
+	if p.stallSince.IsZero() {
+		p.stallSince, _ = p.loss.oldestUnanswered()
+	}
+	s.stalled(p.stallSince, now)
+	p.stallSince = time.Time{}
 	p.state = PathSuspect
 	p.suspectSince = now
 	p.failovers++
 	s.endpoint.counters.pathFailovers.Add(1)
 	s.reinject(p)
 	p.ping = true
-	p.setStatus()
+	p.stallSeen = time.Time{}
+	s.setStatus(p)
 	s.choosePath()
 	s.notePathChange()
 }
@@ -259,18 +267,22 @@ func (s *Session) reinject(p *path) {
 	out := &s.outcome
 	out.reset()
 	p.loss.markAllLost(out)
+	p.packetsReinjected += uint64(out.newlyLost)
+	s.endpoint.counters.packetsReinjected.Add(uint64(out.newlyLost))
 	s.requeue(out.lost)
 }
 
-// revive ends suspicion: the peer has acknowledged a packet of the path.
+// revive ends suspicion: the peer has acknowledged a packet of the path, on
+// which something has arrived since. If nothing has, the path is dead in our
+// direction's way back, and would be suspect again at the next time-out.
 func (s *Session) revive(p *path, now time.Time) {
 	p.ptoCount = 0
-	if p.state != PathSuspect && p.state != PathFailed {
+	if p.state != PathSuspect && p.state != PathFailed || p.lastReceived.Before(p.suspectSince) {
 		return
 	}
 	p.suspectSince, p.probeWait = time.Time{}, 0
 	p.state = PathStandby
-	p.setStatus()
+	s.setStatus(p)
 	s.notePathChange()
 	s.choosePath()
 }
@@ -291,7 +303,7 @@ func (s *Session) failPath(p *path, now time.Time) {
 	p.ping = false
 	p.probes = 0
 	p.challengeAt = time.Time{}
-	p.setStatus()
+	s.setStatus(p)
 	s.choosePath()
 	s.notePathChange()
 }
@@ -312,14 +324,17 @@ func (s *Session) dropPath(p *path) {
 		}
 	}
 	p.markClosed()
+	s.past.add(&p.pathCounters)
 	if p.hasToken {
 		s.endpoint.routes.removeReset(p.resetToken, s)
 	}
 	s.retirePath(p.id)
+	p.copies.clear()
+	p.carries = false
 	if s.sending == p {
 		s.sending = nil
-		s.choosePath()
 	}
+	s.choosePath()
 	s.notePathChange()
 }
 
@@ -347,11 +362,17 @@ func (s *Session) retirePath(id pathID) {
 // maxRetiredPaths bounds the closed paths whose late packets are recognised.
 const maxRetiredPaths = 32
 
-// choosePath picks the path that carries our data: a direct one before a
+// choosePath picks the paths that carry our data.
+func (s *Session) choosePath() {
+	s.chooseFirst()
+	s.shareOut()
+}
+
+// chooseFirst picks the first choice among the paths: a direct one before a
 // relay, then the one with the lower least RTT. A path that is in use stays unless
 // another is clearly better; when none is usable the present one stays and
 // recovery goes on there.
-func (s *Session) choosePath() {
+func (s *Session) chooseFirst() {
 	var best *path
 	if s.sending != nil && s.sending.usable() {
 		best = s.sending
@@ -372,21 +393,10 @@ func (s *Session) choosePath() {
 			}
 		}
 	}
-	if best == nil || best == s.sending {
-		if best != nil && best.state == PathStandby {
-			best.state = PathActive
-			s.notePathChange()
-		}
-		return
+	if best != nil && best != s.sending {
+		s.sending = best
+		s.notePathChange()
 	}
-	if old := s.sending; old != nil && old.state == PathActive {
-		old.state = PathStandby
-	}
-	s.sending = best
-	if best.state == PathStandby {
-		best.state = PathActive
-	}
-	s.notePathChange()
 }
 
 // alternative reports whether a path other than p could carry data.
@@ -407,12 +417,7 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		p.loss.onTimer(now, &p.rtt, out)
 		s.applyOutcome(p, now, out)
 	}
-	if isDue(s.stallDeadline(p), now) {
-		p.stallCheck = now.Add(p.rtt.pto(maxAckDelay))
-		if p.bearing() {
-			s.suspect(p, now)
-		}
-	}
+	s.checkStall(p, now)
 	if t := p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount); !t.IsZero() && !now.Before(t) {
 		s.onPTO(p, now)
 	}
@@ -454,31 +459,16 @@ func (p *path) bearing() (data bool) {
 	return data
 }
 
-// stallDeadline is when the path in use becomes suspect unless something is
-// acknowledged; zero: never. Each packet that leaves puts the PTO off, so an
-// application that writes steadily would fill the whole window of a dead path
-// before that told of it.
-func (s *Session) stallDeadline(p *path) time.Time {
-	if p != s.sending || p.state != PathActive || len(s.paths) == 1 || !s.alternative(p) {
-		return time.Time{}
-	}
-	since := p.loss.oldestUnanswered()
-	if since.IsZero() {
-		return time.Time{}
-	}
-	at := since.Add(p.rtt.pto(maxAckDelay))
-	if at.Before(p.stallCheck) {
-		return p.stallCheck
-	}
-	return at
-}
-
 // onPTO is the probe time-out (RFC 9002, section 6.2), with the addition that
 // a path with alternatives becomes suspect.
 func (s *Session) onPTO(p *path, now time.Time) {
 	p.ptoCount++
 	p.probeTimeouts++
+	s.endpoint.counters.probeTimeouts.Add(1)
 	bearing := p.bearing()
+	if p.stallSince.IsZero() && bearing && p.state != PathSuspect {
+		p.stallSince, _ = p.loss.oldestUnanswered()
+	}
 	// With data in flight a living path is never quiet for long; what arrived
 	// since the last packet left may have been on its way when the path died.
 	silent := now.Sub(p.lastReceived) >= p.rtt.srtt()/2

@@ -28,6 +28,12 @@ type receivedPacket struct {
 	updates  uint64 // the peer's key updates before it
 }
 
+// begin tells that a read has brought datagrams.
+func (r *receiver) begin() {
+	r.now = time.Now()
+	r.endpoint.counters.reads.Add(1)
+}
+
 // datagram handles one datagram, which it may change.
 func (r *receiver) datagram(b []byte, from netip.AddrPort) {
 	e := r.endpoint

@@ -71,19 +71,35 @@ type Session struct {
 	datagrams datagramQueue
 	inbox     datagramInbox
 
+	datagramNumber  uint64          // of the next one that goes on several paths
+	datagramNumbers receivedPackets // of the peer's
+
 	lastReceived time.Time
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
 	flushing     bool
-	unstored     bool       // the packet in hand carried data that found no room
-	outcome      ackOutcome // scratch
-	refs         []frameRef // scratch
+
+	// What observers are shown.
+	past    pathCounters // of closed paths
+	stalls  StallHistogram
+	limited limitedTimes
+	blocked int           // streams that wait for the peer's credit alone
+	trace   *sessionTrace // nil: nobody traces
+
+	unstored bool       // the packet in hand carried data that found no room
+	outcome  ackOutcome // scratch
+	refs     []frameRef // scratch
+	others   []*path    // scratch
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
 type pathTable struct {
 	paths        []*path
-	sending      *path  // carries our data
+	sending      *path // the first choice: carries control frames and datagrams
+	policy       Policy
+	ownPolicies  bool   // of some streams
+	tailDue      bool   // stream data have been sent since the last look at the tails
+	tailCopied   uint64 // bytes that copyTails has sent again
 	nextPath     pathID // of our parity
 	pathLimit    pathID // the peer's: the highest ID that we may open
 	localLimit   pathID // ours
@@ -127,6 +143,8 @@ type owed struct {
 
 	closeFrame closeFrame
 	closesDue  int
+	closeAgain time.Time // when CLOSE, which nobody acknowledges, is repeated; zero: never
+	closeEvery time.Duration
 	closedBy   *path // where CLOSE is answered
 }
 
@@ -164,6 +182,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		arrived:   make(chan struct{}, 1),
 		params:    h.params,
 		pathTable: pathTable{
+			policy:       e.cfg.Policy,
 			nextPath:     1, // path 0 is the handshake's
 			pathLimit:    h.params.maxPaths,
 			localLimit:   initialMaxPathID,
@@ -227,6 +246,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	}
 	s.paths = append(s.paths, p)
 	s.sending = p
+	s.startTrace(now)
 	return s, nil
 }
 
@@ -379,7 +399,11 @@ func (s *Session) MaxDatagramSize() int {
 
 func (s *Session) maxDatagramSize() int {
 	room := s.sending.packetSize() - shortHeaderLen - aeadOverhead
-	return min(room-datagramHeaderLen(room, false), int(s.params.maxDatagram))
+	header := datagramHeaderLen(room, false)
+	if s.policy == PolicyLatency || s.policy.copies() > 1 {
+		header = maxDatagramNumberedHeader
+	}
+	return min(room-header, int(s.params.maxDatagram))
 }
 
 // SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The
@@ -492,11 +516,14 @@ func (s *Session) lingerDone() bool {
 	return true
 }
 
-// drain sends CLOSE and keeps answering with it for three PTOs.
+// drain sends CLOSE, once more after each PTO since it may get lost, and keeps
+// answering with it for three PTOs.
 func (s *Session) drain(now time.Time, f closeFrame) {
 	s.closeFrame = f
 	s.closesDue = 1
 	s.startDraining(now)
+	s.closeEvery = s.endsAt.Sub(now) / 3
+	s.closeAgain = now.Add(s.closeEvery)
 }
 
 func (s *Session) startDraining(now time.Time) {
@@ -583,6 +610,9 @@ func (s *Session) advance(now time.Time) {
 	case sessionDraining:
 		if !now.Before(s.endsAt) {
 			s.leave()
+		} else if isDue(s.closeAgain, now) {
+			s.closesDue = 1
+			s.closeAgain = s.closeAgain.Add(s.closeEvery)
 		}
 		return
 	case sessionLingering:
@@ -610,6 +640,9 @@ func (s *Session) deadline(now time.Time) time.Time {
 		return time.Time{}
 	}
 	if s.state == sessionDraining {
+		if !s.closeAgain.IsZero() && s.closeAgain.Before(s.endsAt) {
+			return s.closeAgain
+		}
 		return s.endsAt
 	}
 	var at time.Time

@@ -35,7 +35,9 @@ type Stream struct {
 	stopDue    bool
 	stopCode   uint64
 
+	policy                Policy
 	queued, controlQueued bool
+	blocked               bool // by the peer's credit alone
 	retired               bool
 	accepted              bool // of the peer's streams
 }
@@ -51,6 +53,7 @@ func (s *Session) newStream(id uint64) *Stream {
 	st := &Stream{
 		session:   s,
 		id:        id,
+		policy:    policyInherit,
 		readable:  make(chan struct{}, 1),
 		writable:  make(chan struct{}, 1),
 		sendLimit: s.params.maxStreamData,
@@ -58,6 +61,9 @@ func (s *Session) newStream(id uint64) *Stream {
 		window:    creditWindow{size: initialStreamWindow, cap: maxStreamWindow},
 	}
 	s.streams[id] = st
+	if s.trace != nil {
+		s.trace.stream(st, true)
+	}
 	return st
 }
 
@@ -203,12 +209,21 @@ const (
 )
 
 // sendBufferLimit bounds what one stream holds for its peer, in bytes: enough
-// to keep the path full for two round trips.
+// to keep all paths full for two round trips of the longest, since a scheduler
+// that sees little waiting leaves a long path alone.
 func (s *Session) sendBufferLimit() int {
 	if s.sending == nil {
 		return minSendBuffer
 	}
-	return min(max(minSendBuffer, 2*s.sending.cc.Cwnd()), maxSendBuffer)
+	windows, rate, longest := 0, 0.0, time.Duration(0)
+	for _, p := range s.paths {
+		if p.carries {
+			windows += p.cc.Cwnd()
+			rate += float64(p.cc.Cwnd()) / max(p.rtt.srtt(), time.Microsecond).Seconds()
+			longest = max(longest, p.rtt.srtt())
+		}
+	}
+	return int(min(max(minSendBuffer, 2*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
 }
 
 // creditLimit is the offset below which new data may be sent.
@@ -336,8 +351,12 @@ func (s *Session) retire(st *Stream) {
 		return
 	}
 	st.retired = true
+	if s.trace != nil {
+		s.trace.stream(st, false)
+	}
 	delete(s.streams, st.id)
 	st.send.reset()
+	s.noteCredit(st)
 	if ours := st.id%2 == 0 == s.client; !ours && st.accepted {
 		s.streamOver()
 	}
