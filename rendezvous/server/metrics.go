@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/rendezvous/ledger"
 	"github.com/instantgrid/instantgrid/ri2n"
 	"github.com/instantgrid/instantgrid/ri2n/metrics"
 )
@@ -23,6 +24,9 @@ type snapshot struct {
 	members, openDeposits, strangers         int
 	strangersRefused, stunReceived, stunSent uint64
 	stun                                     [stunVerdicts]uint64
+	asks, asksRefused                        uint64
+	grids, gridMembers                       int
+	ledger                                   ledger.Counters
 }
 
 func (s *Server) snapshot() snapshot {
@@ -40,6 +44,10 @@ func (s *Server) snapshot() snapshot {
 	v.strangersRefused = s.strangersRefused.Load()
 	v.stunReceived = s.stunReceived.Load()
 	v.stunSent = s.stunSent.Load()
+	v.asks, v.asksRefused = s.asks.done.Load(), s.asks.refused.Load()
+	if s.ledger != nil {
+		v.grids, v.gridMembers, v.ledger = s.ledger.Counts()
+	}
 	for i := range s.stun {
 		v.stun[i] = s.stun[i].Load()
 	}
@@ -119,6 +127,16 @@ var serverMetrics = []metric{
 		emit("ok", v.admits)
 		emit("refused", v.admitsRefused)
 	}),
+	gauge("grids", "Grids that the ledger keeps.", func(v *snapshot) int { return v.grids }),
+	gauge("grid_members", "Peers that are members of any grid.", func(v *snapshot) int { return v.gridMembers }),
+	counter("ledger_questions_total", "Questions put to the ledger.", func(v *snapshot) uint64 { return v.asks }),
+	counter("ledger_questions_refused_total", "Questions above a limit.", func(v *snapshot) uint64 { return v.asksRefused }),
+	labelled("ledger_joins_total", "Nodes that asked to join a grid.", "result", func(v *snapshot, emit func(string, uint64)) {
+		emit("ok", v.ledger.Joins)
+		emit("refused", v.ledger.JoinsRefused)
+	}),
+	counter("ledger_renewals_total", "Records renewed.", func(v *snapshot) uint64 { return v.ledger.Renewals }),
+	counter("ledger_lists_total", "Revocation lists taken in.", func(v *snapshot) uint64 { return v.ledger.Published }),
 	labelled("stun_requests_total", "Datagrams that are not RI2N.", "result", func(v *snapshot, emit func(string, uint64)) {
 		for i, n := range v.stun {
 			emit(stunVerdictNames[i], n)
