@@ -115,8 +115,8 @@ type ackOutcome struct {
 	largestAckedSentAt time.Time // newest newly acknowledged packet; zero: none
 	largestLostSentAt  time.Time // newest lost packet, PMTU probes excepted; zero: none
 
-	burst, lone lossCount // ack-eliciting packets by how they left, PMTU probes excepted
-	elsewhere            bool // set by the caller: the ACK came by another path, so its time tells no RTT
+	burst, lone          lossCount // ack-eliciting packets by how they left, PMTU probes excepted
+	elsewhere            bool      // set by the caller: the ACK came by another path, so its time tells no RTT
 	rttSampled           bool
 	spurious             int  // packets that had been declared lost
 	undo                 bool // every loss of the latest episode was spurious
