@@ -58,6 +58,7 @@ type counters struct {
 	statelessResetsHeld atomic.Uint64 // withheld by the rate limit
 
 	pathsRefused      atomic.Uint64
+	acksStarved       atomic.Uint64 // packets given up, since a peer that sends acknowledged none
 	challengesDropped atomic.Uint64 // PATH_CHALLENGE beyond those that wait for their response
 	pathFailovers     atomic.Uint64
 	closedPathPackets atomic.Uint64 // late ones of abandoned paths
@@ -89,7 +90,7 @@ type Stats struct {
 	SessionsStarted, SessionsRefused, AcceptQueueOverflows         uint64
 	Violations, StatelessResetsSent, StatelessResetsHeld           uint64
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
-	ChallengesDropped                                              uint64
+	ChallengesDropped, AcksStarved                                 uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
 	BurstsDistrusted                                               uint64
@@ -157,6 +158,7 @@ func (e *Endpoint) Stats() Stats {
 		StatelessResetsHeld: c.statelessResetsHeld.Load(),
 
 		PathsRefused:      c.pathsRefused.Load(),
+		AcksStarved:       c.acksStarved.Load(),
 		ChallengesDropped: c.challengesDropped.Load(),
 		PathFailovers:     c.pathFailovers.Load(),
 		ClosedPathPackets: c.closedPathPackets.Load(),

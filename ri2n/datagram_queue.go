@@ -116,7 +116,12 @@ func (q *datagramQueue) peekSize(now time.Time) int {
 }
 
 // len returns the number of datagrams queued, expired ones included.
-func (q *datagramQueue) len() int { return q.count }
+func (q *datagramQueue) len() int {
+	if q == nil {
+		return 0
+	}
+	return q.count
+}
 
 // release takes back a datagram that pop returned.
 func (q *datagramQueue) release(b []byte) { putDatagram(b) }

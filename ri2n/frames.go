@@ -74,6 +74,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	}
 
 	asks, v := s.frames(now, p, pkt)
+	s.resting = false
 	if s.unblocked {
 		s.unblocked = false
 		for _, st := range s.streams {
@@ -172,6 +173,9 @@ func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks pack
 			b = after
 			continue
 		}
+		// After long silence a PING is a keepalive: delaying its ACK would cost
+		// another wake-up and save no packet.
+		asks.atOnce = asks.atOnce || typ == framePing && s.resting
 		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
 			return asks, v
 		}
@@ -240,7 +244,7 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 		var f maxStreamsFrame
 		if f, rest, err = parseMaxStreamsFrame(b, typ); err == nil && !f.uni && f.limit > s.streamLimit {
 			s.streamLimit = f.limit
-			signal(s.openable)
+			s.openable.signal()
 		}
 	case frameDataBlocked:
 		_, rest, err = parseDataBlockedFrame(b)
@@ -319,7 +323,7 @@ func (s *Session) onDatagram(b []byte) {
 	if s.inbox.push(b) {
 		s.endpoint.counters.datagramInboxDropped.Add(1)
 	}
-	signal(s.arrived)
+	s.arrived.signal()
 }
 
 // onAck handles PATH_ACK, which arrived on by and may be about any path.
@@ -328,8 +332,7 @@ func (s *Session) onAck(now time.Time, by *path, f *ackFrame) *violation {
 	if p == nil {
 		return nil // abandoned
 	}
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	out.elsewhere = by != p && p.rtt.samples > 0
 	if err := p.loss.onAck(now, f, &p.rtt, maxAckDelay, out); err != nil {
 		return &violation{codeAckUnsent, "PATH_ACK"}

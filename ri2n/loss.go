@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -126,6 +127,27 @@ type ackOutcome struct {
 	roundStart   bool    // a packet sent since the last round's end was acknowledged
 	delivery     DeliverySpan
 	worstLoss    LossShare
+}
+
+// outcomes lends an ackOutcome to the session whose ACKs or timers are being
+// handled; the sessions that are not need none.
+var outcomes = sync.Pool{New: func() any { return new(ackOutcome) }}
+
+// takeOutcome returns an empty outcome that is the session's until flush.
+func (s *Session) takeOutcome() *ackOutcome {
+	if s.outcome == nil {
+		s.outcome = outcomes.Get().(*ackOutcome)
+	}
+	s.outcome.reset()
+	return s.outcome
+}
+
+func (s *Session) dropOutcome() {
+	if s.outcome != nil {
+		s.outcome.reset() // no stream is to live on in it
+		outcomes.Put(s.outcome)
+		s.outcome = nil
+	}
 }
 
 // reset empties o and keeps the memory of its slices.
@@ -552,6 +574,9 @@ func (d *lossDetector) onTimer(now time.Time, rtt *rttEstimator, out *ackOutcome
 		d.cursor = d.ring.next
 	}
 }
+
+// idle reports whether nothing is in flight that might be lost.
+func (d *lossDetector) idle() bool { return d.lossAt == 0 && d.eliciting == 0 }
 
 // lossTime returns when onTimer is due: when the next packet will be lost
 // unless it is acknowledged or, with nothing in flight, when memory is to be

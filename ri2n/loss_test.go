@@ -453,8 +453,8 @@ func TestRingGrowsAndShrinks(t *testing.T) {
 		now = sendN(d, now.Add(10*ms), 4, 0)
 		ackAll()
 	}
-	if got := len(d.ring.slots); got != minSentRing {
-		t.Errorf("slots in a trickle = %d, want %d", got, minSentRing)
+	if got := len(d.ring.slots); got > 16 {
+		t.Errorf("slots in a trickle = %d, want at most 16", got)
 	}
 	// Silence keeps none.
 	due := d.lossTime()

@@ -216,9 +216,7 @@ func (s *Session) validated(p *path, now time.Time) {
 				s.abandon(loser, now, codeNoError)
 			}
 		}
-		if !isClosed(p.settled) {
-			close(p.settled)
-		}
+		p.settle()
 	}
 	s.notePathChange()
 	s.choosePath()
@@ -258,8 +256,7 @@ func (s *Session) suspect(p *path, now time.Time) {
 	p.suspectSince = now
 	p.failovers++
 	s.endpoint.counters.pathFailovers.Add(1)
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	p.loss.markLostSince(p.heardAt.Add(-p.rtt.min/2), out)
 	s.requeue(out.lost)
 	p.rescueAt = now.Add(p.rescueWait())
@@ -291,8 +288,7 @@ func (s *Session) rescue(p *path, now time.Time) {
 // reinject makes everything in flight on p eligible for other paths. The
 // congestion window is not cut: nobody said that the path is congested.
 func (s *Session) reinject(p *path) {
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	p.loss.markAllLost(out)
 	p.packetsReinjected += uint64(out.newlyLost)
 	s.endpoint.counters.packetsReinjected.Add(uint64(out.newlyLost))
@@ -480,8 +476,7 @@ func (s *Session) alternative(p *path) bool {
 // advancePath does what is due on p at now.
 func (s *Session) advancePath(p *path, now time.Time) {
 	if t := p.loss.lossTime(); !t.IsZero() && !now.Before(t) {
-		out := &s.outcome
-		out.reset()
+		out := s.takeOutcome()
 		p.loss.onTimer(now, &p.rtt, out)
 		s.applyOutcome(p, now, out)
 	}
@@ -510,7 +505,7 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		p.silenceAt = time.Time{}
 		p.ping = true
 	}
-	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k {
+	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k-keepaliveSlack(k) {
 		p.ping = true
 	}
 	if p.state == PathFailed {

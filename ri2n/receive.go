@@ -12,6 +12,7 @@ type receiver struct {
 	endpoint *Endpoint
 	link     *Link
 	now      time.Time // of the read
+	held     bool      // the datagram has waited for a handshake
 
 	session *Session // owner of batch
 	batch   []receivedPacket
@@ -67,6 +68,11 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 		}
 		// Its handshake may have completed between the two looks.
 		if rt = e.routes.findShort(h.dcid); rt == nil {
+			if r.held {
+				// Its handshake failed. Who sent it is told in the handshake.
+				e.counters.earlyPacketsDropped.Add(1)
+				return
+			}
 			e.unknownShort(r.link, from, b, h.dcid, r.now)
 			return
 		}

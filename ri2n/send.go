@@ -97,7 +97,9 @@ func (s *Session) flush(now time.Time) {
 	}
 	s.flushing = false
 	s.flushed(now)
-	s.endpoint.timers.set(&s.timer, s.deadline(now))
+	s.dropOutcome()
+	early, at := s.deadline(now)
+	s.endpoint.timers.setBetween(&s.timer, early, at)
 	s.unlock()
 	if t != nil {
 		transmissions.Put(t)
@@ -192,6 +194,9 @@ func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) 
 		size = min(size, p.link.baseSize())
 	}
 	t.reset(size)
+	if p.loss.ring.len() > starvedRecords {
+		s.acksStarved(p, now)
+	}
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
@@ -251,12 +256,15 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 		}
 	}
 	challenge := isDue(p.challengeAt, now) && p.challenges < s.challengeTries(p)
-	probing := challenge || len(p.responses) > 0
-	control := l.session && open && s.controlDue()
+	// Responses wait for no congestion window, but nobody gets them who
+	// acknowledges none.
+	answering := len(p.responses) > 0 && inFlight <= p.cc.Cwnd()+maxResponses*t.size
+	probing := challenge || answering
 	copies := l.copies && open && p.copies.front(now) != nil
 	datagrams := l.session && open && s.datagramsDue(now)
 	streams := l.streams && open && len(s.sendQueue) > 0
 	data := copies || datagrams || streams
+	control := l.session && open && (data || !now.Before(s.controlAt)) && s.controlDue()
 	if data && p.probes == 0 && p.sendBudget(now) < t.size {
 		copies, datagrams, streams, data = false, false, false, false
 		p.limited = true
@@ -285,7 +293,7 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 	if p.numbers.gaps() >= manyRanges && !p.ackAsked && now.Sub(p.ackAskedAt) >= p.rtt.srtt() && len(b) > start+shortHeaderLen {
 		ping, p.ackAsked, p.ackAskedAt = true, true, now
 	}
-	for len(p.responses) > 0 && limit-len(b) >= 9 {
+	for answering && len(p.responses) > 0 && limit-len(b) >= 9 {
 		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
 		p.responses = p.responses[1:]
 		refs = append(refs, frameRef{kind: refPathProbe})
@@ -413,6 +421,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
+	s.resting = false
 }
 
 // controlDue reports whether session or stream control frames wait.

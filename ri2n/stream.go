@@ -58,7 +58,7 @@ func (s *Session) newStream(id uint64) *Stream {
 		policy:    policyInherit,
 		readable:  make(chan struct{}, 1),
 		writable:  make(chan struct{}, 1),
-		sendLimit: s.params.maxStreamData,
+		sendLimit: s.peerTakes.streamData,
 		recvLimit: initialStreamWindow,
 		window:    creditWindow{size: initialStreamWindow, cap: maxStreamWindow},
 	}

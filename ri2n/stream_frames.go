@@ -33,7 +33,7 @@ func (s *Session) stream(id uint64) (*Stream, *violation) {
 		st = s.newStream(s.peerOpened*4 + id%2)
 		s.acceptQueue = append(s.acceptQueue, st)
 	}
-	signal(s.incoming)
+	s.incoming.signal()
 	return st, nil
 }
 
