@@ -143,6 +143,9 @@ func (w *World) Touch(i int) {
 			d = at
 		}
 	}
+	if !d.IsZero() && d.Before(w.now) {
+		d = w.now
+	}
 	if d.IsZero() || h.dead || !h.wake.IsZero() && !d.Before(h.wake) {
 		return
 	}
