@@ -38,6 +38,7 @@ const (
 	frameAckFreq            = 0x28
 	frameDatagram           = 0x30 // to the end of the packet
 	frameDatagramLen        = 0x31
+	frameDatagramNumbered   = 0x32
 )
 
 // Bits of the type of a STREAM frame.
@@ -117,6 +118,8 @@ func frameName(typ uint64) string {
 		return "CLOSE"
 	case framePathStatus:
 		return "PATH_STATUS"
+	case frameDatagramNumbered:
+		return "DATAGRAM_NUMBERED"
 	case framePathAbandon:
 		return "PATH_ABANDON"
 	case frameMaxPaths:

@@ -34,3 +34,35 @@ func parseDatagramFrame(b []byte, typ uint64) (f datagramFrame, rest []byte, err
 	f.data, rest, err = parseBytes(b)
 	return f, rest, err
 }
+
+// A datagramNumberedFrame carries one unreliable datagram that may arrive on
+// several paths: copies have the number of the first.
+type datagramNumberedFrame struct {
+	number uint64
+	data   []byte
+}
+
+// maxDatagramNumberedHeader is the longest header of a DATAGRAM_NUMBERED frame
+// that we write: a number of up to 8 bytes and a length of up to 4.
+const maxDatagramNumberedHeader = 1 + 8 + 4
+
+// datagramNumberedLen returns the length of the whole frame.
+func datagramNumberedLen(f datagramNumberedFrame) int {
+	return 1 + varintLen(f.number) + varintLen(uint64(len(f.data))) + len(f.data)
+}
+
+func appendDatagramNumberedFrame(b []byte, f datagramNumberedFrame) []byte {
+	b = append(b, frameDatagramNumbered)
+	b = appendVarint(b, f.number)
+	b = appendVarint(b, uint64(len(f.data)))
+	return append(b, f.data...)
+}
+
+// parseDatagramNumberedFrame decodes what follows the type. The data alias b.
+func parseDatagramNumberedFrame(b []byte) (f datagramNumberedFrame, rest []byte, err error) {
+	if f.number, b, err = parseVarint(b); err != nil {
+		return f, nil, err
+	}
+	f.data, rest, err = parseBytes(b)
+	return f, rest, err
+}

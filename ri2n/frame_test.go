@@ -89,6 +89,9 @@ func parseFrame(b []byte) (frame any, again, rest []byte, err error) {
 	case frameDatagram, frameDatagramLen:
 		f, rest, err := parseDatagramFrame(rest, typ)
 		return encodeAgain(f, rest, err, appendDatagramFrame)
+	case frameDatagramNumbered:
+		f, rest, err := parseDatagramNumberedFrame(rest)
+		return encodeAgain(f, rest, err, appendDatagramNumberedFrame)
 	}
 	return nil, nil, nil, errMalformed
 }
@@ -199,6 +202,8 @@ func frameVectors() []vector {
 			ackFreqFrame{threshold: 32, delay: 5 * time.Millisecond, reorder: 3}, appendAckFreqFrame),
 		frameVector("datagram_len", []field{{1, "DATAGRAM_LEN"}, {1, "length 4"}, {4, "data"}},
 			datagramFrame{data: []byte("ping")}, appendDatagramFrame),
+		frameVector("datagram_numbered", []field{{1, "DATAGRAM_NUMBERED"}, {1, "number 7"}, {1, "length 4"}, {4, "data"}},
+			datagramNumberedFrame{number: 7, data: []byte("ping")}, appendDatagramNumberedFrame),
 	}
 	toEnd := frameVector("datagram_to_end", []field{{1, "DATAGRAM"}, {4, "data to the end of the packet"}},
 		datagramFrame{data: []byte("ping"), toEnd: true}, appendDatagramFrame)

@@ -37,7 +37,7 @@ func frameTargets() map[string][]uint64 {
 		"FuzzMaxPathsFrame":          {frameMaxPaths},
 		"FuzzAddrFrame":              {frameAddrAdd, frameAddrRemove, frameObservedAddr},
 		"FuzzAckFreqFrame":           {frameAckFreq},
-		"FuzzDatagramFrame":          {frameDatagram, frameDatagramLen},
+		"FuzzDatagramFrame":          {frameDatagram, frameDatagramLen, frameDatagramNumbered},
 	}
 }
 

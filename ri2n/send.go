@@ -1,7 +1,6 @@
 package ri2n
 
 import (
-	"math"
 	"sync"
 	"time"
 )
@@ -23,6 +22,8 @@ const (
 	refPathProbe // PATH_CHALLENGE or PATH_RESPONSE
 	refMTUProbe
 	refAckFreq
+	refCopy // of what another path carries too; the first is sent again if need be
+	refAck  // our PATH_ACK, which the peer need not hear again
 )
 
 // maxBurst is the largest burst of datagrams in bytes: what one system call
@@ -64,7 +65,7 @@ func (t *transmission) seal(keys *packetKeys, path pathID) {
 // session. One goroutine at a time sends; others leave their work to it.
 func (s *Session) flush(now time.Time) {
 	if s.flushing {
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	s.flushing = true
@@ -81,16 +82,25 @@ func (s *Session) flush(now time.Time) {
 			}
 			break
 		}
+		s.burstSent(now, p, t)
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
-		s.mu.Unlock()
+		// A path that does not answer may be one that loses bursts only.
+		whole := t.count > 1 && p.ptoCount == 0 && p.canary.allows(now)
+		if whole {
+			p.loss.sentInBurst(t.numbers[:t.count])
+		}
+		s.unlock()
 		t.seal(keys, id)
-		link.send(t.buf, t.size, remote)
+		link.sendBurst(t.buf, t.size, remote, whole)
 		now = time.Now()
 		s.mu.Lock()
 	}
 	s.flushing = false
-	s.endpoint.timers.set(&s.timer, s.deadline(now))
-	s.mu.Unlock()
+	s.flushed(now)
+	s.dropOutcome()
+	early, at := s.deadline(now)
+	s.endpoint.timers.setBetween(&s.timer, early, at)
+	s.unlock()
 	if t != nil {
 		transmissions.Put(t)
 	}
@@ -99,41 +109,66 @@ func (s *Session) flush(now time.Time) {
 // buildBurst fills t with what one path has to send, and returns that path,
 // or nil when nothing may be sent.
 func (s *Session) buildBurst(now time.Time, t *transmission) *path {
-	if s.keys.packets >= s.keys.most && !s.updateKeys(now) {
-		return nil
+	if s.state < sessionDraining && s.keys.packets >= s.keys.most {
+		s.updateKeys(now)
 	}
 	if s.state == sessionDraining {
+		if s.keys.packets >= maxKeyPackets+closeReserve {
+			return nil
+		}
 		return s.buildClose(now, t)
 	}
 	for _, p := range s.paths {
-		if p != s.sending && s.buildPackets(p, now, t) {
+		p.limited = false
+	}
+	target, what := s.schedule(now)
+	for _, p := range s.paths { // what paths need for themselves, and copies
+		if p != s.sending && s.buildPackets(p, now, t, load{copies: p.copies.list.len() > 0}) {
 			return p
 		}
 	}
-	if p := s.sending; p != nil && s.buildPackets(p, now, t) {
-		return p
+	if p := s.sending; p != nil {
+		l := load{session: true, copies: p.copies.list.len() > 0}
+		if p == target {
+			l.streams, l.policy, l.freshOnly = true, what.policy, what.freshOnly
+		}
+		if s.buildPackets(p, now, t, l) {
+			return p
+		}
+	}
+	if target != nil && target != s.sending && s.buildPackets(target, now, t, what) {
+		return target
+	}
+	if s.tailDue && len(s.sendQueue) == 0 {
+		if s.copyTails(now); s.copiesWait() {
+			return s.buildBurst(now, t)
+		}
+	}
+	for _, p := range s.paths {
+		if (p.carries || p == s.sending) && !p.limited && p.loss.bytesInFlight()+p.packetSize() <= p.cc.Cwnd() {
+			p.loss.setAppLimited()
+		}
 	}
 	return nil
 }
 
-// updateKeys moves to the next keys when it is time, and reports whether
-// sending may go on.
-func (s *Session) updateKeys(now time.Time) bool {
+// updateKeys moves to the next keys when it is time, and ends the session when
+// it never is.
+func (s *Session) updateKeys(now time.Time) {
 	k := &s.keys
 	if k.confirmed && now.Sub(k.rotatedAt) >= 3*s.maxPTO() && s.rotateSendKeys(now) {
-		return true
+		return
 	}
-	if k.packets < maxKeyPackets {
-		return true
+	if k.packets >= maxKeyPackets {
+		s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
 	}
-	s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
-	return false
 }
 
 func (s *Session) rotateSendKeys(now time.Time) bool {
 	if err := s.keys.rotate(now); err != nil {
 		return false
 	}
+	s.endpoint.counters.keyUpdates.Add(1)
 	for _, p := range s.paths {
 		p.phaseAt = p.loss.ring.next
 	}
@@ -148,9 +183,21 @@ func (s *Session) maxPTO() time.Duration {
 	return longest
 }
 
-func (s *Session) buildPackets(p *path, now time.Time, t *transmission) bool {
-	t.reset(p.packetSize())
-	for t.room() && s.buildPacket(p, now, t) {
+// ptosAtFullSize is how many probe time-outs in a row may have packets of full
+// size for probes. Later ones have the base size: the path may have ceased to
+// carry more, and without any ACK nobody would notice (RFC 8899, section 4.3).
+const ptosAtFullSize = 3
+
+func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) bool {
+	size := p.packetSize()
+	if p.probes > 0 && p.ptoCount >= ptosAtFullSize {
+		size = min(size, p.link.baseSize())
+	}
+	t.reset(size)
+	if p.loss.ring.len() > starvedRecords {
+		s.acksStarved(p, now)
+	}
+	for t.room() && s.buildPacket(p, now, t, l) {
 	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
 }
@@ -194,41 +241,36 @@ func (s *Session) buildClose(now time.Time, t *transmission) *path {
 }
 
 // buildPacket appends one packet for p to t, and reports whether there was
-// something to send.
-func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
+// something to send. Besides what the path needs itself it takes what l says.
+func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) bool {
 	if !p.loss.canSend() || p.allowance() < t.size {
 		return false
 	}
 	down := p.state == PathSuspect || p.state == PathFailed
-	carriesData := p == s.sending
 	inFlight := p.loss.bytesInFlight()
 	open := p.probes > 0 || inFlight+t.size <= p.cc.Cwnd()
 	ackNow := !down && (p.acks.needsAckNow() || isDue(p.acks.deadline(), now))
-	if carriesData {
+	if l.session {
 		for _, q := range s.paths { // a suspect path's ACKs take another way
 			ackNow = ackNow || q != p && s.acksTravel(q) && (q.acks.needsAckNow() || isDue(q.acks.deadline(), now))
 		}
 	}
 	challenge := isDue(p.challengeAt, now) && p.challenges < s.challengeTries(p)
-	probing := challenge || len(p.responses) > 0
-	control := carriesData && open && s.controlDue()
-	data := carriesData && open && s.dataDue(now)
-	p.limited = false
-	if data && p.probes == 0 {
-		budget := p.pacer.budget(now, p.cc.PacingRate(), t.size, p.cc.Cwnd())
-		if inFlight == 0 && budget < math.MaxInt32 {
-			budget = p.pacer.quiet(t.size, p.cc.Cwnd())
-		}
-		if budget < t.size {
-			data = false
-			p.limited = true
-		}
+	// Responses wait for no congestion window, but nobody gets them who
+	// acknowledges none.
+	answering := len(p.responses) > 0 && inFlight <= p.cc.Cwnd()+maxResponses*t.size
+	probing := challenge || answering
+	copies := l.copies && open && p.copies.front(now) != nil
+	datagrams := l.session && open && s.datagramsDue(now)
+	streams := l.streams && open && len(s.sendQueue) > 0
+	data := copies || datagrams || streams
+	control := l.session && open && (data || !now.Before(s.controlAt)) && s.controlDue()
+	if data && p.probes == 0 && p.sendBudget(now) < t.size {
+		copies, datagrams, streams, data = false, false, false, false
+		p.limited = true
 	}
 	ping := p.ping || p.probes > 0 && !data && !control
 	if !ackNow && !probing && !control && !data && !ping {
-		if carriesData && open && !p.limited {
-			p.loss.setAppLimited()
-		}
 		return false
 	}
 
@@ -239,15 +281,19 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 
 	if p.acks.wantsAck() && !down {
 		b = s.appendAck(b, p, now)
+		b = s.appendReports(b, limit, p, now)
 	}
-	if carriesData {
+	if l.session {
 		for _, q := range s.paths {
 			if q != p && s.acksTravel(q) && q.acks.wantsAck() && limit-len(b) > 200 {
 				b = s.appendAck(b, q, now)
 			}
 		}
 	}
-	for len(p.responses) > 0 && limit-len(b) >= 9 {
+	if p.numbers.gaps() >= manyRanges && !p.ackAsked && now.Sub(p.ackAskedAt) >= p.rtt.srtt() && len(b) > start+shortHeaderLen {
+		ping, p.ackAsked, p.ackAskedAt = true, true, now
+	}
+	for answering && len(p.responses) > 0 && limit-len(b) >= 9 {
 		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
 		p.responses = p.responses[1:]
 		refs = append(refs, frameRef{kind: refPathProbe})
@@ -267,15 +313,28 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission) bool {
 			refs = append(refs, frameRef{kind: refAckFreq, length: uint32(n)})
 			p.ackEvery = n
 		}
-		b, refs = s.appendDatagrams(b, limit, refs, now)
-		b, refs = s.appendStreams(b, limit, refs)
+		switch {
+		case copies && len(refs) == 0:
+			b, refs = s.appendCopies(p, now, b, limit, refs)
+		default:
+			if datagrams {
+				b, refs = s.appendDatagrams(p, b, limit, refs, now)
+			}
+			if streams {
+				b, refs = s.appendStreams(p, l, b, limit, refs)
+			}
+		}
 	}
-	if ping {
+	if ping || p.probes > 0 {
 		if len(refs) == 0 {
 			b = appendPingFrame(b)
 			refs = append(refs, frameRef{kind: refPing})
 		}
 		p.ping = false
+	}
+	if p.ackAsked && len(refs) > 0 && p.acks.wantsNone() && p.acks.largest > p.forgetBy {
+		refs = append(refs, frameRef{kind: refAck, id: uint64(p.id), offset: uint64(p.acks.largest)})
+		p.ackAsked = false
 	}
 	s.refs = refs[:0]
 	if len(b) == start+shortHeaderLen {
@@ -319,6 +378,7 @@ func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
 	}
 	b = appendAckFrame(b, ackFrame{path: p.id, delay: p.acks.delay(now), ranges: ranges})
 	p.acks.sent()
+	p.ackedTo = ranges[0].largest
 	s.ackedUpdates = max(s.ackedUpdates, p.updates)
 	return b
 }
@@ -328,10 +388,14 @@ func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
 func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, eliciting bool, refs []frameRef) {
 	start := len(t.buf)
 	number := p.loss.nextPacketNumber()
-	appendShortHeader(b[start:start], shortHeader{keyPhase: s.keys.phase, dcid: p.remoteID, pn: uint32(number)})
+	redundant := len(refs) > 0 && refs[0].kind == refCopy
+	appendShortHeader(b[start:start], shortHeader{keyPhase: s.keys.phase, redundant: redundant, dcid: p.remoteID, pn: uint32(number)})
 	b = append(b, zeroTag[:]...)
 	size := len(b) - start
 	t.buf = b
+	if s.trace != nil {
+		s.trace.packetSent(now, p, number, size, b[start+shortHeaderLen:len(b)-aeadOverhead])
+	}
 	t.numbers[t.count] = number
 	t.ends[t.count] = len(b)
 	t.count++
@@ -340,8 +404,14 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	if len(refs) > 0 {
 		first, refs = refs[0], refs[1:]
 	}
-	probe := first.kind == refMTUProbe
+	// What is sent on a path that is down finds out whether it is back; its
+	// loss is no sign of congestion.
+	down := p.state == PathSuspect || p.state == PathFailed
+	probe := first.kind == refMTUProbe || down && p != s.sending
 	p.loss.sent(now, number, size, eliciting, probe, first, refs)
+	if eliciting && p.owedSince.IsZero() {
+		p.owedSince = now
+	}
 	if eliciting && !probe {
 		p.cc.OnSent(now, size, p.loss.bytesInFlight())
 		p.pacer.sent(size)
@@ -351,6 +421,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
+	s.resting = false
 }
 
 // controlDue reports whether session or stream control frames wait.
@@ -400,7 +471,7 @@ func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, [
 	for _, p := range s.paths {
 		if p.statusDue && room() {
 			if p.statusSeq == 0 {
-				p.setStatus()
+				s.setStatus(p)
 			}
 			b = appendPathStatusFrame(b, pathStatusFrame{
 				path: p.id, seq: p.statusSeq, status: p.status,
@@ -414,22 +485,18 @@ func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, [
 		st := s.controlQueue[0]
 		if b, refs = st.appendControl(b, refs, room); !st.controlDue() {
 			st.controlQueued = false
-			s.controlQueue[0] = nil
-			s.controlQueue = s.controlQueue[1:]
+			s.controlQueue = dropFirst(s.controlQueue)
 		}
-	}
-	if len(s.controlQueue) == 0 {
-		s.controlQueue = nil
 	}
 	return b, refs
 }
 
-// dataDue reports whether streams or datagrams wait to be sent.
-func (s *Session) dataDue(now time.Time) bool {
-	return len(s.sendQueue) > 0 || s.datagrams.len() > 0 && s.datagrams.peekSize(now) >= 0
+// datagramsDue reports whether datagrams wait to be sent.
+func (s *Session) datagramsDue(now time.Time) bool {
+	return s.datagrams.len() > 0 && s.datagrams.peekSize(now) >= 0
 }
 
-func (s *Session) appendDatagrams(b []byte, limit int, refs []frameRef, now time.Time) ([]byte, []frameRef) {
+func (s *Session) appendDatagrams(p *path, b []byte, limit int, refs []frameRef, now time.Time) ([]byte, []frameRef) {
 	for s.datagrams.len() > 0 {
 		n := s.datagrams.peekSize(now)
 		if n < 0 || datagramHeaderLen(n, false)+n > limit-len(b) {
@@ -439,8 +506,13 @@ func (s *Session) appendDatagrams(b []byte, limit int, refs []frameRef, now time
 		if !ok {
 			break
 		}
-		b = appendDatagramFrame(b, datagramFrame{data: d})
 		refs = append(refs, frameRef{kind: refDatagram, length: uint32(n)})
+		if f, ok := s.numbered(d, limit-len(b)); ok {
+			b = appendDatagramNumberedFrame(b, f)
+			s.copyDatagram(p, f, now)
+		} else {
+			b = appendDatagramFrame(b, datagramFrame{data: d})
+		}
 		s.datagrams.release(d)
 	}
 	return b, refs
@@ -449,15 +521,27 @@ func (s *Session) appendDatagrams(b []byte, limit int, refs []frameRef, now time
 // minStreamRoom keeps stream frames from being cut into crumbs.
 const minStreamRoom = 64
 
-func (s *Session) appendStreams(b []byte, limit int, refs []frameRef) ([]byte, []frameRef) {
-	for len(s.sendQueue) > 0 && limit-len(b) >= minStreamRoom {
+// appendStreams adds stream data for p, of the streams that l names.
+func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []frameRef) ([]byte, []frameRef) {
+	passed := 0 // streams that have nothing for this packet, at the end of the queue
+	for len(s.sendQueue) > passed && limit-len(b) >= minStreamRoom {
 		st := s.sendQueue[0]
+		pol := s.policyOf(st)
+		if l.policy != policyInherit && l.policy != pol || l.freshOnly && !st.send.hasFresh(st.creditLimit()) {
+			passed++
+			s.turn()
+			continue
+		}
+		next := st.send.next
+		if l.freshOnly {
+			next = st.send.nextFresh
+		}
 		header := 1 + varintLen(st.id) + varintLen(st.send.end) + 2
-		off, n, fin, fresh, ok := st.send.next(limit-len(b)-header, st.creditLimit())
+		off, n, fin, fresh, ok := next(limit-len(b)-header, st.creditLimit())
 		if !ok {
 			st.queued = false
-			s.sendQueue[0] = nil
-			s.sendQueue = s.sendQueue[1:]
+			s.sendQueue = dropFirst(s.sendQueue)
+			s.noteCredit(st)
 			continue
 		}
 		if fresh {
@@ -468,15 +552,36 @@ func (s *Session) appendStreams(b []byte, limit int, refs []frameRef) ([]byte, [
 		b = b[:at+n] // the buffer of a transmission is never too small
 		st.send.copyRange(b[at:], off)
 		refs = append(refs, frameRef{kind: refStream, stream: st, offset: off, length: uint32(n), fin: fin})
-		if len(s.sendQueue) > 1 { // take turns
-			copy(s.sendQueue, s.sendQueue[1:])
-			s.sendQueue[len(s.sendQueue)-1] = st
+		s.tailDue = true
+		if k := pol.copies(); k > 1 {
+			for _, q := range s.otherCarriers(p, k-1) {
+				s.copyTo(q, copyRange{stream: st, off: off, n: uint32(n), fin: fin})
+			}
 		}
-	}
-	if len(s.sendQueue) == 0 {
-		s.sendQueue = nil
+		s.turn()
 	}
 	return b, refs
+}
+
+// dropFirst removes the first of q in place. An empty queue keeps its memory if
+// that is little, so that one that empties often does not allocate each time.
+func dropFirst[T any](q []T) []T {
+	var zero T
+	n := copy(q, q[1:])
+	q[n] = zero
+	if n == 0 && cap(q) > fifoKeep {
+		return nil
+	}
+	return q[:n]
+}
+
+// turn lets the next stream send.
+func (s *Session) turn() {
+	if n := len(s.sendQueue); n > 1 {
+		st := s.sendQueue[0]
+		copy(s.sendQueue, s.sendQueue[1:])
+		s.sendQueue[n-1] = st
+	}
 }
 
 // requeue makes lost frames due again.
@@ -523,6 +628,7 @@ func (s *Session) queueStream(st *Stream) {
 		st.queued = true
 		s.sendQueue = append(s.sendQueue, st)
 	}
+	s.noteCredit(st)
 }
 
 func (s *Session) queueControl(st *Stream) {

@@ -152,6 +152,15 @@ func (b *sendBuffer) next(max int, creditLimit uint64) (off uint64, n int, fin, 
 	if b.fin == finLost {
 		return b.end, 0, b.takeFIN(b.end), false, true
 	}
+	return b.nextFresh(max, creditLimit)
+}
+
+// nextFresh is next for data that have not been sent before.
+func (b *sendBuffer) nextFresh(max int, creditLimit uint64) (off uint64, n int, fin, fresh, ok bool) {
+	room := uint64(0)
+	if max > 0 {
+		room = uint64(max)
+	}
 	off = b.sent
 	stop := min(b.end, creditLimit)
 	if stop > off && room > 0 {
@@ -181,6 +190,24 @@ func (b *sendBuffer) hasNext(creditLimit uint64) bool {
 	return b.lost.len() > 0 || b.fin == finLost ||
 		min(b.end, creditLimit) > b.sent ||
 		b.fin == finWanted && b.sent == b.end
+}
+
+// hasFresh reports whether nextFresh would return something.
+func (b *sendBuffer) hasFresh(creditLimit uint64) bool {
+	return min(b.end, creditLimit) > b.sent || b.fin == finWanted && b.sent == b.end
+}
+
+// needs reports whether the peer may lack something of [off, off+n), or the
+// FIN if fin is set.
+func (b *sendBuffer) needs(off uint64, n int, fin bool) bool {
+	if b.dropped {
+		return false
+	}
+	if fin && b.fin != finAcked {
+		return true
+	}
+	start, stop, ok := b.clip(off, n)
+	return ok && !b.acked.contains(start, stop)
 }
 
 // blockedAt reports whether there is new data of which creditLimit allows
