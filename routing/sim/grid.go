@@ -128,7 +128,7 @@ func (m messenger) Send(to *routing.Member, msg []byte) {
 // one that is there already; batch of them join at the same time. It returns
 // the number of those that could not.
 func (g *Grid) Grow(n, batch int) (failed int) {
-	for len(g.Nodes) < n {
+	for len(g.Nodes) < n && !g.stopped() {
 		joining, old := 0, len(g.Nodes)
 		for range min(batch, max(1, old), n-old) {
 			i := g.AddNode(MakeMember(uint64(len(g.Nodes))))
@@ -176,7 +176,7 @@ func (g *Grid) RandomKey() (k routing.Key) {
 
 // RandomAlive returns a living, honest host.
 func (g *Grid) RandomAlive() int {
-	for {
+	for { // somebody always is
 		if i := g.rand.IntN(len(g.hosts)); !g.hosts[i].dead && g.liars[i] == nil {
 			return i
 		}

@@ -21,6 +21,10 @@ type Options struct {
 	Churn   float64 // the part of the nodes that leave at once, from 0 to 0.9
 	Objects int     // location objects that live through it
 
+	// Stopped ends the run, with ErrStopped, when it returns true. Nil never
+	// does.
+	Stopped func() bool
+
 	// Progress is told of each phase. Nil tells nobody.
 	Progress func(phase string)
 }
@@ -54,6 +58,9 @@ type Report struct {
 	RealSeconds    float64 `json:"real_seconds"`
 }
 
+// ErrStopped reports that Options.Stopped has ended a run.
+var ErrStopped = errors.New("sim: stopped")
+
 // Run grows a grid, stores objects in it, lets nodes leave at once, waits 30 s
 // and looks keys up.
 func Run(o Options) (Report, error) {
@@ -71,6 +78,7 @@ func Run(o Options) (Report, error) {
 	out.HopsBound = int(math.Ceil(math.Log2(float64(o.Nodes)))) + 1
 
 	g := NewGrid(o.Seed)
+	g.Stopped = o.Stopped
 	o.Progress(fmt.Sprintf("%d nodes join", o.Nodes))
 	before := liveBytes()
 	out.JoinFailed = g.Grow(o.Nodes, max(50, o.Nodes/20))
@@ -102,6 +110,9 @@ func Run(o Options) (Report, error) {
 
 	out.Messages, out.VirtualSeconds = g.Sent, g.Elapsed().Seconds()
 	out.RealSeconds = time.Since(began).Seconds()
+	if g.stopped() {
+		return out, ErrStopped
+	}
 	return out, nil
 }
 
