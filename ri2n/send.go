@@ -86,9 +86,12 @@ func (s *Session) flush(now time.Time) {
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
 		s.unlock()
 		t.seal(keys, id)
-		link.send(t.buf, t.size, remote)
+		unreachable := link.send(t.buf, t.size, remote)
 		now = time.Now()
 		s.mu.Lock()
+		if unreachable {
+			s.unreachable(p, now)
+		}
 	}
 	s.flushing = false
 	s.flushed(now)
