@@ -285,6 +285,14 @@ func (s *Session) rescue(p *path, now time.Time) {
 	s.reinject(p)
 }
 
+// unreachable is called when the system has said that no way leads to p's
+// address: its data need not wait for a time-out.
+func (s *Session) unreachable(p *path, now time.Time) {
+	if s.state <= sessionLingering && p.state != PathClosed && s.alternative(p) {
+		s.suspect(p, now)
+	}
+}
+
 // reinject makes everything in flight on p eligible for other paths. The
 // congestion window is not cut: nobody said that the path is congested.
 func (s *Session) reinject(p *path) {
