@@ -26,8 +26,8 @@ type contender struct {
 // contenders are measured in this order. ri2n comes first, as the ratios are
 // those of the first to each of the others.
 var contenders = append([]contender{
-	{"ri2n", "this project's transport", "udp", true, ri2nKind{}.listen, ri2nKind{}.dialer},
-	{"ri2n-bbr", "the same with BBR in place of its default congestion control", "udp", true, ri2nKind{ri2n.CongestionBBR}.listen, ri2nKind{ri2n.CongestionBBR}.dialer},
+	{"ri2n", "this project's transport with its default congestion control, BBR", "udp", true, ri2nKind{}.listen, ri2nKind{}.dialer},
+	{"ri2n-cubic", "the same with CUBIC in place of BBR", "udp", true, ri2nKind{ri2n.CongestionCUBIC}.listen, ri2nKind{ri2n.CongestionCUBIC}.dialer},
 	{"tls", "TLS 1.3 over kernel TCP", "tcp", true, listenTLS, newTLSDialer},
 	{"quic", "quic-go", "udp", true, listenQUIC, newQUICDialer},
 	{"kcp", "kcp-go with AES-GCM and smux", "udp", false, listenKCP, newKCPDialer},
