@@ -642,7 +642,7 @@ func (s *Session) deadline(now time.Time) time.Time {
 	}
 	for _, p := range s.paths {
 		sooner(p.loss.lossTime())
-		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		sooner(p.ptoDeadline())
 		sooner(s.stallDeadline(p))
 		if p.previous.Link != nil {
 			sooner(p.returnAt)

@@ -149,13 +149,23 @@ func (st *Stream) consumed(n uint64) {
 
 func (s *Session) maxRTT() time.Duration {
 	var longest time.Duration
+	usable := 0
 	for _, p := range s.paths {
 		if p.state == PathActive || p.state == PathStandby {
 			longest = max(longest, p.rtt.smoothed)
+			usable++
 		}
+	}
+	if usable > 1 {
+		longest = max(longest, reorderTime)
 	}
 	return longest
 }
+
+// reorderTime is what data may wait at the receiver, with several paths, for
+// what the peer has sent before on a path with a queue, of which our own RTT
+// tells nothing. Half the queue of a usual line.
+const reorderTime = 50 * time.Millisecond
 
 // Write queues b and returns once it has been copied, which may be long
 // before the peer has it. It waits while the stream's buffer is full.
