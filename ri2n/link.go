@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -99,45 +100,41 @@ func (l *Link) closeSocket() error {
 	return l.socket.close()
 }
 
-// read is the socket's reader goroutine. Read buffers belong to it and are
-// consumed before the next read.
+// read is the socket's reader goroutine.
 func (l *Link) read() {
-	buf := make([]byte, maxReadSize)
 	r := receiver{endpoint: l.endpoint, link: l}
-	each := r.datagram
-	failures := 0
-	for {
-		err := l.socket.read(buf, func(b []byte, from netip.AddrPort) {
-			if r.now.IsZero() {
-				r.now = time.Now()
-			}
-			each(b, from)
-		})
+	for failures := 0; ; failures++ {
+		before := l.endpoint.counters.datagramsReceived.Load()
+		err := l.socket.receive(&r)
 		r.finish()
-		r.now = time.Time{}
-		switch {
-		case err == nil:
+		if l.endpoint.counters.datagramsReceived.Load() != before {
 			failures = 0
-		case l.closed.Load() || failures > 100:
-			return
-		default: // an ICMP error or a passing lack of buffers
-			failures++
-			time.Sleep(time.Millisecond)
 		}
+		if l.closed.Load() || errors.Is(err, net.ErrClosed) || failures > 100 {
+			return
+		}
+		time.Sleep(time.Millisecond) // an ICMP error or a passing lack of buffers
 	}
 }
 
 // send passes one burst of datagrams of size bytes each, the last one maybe
 // shorter, to remote.
 func (l *Link) send(burst []byte, size int, remote netip.AddrPort) {
+	l.sendBurst(burst, size, remote, true)
+}
+
+// sendBurst is send, except that the datagrams leave one by one unless whole
+// is set.
+func (l *Link) sendBurst(burst []byte, size int, remote netip.AddrPort, whole bool) {
 	c := &l.endpoint.counters
+	c.bursts.Add(1)
 	c.bytesSent.Add(uint64(len(burst)))
 	c.datagramsSent.Add(uint64((len(burst) + size - 1) / size))
 	if l.closed.Load() {
 		return
 	}
 	if l.carrier == nil {
-		if err := l.socket.write(burst, size, remote); err != nil {
+		if err := l.socket.write(burst, size, remote, whole); err != nil {
 			c.sendErrors.Add(1)
 		}
 		return

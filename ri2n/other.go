@@ -109,7 +109,7 @@ func (c *otherConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 	if isClosed(c.closed) {
 		return 0, net.ErrClosed
 	}
-	if err := c.link.socket.write(b, len(b), to); err != nil {
+	if err := c.link.socket.write(b, len(b), to, false); err != nil {
 		return 0, err
 	}
 	return len(b), nil

@@ -216,9 +216,7 @@ func (s *Session) validated(p *path, now time.Time) {
 				s.abandon(loser, now, codeNoError)
 			}
 		}
-		if !isClosed(p.settled) {
-			close(p.settled)
-		}
+		p.settle()
 	}
 	s.notePathChange()
 	s.choosePath()
@@ -249,12 +247,16 @@ func (s *Session) suspect(p *path, now time.Time) {
 	if p.state == PathSuspect || p.state == PathFailed {
 		return
 	}
+	if p.stallSince.IsZero() {
+		p.stallSince = p.loss.oldestSent()
+	}
+	s.stalled(p.stallSince, now)
+	p.stallSince = time.Time{}
 	p.state = PathSuspect
 	p.suspectSince = now
 	p.failovers++
 	s.endpoint.counters.pathFailovers.Add(1)
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	p.loss.markLostSince(p.heardAt.Add(-p.rtt.min/2), out)
 	s.requeue(out.lost)
 	p.rescueAt = now.Add(p.rescueWait())
@@ -286,9 +288,10 @@ func (s *Session) rescue(p *path, now time.Time) {
 // reinject makes everything in flight on p eligible for other paths. The
 // congestion window is not cut: nobody said that the path is congested.
 func (s *Session) reinject(p *path) {
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	p.loss.markAllLost(out)
+	p.packetsReinjected += uint64(out.newlyLost)
+	s.endpoint.counters.packetsReinjected.Add(uint64(out.newlyLost))
 	s.requeue(out.lost)
 }
 
@@ -386,6 +389,7 @@ func (s *Session) dropPath(p *path) {
 		}
 	}
 	p.markClosed()
+	s.past.add(&p.pathCounters)
 	if p.hasToken {
 		s.endpoint.routes.removeReset(p.resetToken, s)
 	}
@@ -473,8 +477,7 @@ func (s *Session) alternative(p *path) bool {
 // advancePath does what is due on p at now.
 func (s *Session) advancePath(p *path, now time.Time) {
 	if t := p.loss.lossTime(); !t.IsZero() && !now.Before(t) {
-		out := &s.outcome
-		out.reset()
+		out := s.takeOutcome()
 		p.loss.onTimer(now, &p.rtt, out)
 		s.applyOutcome(p, now, out)
 	}
@@ -503,7 +506,7 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		p.silenceAt = time.Time{}
 		p.ping = true
 	}
-	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k {
+	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k-keepaliveSlack(k) {
 		p.ping = true
 	}
 	if p.state == PathFailed {
@@ -533,7 +536,11 @@ func (p *path) bearing() (data bool) {
 func (s *Session) onPTO(p *path, now time.Time) {
 	p.ptoCount++
 	p.probeTimeouts++
+	s.endpoint.counters.probeTimeouts.Add(1)
 	bearing := p.bearing()
+	if p.stallSince.IsZero() && bearing && p.state != PathSuspect {
+		p.stallSince = p.loss.oldestSent()
+	}
 	// With data in flight a living path is never quiet for long; what arrived
 	// since the last packet left may have been on its way when the path died.
 	silent := now.Sub(p.lastReceived) >= p.rtt.srtt()/2

@@ -7,15 +7,22 @@ import (
 
 // A socket sends and receives datagrams in batches.
 type socket interface {
-	// read blocks for at least one datagram and calls each for every one that
-	// a single system call brought. The slices alias buf.
-	read(buf []byte, each func(b []byte, from netip.AddrPort)) error
+	// receive calls r.datagram for every datagram that arrives, and r.finish
+	// once for each batch of them, until reading fails. One goroutine calls
+	// it. The buffers belong to the socket and are used again after finish.
+	receive(r *receiver) error
 
 	// write sends burst as datagrams of size bytes, the last maybe shorter.
-	write(burst []byte, size int, to netip.AddrPort) error
+	// Only where whole is set may the kernel get the burst in one piece and
+	// cut it up.
+	write(burst []byte, size int, to netip.AddrPort, whole bool) error
 
 	localAddr() net.Addr
 	close() error
+
+	// kernel reports whether the socket is a descriptor of the system, whose
+	// readiness the netpoller waits for.
+	kernel() bool
 }
 
 // newSocket returns the fastest socket that pc allows.
@@ -39,16 +46,20 @@ type addrPortConn interface {
 
 type addrPortSocket struct{ addrPortConn }
 
-func (s addrPortSocket) read(buf []byte, each func(b []byte, from netip.AddrPort)) error {
-	n, from, err := s.ReadFromUDPAddrPort(buf)
-	if err != nil {
-		return err
+func (s addrPortSocket) receive(r *receiver) error {
+	buf := make([]byte, maxReadSize)
+	for {
+		n, from, err := s.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return err
+		}
+		r.begin()
+		r.datagram(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+		r.finish()
 	}
-	each(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
-	return nil
 }
 
-func (s addrPortSocket) write(burst []byte, size int, to netip.AddrPort) error {
+func (s addrPortSocket) write(burst []byte, size int, to netip.AddrPort, _ bool) error {
 	for len(burst) > 0 {
 		n := min(size, len(burst))
 		if _, err := s.WriteToUDPAddrPort(burst[:n], to); err != nil {
@@ -61,19 +72,24 @@ func (s addrPortSocket) write(burst []byte, size int, to netip.AddrPort) error {
 
 func (s addrPortSocket) localAddr() net.Addr { return s.LocalAddr() }
 func (s addrPortSocket) close() error        { return s.Close() }
+func (s addrPortSocket) kernel() bool        { _, ok := s.addrPortConn.(*net.UDPConn); return ok }
 
 type packetSocket struct{ net.PacketConn }
 
-func (s packetSocket) read(buf []byte, each func(b []byte, from netip.AddrPort)) error {
-	n, addr, err := s.ReadFrom(buf)
-	if err != nil {
-		return err
+func (s packetSocket) receive(r *receiver) error {
+	buf := make([]byte, maxReadSize)
+	for {
+		n, addr, err := s.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		r.begin()
+		r.datagram(buf[:n], addrPortOf(addr))
+		r.finish()
 	}
-	each(buf[:n], addrPortOf(addr))
-	return nil
 }
 
-func (s packetSocket) write(burst []byte, size int, to netip.AddrPort) error {
+func (s packetSocket) write(burst []byte, size int, to netip.AddrPort, _ bool) error {
 	addr := net.UDPAddrFromAddrPort(to)
 	for len(burst) > 0 {
 		n := min(size, len(burst))
@@ -87,6 +103,7 @@ func (s packetSocket) write(burst []byte, size int, to netip.AddrPort) error {
 
 func (s packetSocket) localAddr() net.Addr { return s.LocalAddr() }
 func (s packetSocket) close() error        { return s.Close() }
+func (s packetSocket) kernel() bool        { return false }
 
 // addrPortOf returns the transport address in addr, unmapped from IPv6, or
 // the zero AddrPort.

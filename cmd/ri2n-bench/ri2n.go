@@ -30,6 +30,7 @@ func (k ri2nKind) listen(ctx context.Context, address string, key identity) (lis
 		Authorize:  func(ri2n.PeerID) error { return nil },
 		Congestion: k.congestion,
 		Policy:     k.policy,
+		Trace:      key.trace,
 	})
 	if err != nil {
 		return nil, err
@@ -165,7 +166,7 @@ type ri2nDialer struct {
 }
 
 func (k ri2nKind) dialer(ctx context.Context, to target, key identity) (dialer, error) {
-	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n, Congestion: k.congestion, Policy: k.policy})
+	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n, Congestion: k.congestion, Policy: k.policy, Trace: key.trace})
 	if err != nil {
 		return nil, err
 	}
