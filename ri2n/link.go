@@ -127,6 +127,7 @@ func (l *Link) send(burst []byte, size int, remote netip.AddrPort) {
 // is set.
 func (l *Link) sendBurst(burst []byte, size int, remote netip.AddrPort, whole bool) {
 	c := &l.endpoint.counters
+	c.bursts.Add(1)
 	c.bytesSent.Add(uint64(len(burst)))
 	c.datagramsSent.Add(uint64((len(burst) + size - 1) / size))
 	if l.closed.Load() {

@@ -237,8 +237,8 @@ func TestOptimisticAck(t *testing.T) {
 			}
 		}
 	}
-	if skipped < 50 || skipped > 250 {
-		t.Errorf("skipped %d of 32000 numbers with 64 in flight, want about 120", skipped)
+	if skipped < 150 || skipped > 400 {
+		t.Errorf("skipped %d of 32000 numbers with 64 in flight, want about 250", skipped)
 	}
 	for range 1000 {
 		next := d.ring.next
@@ -453,8 +453,8 @@ func TestRingGrowsAndShrinks(t *testing.T) {
 		now = sendN(d, now.Add(10*ms), 4, 0)
 		ackAll()
 	}
-	if got := len(d.ring.slots); got != minSentRing {
-		t.Errorf("slots in a trickle = %d, want %d", got, minSentRing)
+	if got := len(d.ring.slots); got > 16 {
+		t.Errorf("slots in a trickle = %d, want at most 16", got)
 	}
 	// Silence keeps none.
 	due := d.lossTime()

@@ -51,11 +51,20 @@ type PathInfo struct {
 	RTTVar, MinRTT time.Duration
 	MTU            int // bytes of UDP payload, or of a carrier's datagram
 
-	CongestionWindow, BytesInFlight                             int
-	PacketsSent, PacketsReceived, PacketsLost, PacketsDuplicate uint64
-	BytesSent, BytesReceived                                    uint64
-	ProbeTimeouts, Failovers                                    uint64
-	LastReceived                                                time.Time // zero: never
+	CongestionWindow, BytesInFlight int     // bytes
+	PacingRate                      float64 // bytes per second; zero: no round trip is known yet
+	DeliveryRate                    float64 // bytes per second, the newest sample; zero: none
+
+	PacketsSent, PacketsReceived uint64
+	BytesSent, BytesReceived     uint64 // of UDP payload
+	BytesDelivered               uint64 // of these sent, acknowledged by the peer
+	Bursts                       uint64 // calls that sent; PacketsSent/Bursts is the length of one
+	PacketsLost                  uint64 // declared lost, PMTU probes included
+	PacketsSpurious              uint64 // lost or reinjected, acknowledged after all
+	PacketsReinjected            uint64 // given up while others could carry what they held
+	PacketsDuplicate             uint64 // received more than once
+	ProbeTimeouts, Failovers     uint64
+	LastReceived                 time.Time // zero: never
 }
 
 const (
@@ -107,9 +116,19 @@ type path struct {
 
 	// Receiving.
 	numbers receivedPackets
-	updates uint64       // the peer's key updates before the newest of them
-	freqBy  packetNumber // packet that brought the newest ACK_FREQ
+	refused *receivedPackets // opened, yet not to be acknowledged; nil: none
+	updates uint64           // the peer's key updates before the newest of them
+	freqBy  packetNumber     // packet that brought the newest ACK_FREQ
 	acks    ackPolicy
+	// Which of our ACKs the peer has (RFC 9000, section 13.2.4).
+	ackAsked   bool // the next ack-eliciting packet with an ACK is to be noted
+	ackAskedAt time.Time
+	forgetBy   packetNumber // the largest of the newest ACK that the peer has
+	ackedTo    packetNumber // the largest that an ACK has been sent of
+	told       packetNumber // the largest of the last report on another path
+	tellNext   packetNumber // what the next report covers
+	heardTo    packetNumber // one above the largest that an ACK on the path itself told of
+	toldAt     time.Time    // when that was
 
 	// Sending.
 	loss     *lossDetector
@@ -121,6 +140,7 @@ type path struct {
 	ping     bool // a PING is due
 	ackEvery int  // the threshold that we have told the peer; zero: its own
 	limited  bool // the pacer holds data back
+	canary   burstCanary
 	carries  bool // may carry data: the first choice, or a second one
 	second   bool
 	copies   copyQueue
@@ -130,6 +150,9 @@ type path struct {
 	// Health.
 	suspectSince time.Time // zero: not suspect
 	stallCheck   time.Time // not before: the last look found no data in flight
+	heardAt      time.Time // when the newest progress was reported on the path itself
+	owedSince    time.Time // when the oldest packet left that the path itself owes an ACK of; zero: none
+	rescueAt     time.Time // when all that is in flight on a suspect path is sent again
 	probeAt      time.Time // next probe of a failed path
 	probeWait    time.Duration
 	peerSuspects bool      // the peer has told us so
@@ -147,9 +170,10 @@ type path struct {
 	resetToken [16]byte
 	hasToken   bool
 
-	packetsSent, packetsReceived, packetsLost, packetsDuplicate uint64
-	bytesSent, bytesReceived                                    uint64
-	probeTimeouts, failovers                                    uint64
+	// What observers are shown.
+	pathCounters
+	deliveryRate float64   // bytes per second, of the newest sample
+	stallSince   time.Time // nothing has been acknowledged since; zero: no stall
 }
 
 func (s *Session) newPath(id pathID, l *Link, remote netip.AddrPort, now time.Time) *path {
@@ -195,7 +219,9 @@ func (p *path) allowance() int {
 func (p *path) info(sending bool) PathInfo {
 	i := PathInfo{
 		ID: uint32(p.id), Link: p.link.name, Remote: p.remote, Carrier: p.link.IsCarrier(),
-		State: p.state, Sending: sending, RTT: p.rtt.smoothed, RTTVar: p.rtt.variance, MinRTT: p.rtt.min,
+		State: p.state, Sending: sending, PacingRate: p.cc.PacingRate(), DeliveryRate: p.deliveryRate,
+		BytesDelivered: p.loss.delivered, Bursts: p.bursts, PacketsSpurious: p.packetsSpurious, PacketsReinjected: p.packetsReinjected,
+		RTT: p.rtt.smoothed, RTTVar: p.rtt.variance, MinRTT: p.rtt.min,
 		MTU: p.mtu, CongestionWindow: p.cc.Cwnd(), BytesInFlight: p.loss.bytesInFlight(),
 		PacketsSent: p.packetsSent, PacketsReceived: p.packetsReceived, PacketsLost: p.packetsLost,
 		PacketsDuplicate: p.packetsDuplicate, BytesSent: p.bytesSent, BytesReceived: p.bytesReceived,
@@ -246,7 +272,7 @@ func (p *path) searchMTU(now time.Time) {
 }
 
 // maxAckThreshold bounds what a peer may ask with ACK_FREQ.
-const maxAckThreshold = 64
+const maxAckThreshold = 256
 
 // ackThreshold is how many packets the peer should acknowledge at once: as
 // many as leave sixteen ACKs in a window, since slow start learns from each.

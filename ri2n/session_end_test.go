@@ -153,7 +153,7 @@ func TestCloseLingers(t *testing.T) {
 				if !isClosed(client.Done()) || !errors.Is(client.Err(), net.ErrClosed) {
 					t.Errorf("session after Close: %v", client.Err())
 				}
-				<-client.lingered
+				<-client.Ended()
 				if got := time.Since(begun); got > tt.want || got < tt.want-700*time.Millisecond {
 					t.Errorf("lingered for %v, want about %v", got, tt.want)
 				}

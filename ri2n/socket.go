@@ -3,7 +3,6 @@ package ri2n
 import (
 	"net"
 	"net/netip"
-	"time"
 )
 
 // A socket sends and receives datagrams in batches.
@@ -54,7 +53,7 @@ func (s addrPortSocket) receive(r *receiver) error {
 		if err != nil {
 			return err
 		}
-		r.now = time.Now()
+		r.begin()
 		r.datagram(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 		r.finish()
 	}
@@ -84,7 +83,7 @@ func (s packetSocket) receive(r *receiver) error {
 		if err != nil {
 			return err
 		}
-		r.now = time.Now()
+		r.begin()
 		r.datagram(buf[:n], addrPortOf(addr))
 		r.finish()
 	}
