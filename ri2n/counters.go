@@ -67,6 +67,7 @@ type counters struct {
 
 	datagramInboxDropped atomic.Uint64
 	datagramQueueDropped atomic.Uint64
+	windowsHeld          atomic.Uint64 // that did not grow, see Config.BufferBudget
 
 	datagramCopiesReceived atomic.Uint64 // known already
 	bytesCopied            atomic.Uint64 // stream data sent on one more path
@@ -89,6 +90,7 @@ type Stats struct {
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
 	ChallengesDropped                                              uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
+	WindowsHeld                                                    uint64 // see Config.BufferBudget
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
 	DatagramCopiesReceived, BytesCopied, CopiesDropped             uint64
 
@@ -163,6 +165,7 @@ func (e *Endpoint) Stats() Stats {
 
 		DatagramInboxDropped: c.datagramInboxDropped.Load(),
 		DatagramQueueDropped: c.datagramQueueDropped.Load(),
+		WindowsHeld:          c.windowsHeld.Load(),
 
 		DatagramCopiesReceived: c.datagramCopiesReceived.Load(),
 		BytesCopied:            c.bytesCopied.Load(),
