@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/instantgrid/instantgrid/ri2n"
 )
@@ -80,22 +81,42 @@ func (n *Node) Allow(peer ri2n.PeerID) error {
 }
 
 // errNotAllowed refuses a session. The peer sees ri2n.ErrRefused.
+var errRevoked = errors.New("overlay: peer is revoked")
+
 var errNotAllowed = errors.New("overlay: peer is not on the allow list")
 
-// trusts reports whether peer needs no token: it is allowed, or has used one.
+// trusts reports whether peer needs to show nothing: it is allowed, has used a
+// token, or is a member of our grid that we know.
 func (n *Node) trusts(peer ri2n.PeerID) bool {
-	return n.allowed.has(peer) || n.invitations.isGuest(peer)
+	if n.grid.isRevoked(peer) {
+		return false
+	}
+	now := time.Now()
+	return n.allowed.has(peer) || n.invitations.isGuest(peer) || n.grid.memberOf(now, peer) != nil && n.grid.welcomes(now)
+}
+
+// mayOpen reports whether peer may connect to a port of ours. What was allowed
+// by its peer ID may connect to all, a member to those that the policy opens.
+func (n *Node) mayOpen(peer ri2n.PeerID, port uint16) bool {
+	return n.allowed.has(peer) || n.invitations.isGuest(peer) || n.grid.opens(time.Now(), peer, port)
 }
 
 // admits reports whether peer may try to open a session: it is trusted, or may
 // be the holder of a token that nobody has used.
 func (n *Node) admits(peer ri2n.PeerID) bool {
-	return n.trusts(peer) || n.invitations.expects(peer)
+	if n.grid.isRevoked(peer) {
+		return false
+	}
+	return n.trusts(peer) || n.invitations.expects(peer) || n.grid.expects(time.Now())
 }
 
 // authorize decides on a handshake worker.
 func (n *Node) authorize(peer ri2n.PeerID) error {
-	if n.trusts(peer) || n.invitations.reserve(peer) {
+	if n.grid.isRevoked(peer) {
+		n.counters.revokedRefused.Add(1)
+		return errRevoked
+	}
+	if n.trusts(peer) || n.invitations.reserve(peer) || n.grid.reserve(time.Now(), peer) {
 		return nil
 	}
 	n.counters.peersRefused.Add(1)

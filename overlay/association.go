@@ -13,6 +13,7 @@ import (
 
 	"github.com/instantgrid/instantgrid/punch"
 	"github.com/instantgrid/instantgrid/rendezvous"
+	"github.com/instantgrid/instantgrid/rendezvous/membership"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -55,6 +56,7 @@ type association struct {
 	silent  atomic.Bool   // the peer has not answered a check
 
 	paths pathKeeper
+	fetch listFetch
 
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed
@@ -105,6 +107,8 @@ func (a *association) startClient(ctx context.Context, proofOf *rendezvous.Key) 
 			return err
 		}
 		first = appendMessage(first, m)
+	} else if own := a.node.grid.ownProof(); own != nil {
+		first = appendMessage(first, memberMessage{membership.AppendProof(nil, own)})
 	}
 	first = appendMessage(first, a.hello())
 	a.paths.open()
@@ -143,6 +147,7 @@ func (a *association) startServer(trusted bool) {
 			case <-a.session.Done():
 			}
 			a.node.invitations.release(a.peer.id)
+			a.node.grid.release(a.peer.id)
 		})
 	}
 	a.node.running.Go(func() { a.run(nil) })
@@ -215,6 +220,9 @@ func (a *association) run(control *ri2n.Stream) {
 	case <-a.proven:
 		if !a.client {
 			a.send(a.hello())
+			if own := a.node.grid.ownProof(); own != nil {
+				a.send(memberMessage{membership.AppendProof(nil, own)})
+			}
 		}
 		a.peer.join(a)
 		running.Go(func() { a.paths.run(ctx) })
@@ -311,6 +319,11 @@ func (a *association) take(ctx context.Context, st *ri2n.Stream, control chan<- 
 	case <-a.proven:
 	case <-a.session.Done():
 		st.Reset(resetRefused)
+		return
+	}
+	if !a.node.mayOpen(a.peer.id, h.port) {
+		a.node.counters.portsRefused.Add(1)
+		st.Reset(resetPolicy)
 		return
 	}
 	if err := a.mayCarry(ctx); err != nil {
@@ -461,8 +474,14 @@ var errProof = errors.New("overlay: the token's proof does not hold")
 
 // handle takes one message. An error ends the session.
 func (a *association) handle(m message) error {
-	if m, ok := m.(proof); ok {
+	switch m := m.(type) {
+	case proof:
 		return a.prove(m)
+	case memberMessage:
+		if a.node.grid.member() || !a.isProven() {
+			return a.node.admitMember(a, m.proof)
+		}
+		return nil
 	}
 	if !a.isProven() {
 		// Whatever comes before the proof is from somebody who has none.
@@ -477,6 +496,15 @@ func (a *association) handle(m message) error {
 		}
 		a.paths.greeted(m.policy)
 		a.greet()
+		if sequence, _ := a.node.grid.listed(); sequence > 0 {
+			a.send(listAt{sequence})
+		}
+	case listAt:
+		a.offered(time.Now(), m)
+	case listGet:
+		a.give(m)
+	case listPart:
+		a.given(time.Now(), m)
 	case punchMessage:
 		a.paths.signalled(m.data)
 	case ping:

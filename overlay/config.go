@@ -34,6 +34,12 @@ type Config struct {
 	// allow file and holders of one-time tokens. Empty: nobody.
 	Allow []ri2n.PeerID
 
+	// Policy is a file that says which members of the node's grid may connect
+	// to which ports (docs/membership.md). It is read again when it changes.
+	// Empty: policy.yaml in Dir. Without a file every port is closed to
+	// members.
+	Policy string
+
 	// Links are the sockets to use, one for each local network attachment.
 	// The node owns them from Start on, also when Start fails. Empty: one
 	// UDP socket on ListenPort on all IPv4 addresses.
@@ -47,6 +53,10 @@ type Config struct {
 
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
+
+	// Trace is asked for a tracer of each session, as ri2n.Config.Trace. Nil:
+	// nothing is traced.
+	Trace func(*ri2n.Session) ri2n.Tracer
 
 	// Logger receives what an operator should know. Nil: silent.
 	Logger *slog.Logger

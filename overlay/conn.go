@@ -55,7 +55,7 @@ func (c *conn) explain(op string, err error) error {
 	switch {
 	case errors.As(err, &reset):
 		switch reset.Code {
-		case resetRefused, resetBusy, resetHeader:
+		case resetRefused, resetBusy, resetHeader, resetPolicy:
 			err = &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: reset.Code}
 		case resetIndirect:
 			err = c.a.notDirect(err)
@@ -120,6 +120,8 @@ func (e *PortError) Cause() string {
 	switch e.Code {
 	case resetBusy:
 		return "connection refused: more connections wait there than its program takes"
+	case resetPolicy:
+		return "connection refused: its policy does not open port " + strconv.Itoa(int(e.Port)) + " to us"
 	case resetHeader:
 		return "connection refused: the peer does not understand the request"
 	}
@@ -131,6 +133,8 @@ func (e *PortError) Next() string {
 	switch e.Code {
 	case resetBusy:
 		return "try again in a moment"
+	case resetPolicy:
+		return "add a rule for this port to the file policy.yaml there (docs/membership.md), or allow this peer: grid up --allow PEERID"
 	case resetHeader:
 		return "compare the versions of both sides: grid version"
 	}

@@ -1,6 +1,10 @@
 package overlay
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/instantgrid/instantgrid/ri2n"
+)
 
 // Counters count since the node's start. Each limit has one.
 type Counters struct {
@@ -16,13 +20,25 @@ type Counters struct {
 	SignalsDropped   uint64 `json:"signals_dropped"` // messages that found the queue full
 	ProofsDropped    uint64 `json:"proofs_dropped"`  // addresses beyond the limit of an attempt
 	EventsDropped    uint64 `json:"events_dropped"`
+	PortsRefused     uint64 `json:"ports_refused"`    // connections that the policy does not open
+	RevokedRefused   uint64 `json:"revoked_refused"`  // sessions that revoked peers asked for
+	SessionsRevoked  uint64 `json:"sessions_revoked"` // sessions that a revocation ended
+	MembersRefused   uint64 `json:"members_refused"`  // that a ledger lists and that are none
+	ListsRefused     uint64 `json:"lists_refused"`    // revocation lists that do not hold
+	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
+	RenewalsFailed   uint64 `json:"renewals_failed"`
 }
+
+// Transport returns the counters of the node's endpoint, which all its sessions
+// share, those with the rendezvous included.
+func (n *Node) Transport() ri2n.Stats { return n.endpoint.Stats() }
 
 // counters are the counters behind Counters.
 type counters struct {
 	dials, dialsFailed, peersRefused, channelsRefused, proofsRefused,
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
-	signalsDropped, proofsDropped, eventsDropped atomic.Uint64
+	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
+	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed atomic.Uint64
 }
 
 func (c *counters) snapshot() Counters {
@@ -33,5 +49,8 @@ func (c *counters) snapshot() Counters {
 		StreamsRefused: c.streamsRefused.Load(), BacklogOverflows: c.backlogOverflows.Load(),
 		Malformed: c.malformed.Load(), SignalsDropped: c.signalsDropped.Load(),
 		ProofsDropped: c.proofsDropped.Load(), EventsDropped: c.eventsDropped.Load(),
+		PortsRefused: c.portsRefused.Load(), RevokedRefused: c.revokedRefused.Load(),
+		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
+		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), RenewalsFailed: c.renewalsFailed.Load(),
 	}
 }

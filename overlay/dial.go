@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/instantgrid/instantgrid/rendezvous"
+	"github.com/instantgrid/instantgrid/rendezvous/membership"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -21,7 +23,8 @@ const (
 	directChance = 2 * time.Second
 )
 
-// DialContext connects to "PEERID:PORT" (network "tcp"). It returns at once
+// DialContext connects to "PEERID:PORT" or, in a grid, to the member
+// "NAME:PORT" (network "tcp"). It returns at once
 // when a session exists, else after one relay round trip; a refusal by the
 // port's owner arrives from the first Read or Write as ECONNREFUSED.
 //
@@ -32,7 +35,7 @@ func (n *Node) DialContext(ctx context.Context, network, address string) (net.Co
 	if err := checkNetwork(network); err != nil {
 		return nil, err
 	}
-	to, err := ParseAddr(address)
+	to, err := n.resolveAddr(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +43,20 @@ func (n *Node) DialContext(ctx context.Context, network, address string) (net.Co
 		return nil, &AddressError{Text: address, Problem: "it is our own"}
 	}
 	return n.peerByID(to.Peer).Dial(ctx, to.Port)
+}
+
+// resolveAddr decodes "PEERID:PORT" or "NAME:PORT".
+func (n *Node) resolveAddr(ctx context.Context, address string) (Addr, error) {
+	to, err := ParseAddr(address)
+	host, port, found := strings.Cut(address, ":")
+	if err == nil || !found || !n.grid.member() {
+		return to, err
+	}
+	id, err := n.Resolve(ctx, host)
+	if err != nil {
+		return Addr{}, err
+	}
+	return ParseAddr(id.String() + ":" + port)
 }
 
 // Connect returns the peer, with a session: an existing one, or a new one.
@@ -57,6 +74,9 @@ func (n *Node) Connect(ctx context.Context, peer ri2n.PeerID) (*Peer, error) {
 // dial makes a session with p on whatever can carry a packet now.
 func (n *Node) dial(ctx context.Context, p *Peer) error {
 	n.counters.dials.Add(1)
+	if n.grid.isRevoked(p.id) {
+		return &membership.Error{Problem: membership.Revoked, What: "peer " + p.id.String()}
+	}
 	p.mu.Lock()
 	token := p.token
 	p.mu.Unlock()

@@ -21,7 +21,13 @@ const (
 	fileRendezvous  = "rendezvous"
 	fileAddresses   = "addresses"
 	folderTokens    = "invitations"
-	maxStateFile    = 1 << 20 // bytes; a larger file is not ours
+	fileGrid        = "grid"        // the grid's signed description
+	fileMembership  = "membership"  // our proof
+	fileRevocations = "revocations" // the newest list
+	fileMembers     = "members"     // proofs of others
+	fileGridKey     = "grid.key"    // with the admin only
+	filePolicy      = "policy.yaml" // who may connect to which port
+	maxStateFile    = 1 << 20       // bytes; a larger file is not ours
 	directoryMode   = 0o700
 	stateFileMode   = 0o600
 	othersMayAccess = 0o077
@@ -224,6 +230,15 @@ func (d directory) identity(fresh func() (*ri2n.Identity, error)) (*ri2n.Identit
 		}
 	}
 	return nil, &StateError{File: d.path(fileKey), Err: errNotKey}
+}
+
+// private refuses a file that others may read.
+func (d directory) private(name string) error {
+	path := d.path(name)
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&othersMayAccess != 0 {
+		return &StateError{File: path, Err: errOpenToOthers}
+	}
+	return nil
 }
 
 func (d directory) readIdentity() (*ri2n.Identity, error) {

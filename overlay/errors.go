@@ -68,6 +68,10 @@ func (e *PeerError) Cause() string {
 		return "it has been silent for too long: it is switched off, or its network is gone"
 	case errors.Is(e.Err, ri2n.ErrStatelessReset):
 		return "it was restarted"
+	case errors.As(e.Err, &remote) && remote.Code == closeMember:
+		return "it does not accept our membership: " + remote.Reason
+	case errors.As(e.Err, &remote) && remote.Code == closeRevoked:
+		return "it says that our membership was revoked"
 	case errors.As(e.Err, &remote) && remote.Code == 0:
 		return "it has ended the session"
 	case errors.Is(e.Err, context.DeadlineExceeded):
@@ -82,7 +86,12 @@ func (e *PeerError) Cause() string {
 func (e *PeerError) Next() string {
 	var mismatch *ri2n.PeerMismatchError
 	var version *ri2n.VersionError
+	var remote *ri2n.RemoteError
 	switch {
+	case errors.As(e.Err, &remote) && remote.Code == closeMember:
+		return "compare the clocks of both computers (date -u), and see what this one is: grid members"
+	case errors.As(e.Err, &remote) && remote.Code == closeRevoked:
+		return "ask the grid's admin for a new invitation, and join with a new key"
 	case e.refused():
 		return "have the other side allow this peer: grid up --allow " + e.Self.String()
 	case errors.As(e.Err, &mismatch):

@@ -30,15 +30,18 @@ func TestErrorsExplainThemselves(t *testing.T) {
 		&StateError{File: "key", Err: errOpenToOthers},
 		&StateError{File: "key", Err: &fs.PathError{Op: "open", Path: "key", Err: os.ErrPermission}},
 		&StateError{File: "key", Err: &fs.PathError{Op: "write", Path: "key", Err: syscall.ENOSPC}},
+		&NameError{Name: "bob", Problem: "no member has it", Member: true}, &NameError{Name: "bob", Problem: "no grid"},
+		&MemberError{Dir: "/dir", Grid: "lab"}, &AdminError{Dir: "/dir"},
+		&PolicyError{File: "policy.yaml", Line: 3, Column: 5, Field: "rules[0].ports[0]", Problem: "bad"},
 		&StateError{File: "allow", Line: 3, Err: errNotPeerID},
 	}
-	for _, code := range []uint64{resetRefused, resetBusy, resetHeader} {
+	for _, code := range []uint64{resetRefused, resetBusy, resetHeader, resetPolicy} {
 		list = append(list, &PortError{Peer: peer, Port: 7000, Code: code})
 	}
 	for _, err := range []error{
 		ri2n.ErrRefused, ri2n.ErrHandshakeTimeout, ri2n.ErrIdleTimeout, ri2n.ErrStatelessReset,
 		&ri2n.PeerMismatchError{Want: peer, Got: self}, &ri2n.VersionError{Ours: 1, Theirs: []uint32{2}},
-		&ri2n.RemoteError{}, &ri2n.RemoteError{Code: closeProtocol}, &ri2n.LocalError{Code: closeProtocol},
+		&ri2n.RemoteError{}, &ri2n.RemoteError{Code: closeProtocol}, &ri2n.RemoteError{Code: closeMember, Reason: "expired"}, &ri2n.RemoteError{Code: closeRevoked}, &ri2n.LocalError{Code: closeProtocol},
 		context.DeadlineExceeded, context.Canceled, errors.New("odd"),
 		&rendezvous.RefusedError{Peer: peer, Reason: rendezvous.ReasonClosed},
 	} {

@@ -15,6 +15,7 @@ const (
 	EventPeerUp         = "peer-up"
 	EventPeerDown       = "peer-down"
 	EventPath           = "path" // another path counts, or for another reason
+	EventGrid           = "grid" // the revocation list: a newer one, or one that nobody confirms
 )
 
 // An Event is something that happened to a node.

@@ -52,6 +52,7 @@ const (
 	resetBusy     = 0x1002 // the listener's backlog is full
 	resetHeader   = 0x1003 // the header makes no sense
 	resetIndirect = 0x1004 // the policy forbids streams on the relay
+	resetPolicy   = 0x1005 // the port is closed to this peer
 )
 
 // Codes with which a session is closed (docs/overlay-protocol.md, section 4).
@@ -59,4 +60,6 @@ const (
 	closeDuplicate = 0x1101 // another session with the same peer stays
 	closeProof     = 0x1102 // the token's proof is wrong, late or missing
 	closeProtocol  = 0x1103 // a message made no sense
+	closeMember    = 0x1104 // the membership does not hold
+	closeRevoked   = 0x1105 // the membership was revoked
 )

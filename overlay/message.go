@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/instantgrid/instantgrid/punch"
+	"github.com/instantgrid/instantgrid/rendezvous/membership"
 )
 
 // protocolVersion is the one version of control messages that we speak.
@@ -30,6 +31,10 @@ const (
 	kindPong       = 0x05
 	kindReport     = 0x06
 	firstExtension = 0x40
+	kindMember     = 0x40
+	kindListAt     = 0x41
+	kindListGet    = 0x42
+	kindListPart   = 0x43
 )
 
 // A message travels on the control stream.
@@ -60,19 +65,42 @@ type pong struct{ nonce uint64 }
 // session counts as direct, and otherwise why not.
 type report struct{ reason punch.Reason }
 
+// A memberMessage shows that the sender is a member of the receiver's grid: a
+// membership.Proof, which the receiver has yet to look into.
+type memberMessage struct{ proof []byte }
+
+// A listAt tells which revocation list the sender has; listGet asks for a part
+// of it and listPart is that part.
+type listAt struct{ sequence uint64 }
+
+type listGet struct {
+	sequence uint64
+	offset   uint32
+}
+
+type listPart struct {
+	sequence      uint64
+	total, offset uint32
+	data          []byte
+}
+
 // An unknown is a message of a later version that may be skipped.
 type unknown struct {
 	code byte
 	body []byte
 }
 
-func (proof) kind() byte        { return kindProof }
-func (hello) kind() byte        { return kindHello }
-func (punchMessage) kind() byte { return kindPunch }
-func (ping) kind() byte         { return kindPing }
-func (pong) kind() byte         { return kindPong }
-func (report) kind() byte       { return kindReport }
-func (m unknown) kind() byte    { return m.code }
+func (proof) kind() byte         { return kindProof }
+func (hello) kind() byte         { return kindHello }
+func (punchMessage) kind() byte  { return kindPunch }
+func (ping) kind() byte          { return kindPing }
+func (pong) kind() byte          { return kindPong }
+func (report) kind() byte        { return kindReport }
+func (memberMessage) kind() byte { return kindMember }
+func (listAt) kind() byte        { return kindListAt }
+func (listGet) kind() byte       { return kindListGet }
+func (listPart) kind() byte      { return kindListPart }
+func (m unknown) kind() byte     { return m.code }
 
 func (m proof) appendBody(b []byte) []byte { return append(b, m.mac[:]...) }
 
@@ -83,11 +111,23 @@ func (m hello) appendBody(b []byte) []byte {
 	return append(b, m.software...)
 }
 
-func (m punchMessage) appendBody(b []byte) []byte { return append(b, m.data...) }
-func (m ping) appendBody(b []byte) []byte         { return binary.BigEndian.AppendUint64(b, m.nonce) }
-func (m pong) appendBody(b []byte) []byte         { return binary.BigEndian.AppendUint64(b, m.nonce) }
-func (m report) appendBody(b []byte) []byte       { return append(b, m.reason...) }
-func (m unknown) appendBody(b []byte) []byte      { return append(b, m.body...) }
+func (m punchMessage) appendBody(b []byte) []byte  { return append(b, m.data...) }
+func (m ping) appendBody(b []byte) []byte          { return binary.BigEndian.AppendUint64(b, m.nonce) }
+func (m pong) appendBody(b []byte) []byte          { return binary.BigEndian.AppendUint64(b, m.nonce) }
+func (m report) appendBody(b []byte) []byte        { return append(b, m.reason...) }
+func (m unknown) appendBody(b []byte) []byte       { return append(b, m.body...) }
+func (m memberMessage) appendBody(b []byte) []byte { return append(b, m.proof...) }
+func (m listAt) appendBody(b []byte) []byte        { return binary.BigEndian.AppendUint64(b, m.sequence) }
+
+func (m listGet) appendBody(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(b, m.sequence), m.offset)
+}
+
+func (m listPart) appendBody(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, m.sequence)
+	b = binary.BigEndian.AppendUint32(b, m.total)
+	return append(binary.BigEndian.AppendUint32(b, m.offset), m.data...)
+}
 
 // appendMessage extends b by m with its header.
 func appendMessage(b []byte, m message) []byte {
@@ -180,6 +220,29 @@ func parseBody(kind byte, b []byte) (message, error) {
 			return bad()
 		}
 		return report{reason: r}, nil
+	case kindMember:
+		if len(b) == 0 || len(b) > membership.MaxProof {
+			return bad()
+		}
+		return memberMessage{proof: append([]byte(nil), b...)}, nil
+	case kindListAt:
+		if len(b) != 8 {
+			return bad()
+		}
+		return listAt{binary.BigEndian.Uint64(b)}, nil
+	case kindListGet:
+		if len(b) != 12 {
+			return bad()
+		}
+		return listGet{binary.BigEndian.Uint64(b), binary.BigEndian.Uint32(b[8:])}, nil
+	case kindListPart:
+		if len(b) <= 16 || len(b) > 16+maxListPart {
+			return bad()
+		}
+		return listPart{
+			sequence: binary.BigEndian.Uint64(b), total: binary.BigEndian.Uint32(b[8:]),
+			offset: binary.BigEndian.Uint32(b[12:]), data: append([]byte(nil), b[16:]...),
+		}, nil
 	}
 	if kind < firstExtension {
 		return bad()

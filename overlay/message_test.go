@@ -31,7 +31,11 @@ var golden = []struct {
 	{"pong", pong{nonce: 0x0102030405060708}},
 	{"report-direct", report{}},
 	{"report", report{reason: punch.MappingAndFiltering}},
-	{"extension", unknown{code: 0x40, body: []byte("later")}},
+	{"member", memberMessage{proof: []byte{1, 2, 3}}},
+	{"list-at", listAt{sequence: 7}},
+	{"list-get", listGet{sequence: 7, offset: 3072}},
+	{"list-part", listPart{sequence: 7, total: 4000, offset: 3072, data: []byte{1, 2, 3}}},
+	{"extension", unknown{code: 0x44, body: []byte("later")}},
 }
 
 func TestMessagesGolden(t *testing.T) {

@@ -32,6 +32,9 @@ type Node struct {
 	remembered  *rememberedTable
 	allowed     *allowList
 	invitations *invitationTable
+	grid        *gridTable
+	policies    policyKeeper // keepHouse's, after Start
+	staleSaid   atomic.Bool
 	events      eventHub
 	counters    counters
 	nonce       atomic.Uint64
@@ -90,6 +93,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		Identity:  n.identity,
 		Authorize: n.authorize,
 		Logger:    cfg.Logger,
+		Trace:     cfg.Trace,
 	})
 	if err != nil {
 		closeLinks()
@@ -119,6 +123,9 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		n.home = home
 		n.mu.Unlock()
 		n.resumeInvitations(home)
+		if n.grid.member() {
+			n.running.Go(n.tendGrid)
+		}
 	}
 	return n, nil
 }
@@ -142,6 +149,15 @@ func (n *Node) load() (home rendezvous.Address, err error) {
 		return home, err
 	}
 	if n.invitations, err = loadInvitations(n.dir, time.Now()); err != nil {
+		return home, err
+	}
+	if n.grid, err = loadGrid(n.dir, n.identity.PeerID(), time.Now()); err != nil {
+		return home, err
+	}
+	if n.policies.file = n.cfg.Policy; n.policies.file == "" && n.dir != "" {
+		n.policies.file = n.dir.path(filePolicy)
+	}
+	if err := n.lookAtPolicy(); err != nil {
 		return home, err
 	}
 	if n.cfg.Rendezvous != "" {
@@ -188,10 +204,15 @@ func (n *Node) acceptSessions() {
 		}
 		p := n.peerByID(s.Peer())
 		a := newAssociation(p, s)
+		if n.grid.isRevoked(s.Peer()) {
+			s.CloseWithError(closeRevoked, "revoked")
+			continue
+		}
 		trusted := n.trusts(s.Peer())
 		if !trusted && !n.mayProve(a) {
 			s.CloseWithError(closeProof, "too many wrong proofs")
 			n.invitations.release(s.Peer())
+			n.grid.release(s.Peer())
 			continue
 		}
 		if trusted {
@@ -228,6 +249,8 @@ func (n *Node) keepHouse() {
 			n.spawn(func() { n.links.gather(n.ctx, freshDial-houseTime, gatherTime) })
 		}
 		n.invitations.expire(now)
+		n.closeExpired(now)
+		_ = n.lookAtPolicy() // which says itself what is wrong
 		if err := n.remembered.save(); err != nil {
 			n.log.Warn("remembered addresses are not stored", "err", err)
 		}

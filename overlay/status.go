@@ -16,7 +16,8 @@ type Status struct {
 	PeerID     ri2n.PeerID      `json:"peer_id"`
 	Rendezvous RendezvousStatus `json:"rendezvous"`
 	Links      []LinkStatus     `json:"links"`
-	Peers      []PeerStatus     `json:"peers"` // with a session, by peer ID
+	Peers      []PeerStatus     `json:"peers"`          // with a session, by peer ID
+	Grid       *GridStatus      `json:"grid,omitempty"` // nil: the node belongs to none
 	Counters   Counters         `json:"counters"`
 }
 
@@ -72,6 +73,7 @@ func (n *Node) Status() Status {
 		PeerID:   n.PeerID(),
 		Links:    n.links.status(),
 		Peers:    []PeerStatus{},
+		Grid:     n.grid.status(time.Now()),
 		Counters: n.counters.snapshot(),
 	}
 	n.mu.Lock()

@@ -103,9 +103,7 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, errors.New("rendezvous: no endpoint and links to dial from")
 	}
 	if cfg.Resolve == nil {
-		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		}
+		cfg.Resolve = systemResolver
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -135,6 +133,10 @@ func NewClient(cfg Config) (*Client, error) {
 	}
 	go c.run(ctx)
 	return c, nil
+}
+
+func systemResolver(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
 // Close leaves the rendezvous, ends all channels with [ErrClosed] and returns
@@ -312,6 +314,55 @@ func (c *Client) request(ctx context.Context, make_ func(id uint32) protocol.Mes
 		}
 	}
 }
+
+// Ask puts a question to the ledger of the rendezvous, once registered, and
+// returns the answer; package rendezvous/membership has the encodings. A
+// session that ends before takes the question along, and it is asked again on
+// the next: every question may be asked twice. A rendezvous without a ledger
+// does not answer.
+func (c *Client) Ask(ctx context.Context, question []byte) ([]byte, error) {
+	for {
+		if err := c.Wait(ctx); err != nil {
+			return nil, err
+		}
+		answer := make(chan []byte, 1)
+		c.mu.Lock()
+		up := c.up
+		if up == nil {
+			c.mu.Unlock()
+			continue
+		}
+		if len(up.questions) >= maxAsked {
+			c.mu.Unlock()
+			return nil, errTooManyAsked
+		}
+		up.lastAnswer++
+		request := up.lastAnswer
+		up.questions[request] = answer
+		for _, m := range protocol.Asks(request, question) {
+			up.send(m)
+		}
+		c.mu.Unlock()
+		select {
+		case b := <-answer:
+			return b, nil
+		case <-up.lost:
+		case <-ctx.Done():
+			c.mu.Lock()
+			delete(up.questions, request)
+			c.mu.Unlock()
+			return nil, &UnreachableError{Server: c.cfg.Server, Err: errNoAnswer, ended: ctx.Err()}
+		}
+	}
+}
+
+// maxAsked bounds the questions to the ledger without an answer yet.
+const maxAsked = 16
+
+var (
+	errTooManyAsked = errors.New("rendezvous: too many questions wait for an answer of the ledger")
+	errNoAnswer     = errors.New("its ledger does not answer; it may not have one")
+)
 
 // connectTime bounds an attempt, from the first packet to the registration:
 // four round trips by satellite and two lost flights.

@@ -34,6 +34,9 @@ const (
 	maxRequests = 256
 )
 
+// maxAnswer bounds an answer of the ledger, in bytes.
+const maxAnswer = 256 << 10
+
 // An uplink is one registered session. Save for the first group, the client's
 // mutex guards it.
 type uplink struct {
@@ -56,6 +59,8 @@ type uplink struct {
 	hold       protocol.Hold
 	requests   map[uint32]chan error
 	lastAnswer uint32
+	questions  map[uint32]chan []byte // to the ledger
+	collector  protocol.Collector     // of the answer that is arriving
 }
 
 // connect makes a session and registers on it.
@@ -101,6 +106,8 @@ func (c *Client) register(ctx context.Context, sess Session) (*uplink, error) {
 		lost:     make(chan struct{}),
 		wires:    make(map[uint64]*Channel),
 		requests: make(map[uint32]chan error),
+
+		questions: make(map[uint32]chan []byte),
 	}
 	flight := protocol.Append(nil, protocol.Hello{Version: protocol.Version, Software: software})
 	c.mu.Lock()
@@ -485,6 +492,15 @@ func (u *uplink) receive(now time.Time, m protocol.Message) error {
 			return err
 		}
 		u.answer(m.Request, err)
+	case protocol.Answer:
+		whole, done, err := u.collector.Add(m.Request, m.More, m.Data, maxAnswer)
+		if err != nil {
+			return err
+		}
+		if answer := u.questions[m.Request]; done && answer != nil {
+			delete(u.questions, m.Request)
+			answer <- whole // has room for the one answer
+		}
 	case protocol.Unknown:
 	default:
 		return fmt.Errorf("%w: %T out of place", protocol.ErrMalformed, m)

@@ -13,7 +13,7 @@ const (
 	// may take which come to nothing; those that end with a session are free.
 	handshakeShare = 10
 	// handshakeBurst is how much of it may be saved up.
-	handshakeBurst = 250 * time.Millisecond
+	handshakeBurst = 150 * time.Millisecond
 	// handshakeCost is the least that a handshake is taken to cost: a server's
 	// half of one on the slowest core that it was measured on.
 	handshakeCost = 400 * time.Microsecond
@@ -21,12 +21,12 @@ const (
 	// A prefix that has asked for little lately may begin a handshake while
 	// others have used the budget up: this many Initials at once, and one more
 	// in each interval. The flight of a dialer has two.
-	modestInitials = 4
+	modestInitials = 3
 	modestInterval = time.Second
 
 	// Replies to addresses that have proven nothing, for each prefix.
 	maxReplyBurst = 32
-	replyInterval = time.Second / 32
+	replyInterval = time.Second / 16
 
 	prefixSlots = 2048 // in each of two rows
 )
@@ -60,10 +60,10 @@ func (a *admission) short(now time.Time) bool {
 }
 
 // admits reports whether a handshake with somebody of the given prefix may
-// begin. The lower half of the budget is for those who ask for little.
+// begin. The lower three fifths of the budget are for those who ask for little.
 func (a *admission) admits(now time.Time, prefix netip.Prefix) bool {
 	a.refill(now)
-	return a.left >= handshakeBurst/2 || a.left > 0 && a.modest.allow(now, prefix, modestInterval, modestInitials)
+	return a.left >= handshakeBurst*3/5 || a.left > 0 && a.modest.allow(now, prefix, modestInterval, modestInitials)
 }
 
 // charge books one handshake and returns what it was taken to cost.

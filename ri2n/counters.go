@@ -58,6 +58,7 @@ type counters struct {
 	statelessResetsHeld atomic.Uint64 // withheld by the rate limit
 
 	pathsRefused      atomic.Uint64
+	acksStarved       atomic.Uint64 // packets given up, since a peer that sends acknowledged none
 	challengesDropped atomic.Uint64 // PATH_CHALLENGE beyond those that wait for their response
 	pathFailovers     atomic.Uint64
 	closedPathPackets atomic.Uint64 // late ones of abandoned paths
@@ -68,6 +69,8 @@ type counters struct {
 	datagramInboxDropped atomic.Uint64
 	datagramQueueDropped atomic.Uint64
 	windowsHeld          atomic.Uint64 // that did not grow, see Config.BufferBudget
+
+	burstsDistrusted atomic.Uint64 // paths on which the kernel no longer cuts up bursts
 
 	datagramCopiesReceived atomic.Uint64 // known already
 	bytesCopied            atomic.Uint64 // stream data sent on one more path
@@ -88,10 +91,11 @@ type Stats struct {
 	SessionsStarted, SessionsRefused, AcceptQueueOverflows         uint64
 	Violations, StatelessResetsSent, StatelessResetsHeld           uint64
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
-	ChallengesDropped                                              uint64
+	ChallengesDropped, AcksStarved                                 uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
 	WindowsHeld                                                    uint64 // see Config.BufferBudget
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
+	BurstsDistrusted                                               uint64
 	DatagramCopiesReceived, BytesCopied, CopiesDropped             uint64
 
 	Reads             uint64 // system calls that brought datagrams; DatagramsReceived/Reads is the length of one
@@ -156,6 +160,7 @@ func (e *Endpoint) Stats() Stats {
 		StatelessResetsHeld: c.statelessResetsHeld.Load(),
 
 		PathsRefused:      c.pathsRefused.Load(),
+		AcksStarved:       c.acksStarved.Load(),
 		ChallengesDropped: c.challengesDropped.Load(),
 		PathFailovers:     c.pathFailovers.Load(),
 		ClosedPathPackets: c.closedPathPackets.Load(),
@@ -166,6 +171,8 @@ func (e *Endpoint) Stats() Stats {
 		DatagramInboxDropped: c.datagramInboxDropped.Load(),
 		DatagramQueueDropped: c.datagramQueueDropped.Load(),
 		WindowsHeld:          c.windowsHeld.Load(),
+
+		BurstsDistrusted: c.burstsDistrusted.Load(),
 
 		DatagramCopiesReceived: c.datagramCopiesReceived.Load(),
 		BytesCopied:            c.bytesCopied.Load(),

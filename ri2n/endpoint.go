@@ -119,6 +119,7 @@ type Endpoint struct {
 	macKey   [32]byte    // of packets that name us as responder
 	mac1     *mac1Hasher // under macKey
 	tokens   *retryTokens
+	retries  sync.Pool // of *retryScratch
 	counters counters
 	timers   *timerQueue
 	work     chan func() // handshake jobs, which run crypto/tls
@@ -172,6 +173,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	e.buffers.limit, e.buffers.held = cfg.BufferBudget, &e.counters.windowsHeld
 	e.initials.dropped = &e.counters.handshakeJobsDropped
 	e.mac1 = newMAC1Hasher(e.macKey)
+	e.retries.New = func() any { return new(retryScratch) }
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {

@@ -361,6 +361,9 @@ func (s *Session) onAck(now time.Time, by *path, f *ackFrame) *violation {
 func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
 	out.feed(now, p.cc, &p.rtt)
 	s.observe(p, now, out)
+	if p.canary.observe(now, out.burst, out.lone) {
+		s.endpoint.counters.burstsDistrusted.Add(1)
+	}
 	for _, r := range out.acked {
 		if r.kind == refMTUProbe {
 			if p.pmtu.acked(int(r.length), now) {

@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"time"
 )
@@ -209,11 +210,15 @@ func (e *Endpoint) openToken(token []byte, from netip.AddrPort, now time.Time) (
 }
 
 func (e *Endpoint) sendRetry(l *Link, from netip.AddrPort, h longHeader, now time.Time) {
-	token := e.tokens.issue(now, from, h.dcid)
+	scratch := e.retries.Get().(*retryScratch)
+	defer e.retries.Put(scratch)
+	token := e.tokens.issueIn(scratch, now, from, h.dcid)
 	if len(token) == 0 {
 		return
 	}
-	packet := appendRetry(make([]byte, 0, longPrefixLen+2+retryTokenLen+mac1Len), h.scid, e.newConnID(), token, e.mac1)
+	// The token's nonce is as random as a connection ID has to be.
+	scid := connID(binary.BigEndian.Uint64(token[1:]))
+	packet := appendRetry(scratch.packet[:0], h.scid, scid, token, e.mac1)
 	e.counters.retriesSent.Add(1)
 	l.send(packet, len(packet), from)
 }

@@ -64,6 +64,7 @@ type handshake struct {
 	prefix    netip.Prefix // responder: of whom it was begun with; invalid: came over a carrier
 	charged   time.Duration
 	datagrams atomic.Int32 // that have been queued for it
+	over      atomic.Bool  // responder: finished, so that datagrams change nothing
 
 	mu        sync.Mutex // guards what follows
 	state     handshakeState
@@ -332,6 +333,9 @@ func (h *handshake) check(certs []*x509.Certificate, now time.Time) error {
 
 // enqueueDatagram hands a copy of b to a worker.
 func (h *handshake) enqueueDatagram(l *Link, from netip.AddrPort, b []byte, now time.Time) {
+	if h.over.Load() {
+		return
+	}
 	if h.datagrams.Add(1) > maxHandshakeDatagrams {
 		h.datagrams.Store(maxHandshakeDatagrams)
 		h.endpoint.counters.handshakeDatagramsDropped.Add(1)
@@ -842,6 +846,7 @@ func (h *handshake) fail(now time.Time, err error) {
 // for a while: a repeated Initial, of a refused peer say, costs no second one.
 // Under a flood of Initials that come to nothing there is no room for that.
 func (h *handshake) entomb(now time.Time) {
+	h.over.Store(true)
 	h.next, h.ackAt, h.expires = time.Time{}, time.Time{}, now.Add(tombstone)
 	if h.tombstone = h.endpoint.addTombstone(); !h.tombstone {
 		h.bury()

@@ -165,7 +165,7 @@ func TestFloodIsBounded(t *testing.T) {
 				}
 				s := newStage(t)
 				f := newFlooder(s, hello)
-				s.b.halfOpen.refilled, s.b.halfOpen.left = time.Now(), handshakeBurst*3/5 // as after a longer flood
+				s.b.halfOpen.refilled, s.b.halfOpen.left = time.Now(), handshakeBurst*2/3 // as after a longer flood
 				client, server := s.connect()
 				dial := func() time.Duration {
 					begun := time.Now()

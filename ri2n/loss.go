@@ -115,7 +115,8 @@ type ackOutcome struct {
 	largestAckedSentAt time.Time // newest newly acknowledged packet; zero: none
 	largestLostSentAt  time.Time // newest lost packet, PMTU probes excepted; zero: none
 
-	elsewhere            bool // set by the caller: the ACK came by another path, so its time tells no RTT
+	burst, lone          lossCount // ack-eliciting packets by how they left, PMTU probes excepted
+	elsewhere            bool      // set by the caller: the ACK came by another path, so its time tells no RTT
 	rttSampled           bool
 	spurious             int  // packets that had been declared lost
 	undo                 bool // every loss of the latest episode was spurious
@@ -161,6 +162,14 @@ type lostPacket struct {
 	number packetNumber
 	size   uint16
 	byTime bool // by the time threshold
+}
+
+// kind returns the count of packets that left as p did.
+func (o *ackOutcome) kind(p *sentPacket) *lossCount {
+	if p.inBurst {
+		return &o.burst
+	}
+	return &o.lone
 }
 
 // feed tells the congestion controller what happened, in the order that it
@@ -292,6 +301,14 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 	d.lastEliciting = t
 }
 
+// sentInBurst records that the packets pns, just given to sent, left in one
+// piece.
+func (d *lossDetector) sentInBurst(pns []packetNumber) {
+	for _, pn := range pns {
+		d.ring.at(pn).inBurst = true
+	}
+}
+
 // onAck takes an ACK of this space's packets that arrived at now, samples rtt
 // and finds the packets that are lost. What happened is added to out, which
 // should have been reset. The cost is that of the packets it resolves and of
@@ -410,6 +427,9 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 		d.inFlight -= int(p.size)
 		d.eliciting--
 		out.ackedBytes += int(p.size)
+		if !p.probe {
+			out.kind(p).acked++
+		}
 		d.delivered += uint64(p.size)
 		d.deliveredAt = t
 		sample.add(p)
@@ -473,6 +493,7 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 	if int(p.size) > d.largeSize {
 		out.lostLarge++
 	}
+	out.kind(p).lost++
 	d.lost += uint64(p.size)
 	out.worstLoss.add(p, uint32(d.lost)-p.lostBefore)
 	if at := d.at(p.sentAt); at.After(out.largestLostSentAt) {

@@ -140,6 +140,7 @@ type path struct {
 	ping     bool // a PING is due
 	ackEvery int  // the threshold that we have told the peer; zero: its own
 	limited  bool // the pacer holds data back
+	canary   burstCanary
 	carries  bool // may carry data: the first choice, or a second one
 	second   bool
 	copies   copyQueue

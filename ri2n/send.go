@@ -84,9 +84,14 @@ func (s *Session) flush(now time.Time) {
 		}
 		s.burstSent(now, p, t)
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
+		// A path that does not answer may be one that loses bursts only.
+		whole := t.count > 1 && p.ptoCount == 0 && p.canary.allows(now)
+		if whole {
+			p.loss.sentInBurst(t.numbers[:t.count])
+		}
 		s.unlock()
 		t.seal(keys, id)
-		link.send(t.buf, t.size, remote)
+		link.sendBurst(t.buf, t.size, remote, whole)
 		now = time.Now()
 		s.mu.Lock()
 	}
@@ -189,6 +194,9 @@ func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) 
 		size = min(size, p.link.baseSize())
 	}
 	t.reset(size)
+	if p.loss.ring.len() > starvedRecords {
+		s.acksStarved(p, now)
+	}
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
@@ -248,7 +256,10 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 		}
 	}
 	challenge := isDue(p.challengeAt, now) && p.challenges < s.challengeTries(p)
-	probing := challenge || len(p.responses) > 0
+	// Responses wait for no congestion window, but nobody gets them who
+	// acknowledges none.
+	answering := len(p.responses) > 0 && inFlight <= p.cc.Cwnd()+maxResponses*t.size
+	probing := challenge || answering
 	copies := l.copies && open && p.copies.front(now) != nil
 	datagrams := l.session && open && s.datagramsDue(now)
 	streams := l.streams && open && len(s.sendQueue) > 0
@@ -282,7 +293,7 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 	if p.numbers.gaps() >= manyRanges && !p.ackAsked && now.Sub(p.ackAskedAt) >= p.rtt.srtt() && len(b) > start+shortHeaderLen {
 		ping, p.ackAsked, p.ackAskedAt = true, true, now
 	}
-	for len(p.responses) > 0 && limit-len(b) >= 9 {
+	for answering && len(p.responses) > 0 && limit-len(b) >= 9 {
 		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
 		p.responses = p.responses[1:]
 		refs = append(refs, frameRef{kind: refPathProbe})

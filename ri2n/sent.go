@@ -59,6 +59,7 @@ type sentPacket struct {
 	ackEliciting bool
 	probe        bool // PMTU probe: its loss is no sign of congestion
 	appLimited   bool
+	inBurst      bool // the kernel was to cut it out of a burst
 }
 
 // lost reports whether p has been declared lost.

@@ -91,11 +91,7 @@ func (st *Stream) Read(b []byte) (int, error) {
 		s.mu.Lock()
 		n, err := st.read(b)
 		if n > 0 || err != nil || len(b) == 0 {
-			if s.maxDataDue || st.maxDataDue {
-				s.flush(time.Now())
-			} else {
-				s.mu.Unlock()
-			}
+			s.tellCredit(st)
 			return n, err
 		}
 		s.mu.Unlock()
@@ -107,13 +103,27 @@ func (st *Stream) Read(b []byte) (int, error) {
 	}
 }
 
+// tellCredit lets the peer know of new credit and releases the mutex.
+func (s *Session) tellCredit(st *Stream) {
+	if s.maxDataDue || st.maxDataDue {
+		s.flush(time.Now())
+	} else {
+		s.unlock()
+	}
+}
+
 // read takes what is there. It returns 0 and nil when the caller must wait.
 func (st *Stream) read(b []byte) (int, error) {
+	return st.take(func() int { return st.recv.read(b) })
+}
+
+// take is read with a function that takes bytes and returns how many.
+func (st *Stream) take(from func() int) (int, error) {
 	s := st.session
 	if st.readErr != nil {
 		return 0, st.readErr
 	}
-	if n := st.recv.read(b); n > 0 {
+	if n := from(); n > 0 {
 		st.consumed(uint64(n))
 		if st.recv.eof() {
 			s.retire(st)

@@ -115,7 +115,12 @@ func (o *options) ping(cmd *cobra.Command, f pingFlags, peer ri2n.PeerID) error 
 		return takenOr(err, dir, "wait for it, or run the agent, which serves several commands at once: grid up")
 	}
 	defer release()
-	node, err := startNode(ctx, overlay.Config{Dir: dir, Rendezvous: address.String()})
+	trace, endTrace, err := o.beginTrace(cmd)
+	if err != nil {
+		return err
+	}
+	defer endTrace()
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String()})
 	if err != nil {
 		return err
 	}

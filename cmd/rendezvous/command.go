@@ -21,6 +21,9 @@ type options struct {
 	dir           string
 	admit         string
 	members       string
+	ledger        string
+	etcd          []string
+	grids         []string
 	metricsListen string
 	relayRate     byteRate
 	guestRate     byteRate
@@ -45,14 +48,21 @@ look from outside, and exchange datagrams while, or when, no direct path exists.
 It prints its address, HOST:PORT#PEERID, which agents are given. Its key is made
 at the first start and kept in --dir.
 
-By default only members are served: the peer IDs in --members, one to a line,
-read again when the file changes or on SIGHUP; and whoever holds a one-time
-token of a member. What is refused says which line to add.
+By default only members are served: those of the grids whose ledger it keeps; the
+peer IDs in --members, one to a line, read again when the file changes or on
+SIGHUP; and whoever holds a one-time token of a member. What is refused says
+which line to add. With --admit key the members file does not count.
+
+The ledger says who belongs to a grid. At first it takes in one grid, from
+whoever shows the claim code that is printed at start (grid init NAME --claim
+CODE), and those that --grid names. It is kept in a file, or with --etcd in an
+etcd that several rendezvous servers share.
 
 SIGINT and SIGTERM end it in order. Metrics are at /metrics, health at /healthz
 and the use of each peer at /peers on --metrics-listen.`,
 		Example: `rendezvous --public-host 192.0.2.1 --members members.txt
 rendezvous --admit open --listen 127.0.0.1:3478 --stun-listen 127.0.0.1:3479 --dir ./state
+rendezvous --public-host 192.0.2.1 --admit key --etcd http://127.0.0.1:2379
 rendezvous --check --members members.txt
 rendezvous version`,
 		Args: cobra.NoArgs,
@@ -63,8 +73,11 @@ rendezvous version`,
 	f.StringVar(&o.stunListen, "stun-listen", ":3479", "second UDP address, for STUN alone; empty: none")
 	f.StringVar(&o.publicHost, "public-host", "", "name or address by which agents reach this host (default: guessed)")
 	f.StringVar(&o.dir, "dir", "", "directory of the key (default: $STATE_DIRECTORY, or a place of the user's)")
-	f.StringVar(&o.admit, "admit", "members", "whom to serve besides guests with a token: members, or open for everybody")
+	f.StringVar(&o.admit, "admit", "members", "whom to serve besides guests with a token: members; key for members of grids alone; or open for everybody")
 	f.StringVar(&o.members, "members", "", "file of peer IDs, one to a line")
+	f.StringVar(&o.ledger, "ledger", "", "`file` of the ledger (default: ledger.db in --dir; none: no ledger)")
+	f.StringSliceVar(&o.etcd, "etcd", nil, "`URL` of an etcd that keeps the ledger instead; may be repeated")
+	f.StringSliceVar(&o.grids, "grid", nil, "`GRIDID` that may be set up here without a claim code; may be repeated")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9478", "HTTP address of /metrics, /healthz and /peers; empty: none")
 	f.Var(&o.relayRate, "relay-rate", "most that is relayed for one peer, such as 50Mbit/s; 0: no limit")
 	f.Var(&o.guestRate, "guest-rate", "most that is relayed for one guest, both directions; 0: no limit")
@@ -80,15 +93,13 @@ rendezvous version`,
 func (o *options) validate() (server.Mode, server.Limits, error) {
 	mode, err := server.ParseMode(o.admit)
 	if err != nil {
-		e := cli.Usagef("--admit "+o.admit, "rendezvous --admit members, or --admit open to serve everybody", "it is neither members nor open")
-		if o.admit == "key" {
-			e.Cause = "admission by grid key is not available yet"
-			e.Next = "rendezvous --admit members --members FILE"
-		}
-		return 0, server.Limits{}, e
+		return 0, server.Limits{}, cli.Usagef("--admit "+o.admit, "rendezvous --admit members, --admit key for grids alone, or --admit open to serve everybody", "it is none of members, key and open")
 	}
-	if mode == server.Open && o.members != "" {
-		return 0, server.Limits{}, cli.Usagef("--members", "leave out --members or --admit open", "it has no effect with --admit open")
+	if mode == server.Key && o.ledger == noLedger && len(o.etcd) == 0 {
+		return 0, server.Limits{}, cli.Usagef("--admit key", "leave out --ledger none", "without a ledger there are no grids whose members could be served")
+	}
+	if mode != server.Members && o.members != "" {
+		return 0, server.Limits{}, cli.Usagef("--members", "leave out --members or --admit "+o.admit, "it has no effect with --admit %s", o.admit)
 	}
 	if o.maxPeers < 1 || o.maxPerPrefix < 1 {
 		return 0, server.Limits{}, cli.Usagef("--max-peers", "rendezvous --help", "limits are at least 1")

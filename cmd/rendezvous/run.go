@@ -33,6 +33,8 @@ type started struct {
 	Metrics string             `json:"metrics"` // empty: none
 	Admit   string             `json:"admit"`
 	Members int                `json:"members"`
+	Grids   int                `json:"grids"`           // that the ledger keeps
+	Claim   string             `json:"claim,omitempty"` // sets up the first grid
 	Dir     string             `json:"dir"`
 }
 
@@ -67,6 +69,11 @@ func run(cmd *cobra.Command, o options) error {
 		return printCheck(cmd, dir, id, len(members))
 	}
 	log := newLogger(cmd, o.verbose)
+	grids, claim, closeLedger, err := openLedger(cmd.Context(), o, mode, dir, id)
+	if err != nil {
+		return err
+	}
+	defer closeLedger()
 
 	sockets, err := listenAll("--listen", o.listen)
 	if err != nil {
@@ -94,7 +101,11 @@ func run(cmd *cobra.Command, o options) error {
 		STUN:    addressesOf(append(append([]net.PacketConn(nil), sockets...), alternate...)),
 		Admit:   mode.String(),
 		Members: len(members),
+		Claim:   claim,
 		Dir:     dir,
+	}
+	if grids != nil {
+		doc.Grids, _, _ = grids.Counts()
 	}
 	host, guessed := publicHost(o.publicHost, sockets)
 	doc.Address = rendezvous.Address{Host: host, Port: sockets[0].LocalAddr().(*net.UDPAddr).AddrPort().Port(), Peer: id.PeerID()}
@@ -114,6 +125,9 @@ func run(cmd *cobra.Command, o options) error {
 		Members:   members,
 		Limits:    limits,
 		Logger:    log,
+
+		Ledger:       grids,
+		LedgerShared: len(o.etcd) > 0,
 	})
 	if err != nil {
 		if metrics != nil {
@@ -181,8 +195,11 @@ func announce(cmd *cobra.Command, doc started, guessed bool, o options) error {
 	if guessed {
 		cli.Note(cmd, "rendezvous: the host %s is a guess; name the one that agents reach with --public-host", doc.Address.Host)
 	}
-	if doc.Admit == "members" && o.members == "" {
-		cli.Note(cmd, "rendezvous: nobody is served yet: name a file of peer IDs with --members, or serve everybody with --admit open")
+	if doc.Admit != "open" && doc.Members == 0 && doc.Grids == 0 {
+		cli.Note(cmd, "rendezvous: nobody is served yet: set up a grid, name a file of peer IDs with --members, or serve everybody with --admit open")
+	}
+	if doc.Claim != "" {
+		cli.Note(cmd, "rendezvous: next, to make a grid of your own: grid init NAME --rendezvous %s --claim %s", doc.Address, doc.Claim)
 	}
 	cli.Note(cmd, "rendezvous: next, on each computer: grid up --rendezvous %s", doc.Address)
 	return nil

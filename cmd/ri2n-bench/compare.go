@@ -62,6 +62,8 @@ It needs root, and leaves nothing behind, however it ends.`,
 	cmd.Flags().IntVar(&k.sessions, "sessions", 10000, "idle sessions of ri2n; the others open a tenth")
 	cmd.Flags().StringVar(&k.profiles, "profile", "", "folder to write CPU profiles of all processes to, for go tool pprof")
 	cmd.Flags().StringVar(&html, "html", "", "file to write a report with plots to")
+	k.traces.addFlags(cmd)
+	cmd.Flags().Lookup("qlog").Usage = "`folder` to write traces of ri2n's first sender and of its receiver to, for ri2n-bench plot"
 	return cmd
 }
 
@@ -101,6 +103,9 @@ func (k *comparison) runAll(cmd *cobra.Command, chosen []scenario, html string) 
 	refused := kernel.Check()
 	if refused == nil {
 		k.program, refused = os.Executable()
+	}
+	if refused == nil && k.traces.File != "" {
+		refused = os.MkdirAll(k.traces.File, 0o700)
 	}
 	for _, s := range chosen {
 		for _, v := range s.variants {
@@ -273,4 +278,20 @@ func writeComparison(w io.Writer, d document) error {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", g.Scenario, g.Figure, g.limit(), show(g.Value, 2), g.verdict())
 	}
 	return tw.Flush()
+}
+
+// newTwoLinks makes the short form of compare --scenario two-links.
+func newTwoLinks() *cobra.Command {
+	cmd := newCompare()
+	cmd.Use = "two-links"
+	cmd.Short = "Measure two links beside one, and two NATed homes (root)"
+	cmd.Long = `two-links is compare --scenario two-links: one stream over one and over two
+links of 100 Mbit/s; then between two homes that each have two uplinks, with a
+NAT behind each, over one and over both, and with either of them cut under way.
+
+It needs root, and leaves nothing behind, however it ends.`
+	cmd.Example = "ri2n-bench two-links --rounds 3"
+	cmd.Flags().Set("scenario", "two-links")
+	cmd.Flags().MarkHidden("scenario")
+	return cmd
 }

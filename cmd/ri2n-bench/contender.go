@@ -27,7 +27,8 @@ type contender struct {
 // those of the first to each of the others.
 var contenders = append([]contender{
 	{"ri2n", "this project's transport", "udp", true, ri2nKind{}.listen, ri2nKind{}.dialer},
-	{"ri2n-bbr", "the same with BBR in place of its default congestion control", "udp", true, ri2nKind{ri2n.CongestionBBR}.listen, ri2nKind{ri2n.CongestionBBR}.dialer},
+	{"ri2n-bbr", "the same with BBR in place of its default congestion control", "udp", true, withBBR.listen, withBBR.dialer},
+	{"ri2n-redundant", "the same with all data on two paths", "udp", true, onTwoPaths.listen, onTwoPaths.dialer},
 	{"tls", "TLS 1.3 over kernel TCP", "tcp", true, listenTLS, newTLSDialer},
 	{"quic", "quic-go", "udp", true, listenQUIC, newQUICDialer},
 	{"kcp", "kcp-go with AES-GCM and smux", "udp", false, listenKCP, newKCPDialer},
@@ -36,6 +37,11 @@ var contenders = append([]contender{
 	{"tcp-cubic", "kernel TCP with CUBIC, not encrypted", "tcp", false, tcpKind{congestion: "cubic"}.listen, tcpKind{congestion: "cubic"}.dialer},
 	{"mptcp", "kernel Multipath TCP, not encrypted", "tcp", false, tcpKind{multipath: true}.listen, tcpKind{multipath: true}.dialer},
 }, rawContenders()...)
+
+var (
+	withBBR    = ri2nKind{congestion: ri2n.CongestionBBR}
+	onTwoPaths = ri2nKind{policy: ri2n.PolicyRedundant(2)}
+)
 
 // defaultContenders are those of local, server and client.
 const defaultContenders = "ri2n,tls"

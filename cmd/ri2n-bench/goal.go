@@ -69,6 +69,14 @@ func goalsOf(rows []row) []goal {
 	}
 	one := get("two-links", "one link", "ri2n", goodputOf)
 	least("two-links", "both links / one link", 1.90, get("two-links", "both links", "ri2n", goodputOf)/one)
+	home := get("two-links", "two homes, one uplink each", "ri2n", goodputOf)
+	least("two-links", "two NATed homes: both uplinks / one", 1.8, get("two-links", "two homes, both uplinks", "ri2n", goodputOf)/home)
+	for _, cut := range []string{"first", "second"} {
+		variant := "two homes, " + cut + " uplink cut"
+		most("two-links", "two NATed homes, "+cut+" uplink cut: longest gap in ms", 100, get("two-links", variant, "ri2n", gapOf))
+		least("two-links", "two NATed homes, "+cut+" uplink cut: goodput half a second later / the survivor's rate", 0.9,
+			get("two-links", variant, "ri2n", func(r row) cli.Number { return r.Recovered })/cli.Number(homeUplink.Rate))
+	}
 	alone := get("unequal-links", "100 Mbit/s at 10 ms alone", "ri2n", goodputOf)
 	least("unequal-links", "100+100 Mbit/s at 10/100 ms / the best alone", 1.7, get("unequal-links", "100+100 Mbit/s at 10/100 ms", "ri2n", goodputOf)/alone)
 	least("unequal-links", "100+10 Mbit/s / the best alone", 1.05, get("unequal-links", "100+10 Mbit/s at 10 ms", "ri2n", goodputOf)/alone)
@@ -77,6 +85,7 @@ func goalsOf(rows []row) []goal {
 	// is nine tenths of the link itself.
 	least("link-dies", "goodput half a second later / the survivor's rate", 0.9, get("link-dies", "", "ri2n", func(r row) cli.Number { return r.Recovered })/cli.Number(failingLinks[1].Rate))
 	most("flap", "longest gap in ms", 150, get("flap", "", "ri2n", gapOf))
+	most("redundant", "p99 / round trip of the links", 1.2, get("redundant", "", "ri2n-redundant", func(r row) cli.Number { return r.PingP99 })/cli.Number(2*lossyLinks[0].Delay.Microseconds()))
 	most("idle", "bytes of memory for each session", 8<<10, get("idle", "", "ri2n", func(r row) cli.Number { return r.RSS }))
 	most("idle", "goroutines for each session", 0.01, get("idle", "", "ri2n", func(r row) cli.Number { return r.Goroutines }))
 	most("idle", "share of one core, both ends", 0.02, get("idle", "", "ri2n", func(r row) cli.Number { return r.CPUShare }))

@@ -16,13 +16,18 @@ import (
 
 // writeReport writes the page to file, whole or not at all.
 func (k *comparison) writeReport(file string, chosen []scenario, d document, started time.Time) error {
+	return writeFile(file, func(w io.Writer) error { return k.page(w, chosen, d, started) })
+}
+
+// writeFile writes file, whole or not at all.
+func writeFile(file string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(file), ".ri2n-bench-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	if err := k.page(f, chosen, d, started); err != nil {
+	if err := write(f); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	if err := f.Chmod(0o644); err != nil {

@@ -665,19 +665,19 @@ func (l *Ledger) Grid(id membership.GridID) ([]byte, error) {
 	return g.encoded, nil
 }
 
-// Revocations returns the list if it is newer than one that is known, else
-// nothing.
-func (l *Ledger) Revocations(id membership.GridID, known uint64) ([]byte, error) {
+// Revocations returns the sequence of the list, and the list if it is newer than
+// one that is known.
+func (l *Ledger) Revocations(id membership.GridID, known uint64) (uint64, []byte, error) {
 	g, err := l.lookup(id)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if g.revoked.Number() <= known {
-		return nil, nil
+		return g.revoked.Number(), nil, nil
 	}
-	return g.list, nil
+	return g.revoked.Number(), g.list, nil
 }
 
 // Publish takes in a newer list, and forgets the members that it names, whose
@@ -805,7 +805,11 @@ func (l *Ledger) answer(ctx context.Context, now time.Time, peer ri2n.PeerID, re
 	case membership.OpMembers:
 		return l.Members(now, q.Grid, peer, q.After)
 	case membership.OpRevocations:
-		return l.Revocations(q.Grid, q.Sequence)
+		sequence, list, err := l.Revocations(q.Grid, q.Sequence)
+		if err != nil {
+			return nil, err
+		}
+		return membership.AppendListAnswer(nil, sequence, list), nil
 	case membership.OpPublish:
 		return nil, l.Publish(ctx, q.Grid, q.Body)
 	}

@@ -384,10 +384,10 @@ func TestRevoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants(t, "a list of another grid", r.ledger.Publish(ctx, r.id, membership.AppendRevocations(nil, forged)), membership.OtherGrid)
-	if b, err := r.ledger.Revocations(r.id, 2); b != nil || err != nil {
+	if n, b, err := r.ledger.Revocations(r.id, 2); n != 2 || b != nil || err != nil {
 		t.Errorf("somebody who has the list gets %d bytes, %v", len(b), err)
 	}
-	if b, err := r.ledger.Revocations(r.id, 1); !bytes.Equal(b, second) || err != nil {
+	if n, b, err := r.ledger.Revocations(r.id, 1); n != 2 || !bytes.Equal(b, second) || err != nil {
 		t.Errorf("somebody with an older one gets %d bytes, %v", len(b), err)
 	}
 }

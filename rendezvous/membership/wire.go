@@ -151,6 +151,20 @@ func printable(b []byte) string {
 	return string(out)
 }
 
+// AppendListAnswer extends b by the result of OpRevocations: the sequence of the
+// ledger's list, and the list itself if the one who asks has an older one.
+func AppendListAnswer(b []byte, sequence uint64, list []byte) []byte {
+	return append(binary.BigEndian.AppendUint64(b, sequence), list...)
+}
+
+// ParseListAnswer decodes what AppendListAnswer wrote. The list aliases b and
+// has not been verified.
+func ParseListAnswer(b []byte) (sequence uint64, list []byte, err error) {
+	d := decoder{b: b}
+	sequence = d.uint64()
+	return sequence, d.b, d.err
+}
+
 // AppendPage extends b by one member of a page: when it joined, and its proof.
 func AppendPage(b []byte, joined time.Time, p *Proof) []byte {
 	return AppendProof(appendTime(b, joined), p)

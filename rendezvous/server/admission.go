@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/rendezvous/ledger"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -16,14 +17,18 @@ import (
 type Mode int
 
 const (
-	Members Mode = iota // the peer IDs given by Config.Members and SetMembers
+	Members Mode = iota // Config.Members and SetMembers, and the members of the ledger's grids
 	Open                // everybody
+	Key                 // the members of the ledger's grids alone
 )
 
 // String returns the mode as it is written on the command line.
 func (m Mode) String() string {
-	if m == Open {
+	switch m {
+	case Open:
 		return "open"
+	case Key:
+		return "key"
 	}
 	return "members"
 }
@@ -35,8 +40,10 @@ func ParseMode(s string) (Mode, error) {
 		return Members, nil
 	case "open":
 		return Open, nil
+	case "key":
+		return Key, nil
 	}
-	return Members, fmt.Errorf("server: admission mode %q is neither members nor open", s)
+	return Members, fmt.Errorf("server: admission mode %q is none of members, open and key", s)
 }
 
 // A role is what an agent may do.
@@ -87,8 +94,9 @@ type deposit struct {
 // An admission decides who gets a session. It is safe for concurrent use.
 type admission struct {
 	mode       Mode
-	guestRate  int64 // bytes a second; zero: no limit
-	guestQuota int64 // bytes
+	ledger     *ledger.Ledger // nil: none
+	guestRate  int64          // bytes a second; zero: no limit
+	guestQuota int64          // bytes
 
 	mu        sync.Mutex
 	members   map[ri2n.PeerID]struct{}
@@ -133,7 +141,10 @@ func (a *admission) roleLocked(now time.Time, peer ri2n.PeerID) role {
 	if a.mode == Open {
 		return roleMember
 	}
-	if _, ok := a.members[peer]; ok {
+	if _, ok := a.members[peer]; ok && a.mode == Members {
+		return roleMember
+	}
+	if a.ledger != nil && a.ledger.IsMember(now, peer) {
 		return roleMember
 	}
 	for _, d := range a.guests[peer] {
@@ -146,7 +157,8 @@ func (a *admission) roleLocked(now time.Time, peer ri2n.PeerID) role {
 
 // authorize is roleOf for a peer that asks for a session: somebody unknown is
 // a stranger while the server remembers any deposit and has a place left, which
-// is then taken until leave. (A used or expired deposit counts, so that the
+// is then taken until leave; likewise while the ledger knows a grid that could
+// be joined. (A used or expired deposit counts, so that the
 // guest who comes too late hears why.)
 func (a *admission) authorize(now time.Time, peer ri2n.PeerID) role {
 	a.mu.Lock()
@@ -154,7 +166,7 @@ func (a *admission) authorize(now time.Time, peer ri2n.PeerID) role {
 	if r := a.roleLocked(now, peer); r != roleRefused {
 		return r
 	}
-	if len(a.deposits) == 0 {
+	if len(a.deposits) == 0 && (a.ledger == nil || !a.ledger.Expects()) {
 		return roleRefused
 	}
 	if _, again := a.strangers[peer]; !again && len(a.strangers) >= maxStrangers {

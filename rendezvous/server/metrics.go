@@ -12,7 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/rendezvous/ledger"
 	"github.com/instantgrid/instantgrid/ri2n"
+	"github.com/instantgrid/instantgrid/ri2n/metrics"
 )
 
 // A snapshot is what metrics and health show of one moment.
@@ -22,6 +24,9 @@ type snapshot struct {
 	members, openDeposits, strangers         int
 	strangersRefused, stunReceived, stunSent uint64
 	stun                                     [stunVerdicts]uint64
+	asks, asksRefused                        uint64
+	grids, gridMembers                       int
+	ledger                                   ledger.Counters
 }
 
 func (s *Server) snapshot() snapshot {
@@ -39,6 +44,10 @@ func (s *Server) snapshot() snapshot {
 	v.strangersRefused = s.strangersRefused.Load()
 	v.stunReceived = s.stunReceived.Load()
 	v.stunSent = s.stunSent.Load()
+	v.asks, v.asksRefused = s.asks.done.Load(), s.asks.refused.Load()
+	if s.ledger != nil {
+		v.grids, v.gridMembers, v.ledger = s.ledger.Counts()
+	}
 	for i := range s.stun {
 		v.stun[i] = s.stun[i].Load()
 	}
@@ -84,7 +93,7 @@ func byReason(of func(*snapshot) *[256]uint64) func(*snapshot, func(string, uint
 	}
 }
 
-var metrics = []metric{
+var serverMetrics = []metric{
 	gauge("sessions", "Sessions of agents, guests and strangers.", func(v *snapshot) int { return v.sessions }),
 	gauge("registrations", "Peers that can be found now.", func(v *snapshot) int { return v.registered }),
 	gauge("channels", "Open relay channels.", func(v *snapshot) int { return v.channels }),
@@ -118,6 +127,16 @@ var metrics = []metric{
 		emit("ok", v.admits)
 		emit("refused", v.admitsRefused)
 	}),
+	gauge("grids", "Grids that the ledger keeps.", func(v *snapshot) int { return v.grids }),
+	gauge("grid_members", "Peers that are members of any grid.", func(v *snapshot) int { return v.gridMembers }),
+	counter("ledger_questions_total", "Questions put to the ledger.", func(v *snapshot) uint64 { return v.asks }),
+	counter("ledger_questions_refused_total", "Questions above a limit.", func(v *snapshot) uint64 { return v.asksRefused }),
+	labelled("ledger_joins_total", "Nodes that asked to join a grid.", "result", func(v *snapshot, emit func(string, uint64)) {
+		emit("ok", v.ledger.Joins)
+		emit("refused", v.ledger.JoinsRefused)
+	}),
+	counter("ledger_renewals_total", "Records renewed.", func(v *snapshot) uint64 { return v.ledger.Renewals }),
+	counter("ledger_lists_total", "Revocation lists taken in.", func(v *snapshot) uint64 { return v.ledger.Published }),
 	labelled("stun_requests_total", "Datagrams that are not RI2N.", "result", func(v *snapshot, emit func(string, uint64)) {
 		for i, n := range v.stun {
 			emit(stunVerdictNames[i], n)
@@ -131,7 +150,7 @@ var metrics = []metric{
 
 // Describe implements [prometheus.Collector].
 func (s *Server) Describe(out chan<- *prometheus.Desc) {
-	for _, m := range metrics {
+	for _, m := range serverMetrics {
 		out <- m.desc
 	}
 }
@@ -139,7 +158,7 @@ func (s *Server) Describe(out chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (s *Server) Collect(out chan<- prometheus.Metric) {
 	v := s.snapshot()
-	for _, m := range metrics {
+	for _, m := range serverMetrics {
 		if m.value != nil {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&v))
 			continue
@@ -191,7 +210,7 @@ func (s *Server) Peers() []PeerUse {
 // where only operators reach it.
 func (s *Server) Handler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(s, metrics.New(s.endpoint.Stats), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
+	"github.com/instantgrid/instantgrid/rendezvous/ledger"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -37,6 +38,13 @@ type Config struct {
 	// Members are the peer IDs served at first; see [Server.SetMembers].
 	Members []ri2n.PeerID
 
+	// Ledger keeps grids, whose members are served as well. Nil: none. It is
+	// its owner's, and must live until Close has returned.
+	Ledger *ledger.Ledger
+
+	// LedgerShared says that others write to the ledger's store too.
+	LedgerShared bool
+
 	Limits Limits
 	STUN   STUNLimits
 
@@ -52,6 +60,8 @@ type Server struct {
 	log       *slog.Logger
 	endpoint  *ri2n.Endpoint
 	admission *admission
+	ledger    *ledger.Ledger // nil: none
+	asks      askCounters
 	responder *responder
 	refusals  refusalLog
 	alternate []net.PacketConn
@@ -120,6 +130,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.running.Go(func() { s.accept(ctx) })
 	s.running.Go(func() { s.tick(ctx) })
+	if cfg.Ledger != nil && cfg.LedgerShared {
+		s.running.Go(func() { s.refreshLedger(ctx) })
+	}
 	return s, nil
 }
 
@@ -137,6 +150,7 @@ func newServer(cfg Config) *Server {
 	limits := cfg.Limits.withDefaults()
 	s.admission = newAdmission(cfg.Mode, limits.GuestRate, limits.GuestQuota)
 	s.admission.setMembers(cfg.Members)
+	s.admission.ledger, s.ledger = cfg.Ledger, cfg.Ledger
 	s.table = newTable(cfg.Limits, s.admission, [2]uint16{portOf(cfg.Listen), portOf(cfg.Alternate)})
 	return s
 }

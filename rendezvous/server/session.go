@@ -127,10 +127,18 @@ func (s *Server) readControl(ctx context.Context, a *agent) error {
 		s.table.send(a, protocol.Hello{Version: protocol.Version, Software: software})
 	}
 	s.unlock()
+	asking := newAsking()
+	defer s.stopAsking(&asking)
 	for {
 		m, err := protocol.Read(control)
 		if err != nil {
 			return err
+		}
+		if ask, ok := m.(protocol.Ask); ok && s.ledger != nil {
+			if err := s.ask(ctx, a, &asking, ask); err != nil {
+				return err
+			}
+			continue
 		}
 		s.mu.Lock()
 		released := s.table.receive(time.Now(), a, m)

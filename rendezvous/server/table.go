@@ -312,7 +312,7 @@ func (t *table) receive(now time.Time, a *agent, m protocol.Message) []relayed {
 		t.deposit(now, a, m)
 	case protocol.Admit:
 		t.admit(now, a, m)
-	case protocol.Unknown:
+	case protocol.Ask, protocol.Unknown: // there is no ledger
 	default:
 		t.violation(now, a, "message out of place")
 	}
@@ -373,6 +373,17 @@ func (t *table) refuseStranger(now time.Time, a *agent) {
 		Text:   "ask the operator to add this line to the members file: " + a.peer.String(),
 	})
 	t.end(now, a, protocol.ReasonNotAdmitted)
+}
+
+// promote makes a stranger what it may be by now.
+func (t *table) promote(now time.Time, a *agent) {
+	if a.gone || a.role != roleStranger {
+		return
+	}
+	if r := t.admission.roleOf(now, a.peer); r != roleRefused {
+		t.notStrange(a)
+		a.role = r
+	}
 }
 
 // mayRegister checks the limits; a peer's own older registration makes room.
@@ -696,10 +707,7 @@ func (t *table) expire(now time.Time) {
 		case a.gone:
 		case a.role == roleStranger:
 			// A reload may have made a member of a stranger.
-			if t.admission.roleOf(now, a.peer) != roleRefused {
-				t.notStrange(a)
-				a.role = t.admission.roleOf(now, a.peer)
-			} else if now.Sub(a.since) >= strangerTime {
+			if t.promote(now, a); a.role == roleStranger && now.Sub(a.since) >= strangerTime {
 				t.refuseStranger(now, a)
 			}
 		case a.registered && !now.Before(a.deadline), !a.registered && now.Sub(a.since) >= t.limits.Lifetime:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/instantgrid/instantgrid/rendezvous/ledger"
 )
@@ -33,7 +34,7 @@ func OpenBolt(file string) (ledger.Store, error) {
 	}
 	db, err := bolt.Open(file, 0o600, &bolt.Options{Timeout: lockTime, FreelistType: bolt.FreelistMapType})
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("state: %s: another process has it open", file)
 	case err != nil && !errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("state: %s cannot be used: %w", file, err)

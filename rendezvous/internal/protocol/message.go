@@ -45,6 +45,8 @@ const (
 	kindOK         = 0x0c
 	kindError      = 0x0d
 	firstExtension = 0x40
+	kindAsk        = 0x40
+	kindAnswer     = 0x41
 )
 
 // A Message travels on the control stream, in one direction or both.
@@ -141,6 +143,21 @@ type Error struct {
 	Text    string // for people, at most 256 bytes of UTF-8
 }
 
+// Ask carries a part of a question to the ledger, and Answer one of the answer.
+// The parts of one question follow each other; the last one says so.
+type Ask struct {
+	Request uint32
+	More    bool // another part follows
+	Data    []byte
+}
+
+// Answer answers Ask.
+type Answer struct {
+	Request uint32
+	More    bool
+	Data    []byte
+}
+
 // Unknown is a message of a later version that may be skipped.
 type Unknown struct {
 	Kind byte // 0x40 or above
@@ -160,6 +177,8 @@ func (Deposit) kind() byte    { return kindDeposit }
 func (Admit) kind() byte      { return kindAdmit }
 func (OK) kind() byte         { return kindOK }
 func (Error) kind() byte      { return kindError }
+func (Ask) kind() byte        { return kindAsk }
+func (Answer) kind() byte     { return kindAnswer }
 func (m Unknown) kind() byte  { return m.Kind }
 
 func (m Hello) appendBody(b []byte) []byte {
@@ -232,6 +251,9 @@ func (m Error) appendBody(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, m.Request)
 	return append(append(b, byte(m.Reason)), clip(m.Text, maxText)...)
 }
+
+func (m Ask) appendBody(b []byte) []byte    { return appendPart(b, m.Request, m.More, m.Data) }
+func (m Answer) appendBody(b []byte) []byte { return appendPart(b, m.Request, m.More, m.Data) }
 
 func (m Unknown) appendBody(b []byte) []byte { return append(b, m.Body...) }
 
@@ -329,6 +351,12 @@ func parseBody(kind byte, b []byte) (Message, error) {
 		m = OK{Request: p.uint32()}
 	case kindError:
 		m = Error{Request: p.uint32(), Reason: Reason(p.byte()), Text: p.text(maxText)}
+	case kindAsk:
+		request, more, data := p.part()
+		m = Ask{Request: request, More: more, Data: data}
+	case kindAnswer:
+		request, more, data := p.part()
+		m = Answer{Request: request, More: more, Data: data}
 	default:
 		if kind < firstExtension {
 			return nil, fmt.Errorf("%w: unknown kind %#02x", ErrMalformed, kind)

@@ -58,7 +58,9 @@ func examples() []struct {
 		{"admit", Admit{Request: 2, Key: peer(0xcc)}},
 		{"ok", OK{Request: 2}},
 		{"error", Error{Request: 2, Reason: ReasonTokenUsed, Text: "token used"}},
-		{"extension", Unknown{Kind: 0x40, Body: []byte{1, 2, 3}}},
+		{"ask", Ask{Request: 3, More: true, Data: []byte{4, 5, 6}}},
+		{"answer", Answer{Request: 3, Data: []byte{7, 8}}},
+		{"extension", Unknown{Kind: 0x42, Body: []byte{1, 2, 3}}},
 	}
 }
 
