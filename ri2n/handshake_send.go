@@ -214,5 +214,6 @@ func (h *handshake) transmit(t *tuple, burst []byte, size int) {
 		return
 	}
 	t.sent += len(burst)
-	t.link.send(burst, size, t.addr)
+	// A path that does not answer may be one that loses bursts only.
+	t.link.sendBurst(burst, size, t.addr, h.attempts == 0)
 }
