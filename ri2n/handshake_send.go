@@ -74,7 +74,7 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 		if len(datagram) == 0 {
 			return
 		}
-		// Datagrams of one size leave together, with one system call.
+		// Datagrams of one size leave together, within one limit.
 		if len(burst) > 0 && (last != segment || len(datagram) > segment) {
 			h.transmit(t, burst, segment)
 			burst = nil
