@@ -64,7 +64,7 @@ func (r *rig) record(creator, holder int, rank, incarnation uint64) *object.Reco
 func (r *rig) swap(i int, expected uint64, rec *object.Record) (e object.Entry, err error) {
 	r.t.Helper()
 	done := false
-	r.services[i].Swap(r.Now(), expected, rec, func(_ time.Time, got object.Entry, gotErr error) {
+	r.services[i].Swap(r.Now(), expected, rec, jobKey(1), func(_ time.Time, got object.Entry, gotErr error) {
 		e, err, done = got, gotErr, true
 	})
 	r.Touch(i)
@@ -132,7 +132,7 @@ func TestConcurrentSwapsAdmitOne(t *testing.T) {
 		const coordinators = 5
 		for i := range coordinators {
 			rec := r.record(0, i, rank, 1)
-			r.services[i].Swap(r.Now(), 0, rec, func(_ time.Time, e object.Entry, err error) {
+			r.services[i].Swap(r.Now(), 0, rec, jobKey(1), func(_ time.Time, e object.Entry, err error) {
 				ended++
 				switch {
 				case err == nil:

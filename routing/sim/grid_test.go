@@ -12,7 +12,7 @@ import (
 )
 
 // nodes makes the simulations larger: go test ./routing/sim -nodes 10000.
-var nodes = flag.Int("nodes", 250, "nodes of each simulated grid")
+var nodes = flag.Int("nodes", 120, "nodes of each simulated grid")
 
 func TestLookups(t *testing.T) {
 	r, err := Run(Options{Seed: 1, Nodes: *nodes, Lookups: 300})
@@ -74,7 +74,7 @@ func TestRoute(t *testing.T) {
 			hops = max(hops, d.Hops)
 		}})
 	}
-	const messages = 300
+	const messages = 200
 	want := make(map[string]int)
 	for k := range messages {
 		i, key := g.RandomAlive(), g.RandomKey()
@@ -174,7 +174,8 @@ func TestSybils(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			g := NewGrid(5)
 			g.Grow(*nodes, max(50, *nodes/20))
-			o := g.store(3)
+			// One key in a small grid, three in a large one.
+			o := g.store(1 + 2*min(1, *nodes/1000))
 			asked, found, keys, named, gets, got := 0, 0, 0, 0, 0, 0
 			for _, r := range o.records {
 				key := r.Key()
@@ -187,7 +188,7 @@ func TestSybils(t *testing.T) {
 				target := g.Nodes[near].Self()
 				// What is written now has to be found, too.
 				g.Run(time.Minute)
-				for range 40 {
+				for range 30 {
 					i := g.RandomAlive()
 					for i == near {
 						i = g.RandomAlive()
