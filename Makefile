@@ -25,13 +25,14 @@ SOAK ?= 1h
 TESTFLAGS ?=
 SCENARIO ?= all
 BENCHFLAGS ?=
+BENCHOUT ?= bin/bench
 
 help:
 	@echo 'make demo    build all, then send a file between two homes behind NATs'
 	@echo 'make test    vet and test everything (as root: also the kernel tests)'
 	@echo 'make check   formatting, static analysis, import table, other platforms, go.mod'
 	@echo 'make build   the four binaries, in bin/'
-	@echo 'make bench   ri2n beside its peers, report in bin/bench.html (as root; else over loopback)'
+	@echo 'make bench   ri2n beside its peers, report in $(BENCHOUT)/ (as root; else over loopback)'
 	@echo 'make fuzz    every fuzz target for FUZZTIME each (now $(FUZZTIME))'
 	@echo 'make soak    data over flapping links for SOAK, every byte compared (now $(SOAK))'
 	@echo 'make clean   remove bin/'
@@ -67,8 +68,8 @@ check: go-version
 
 bench: build
 	@if [ "$$(id -u)" = 0 ]; then \
-		bin/ri2n-bench compare --scenario '$(SCENARIO)' $(BENCHFLAGS) --html bin/bench.html; code=$$?; \
-		test ! -e bin/bench.html || echo 'report: bin/bench.html'; \
+		bin/ri2n-bench compare --scenario '$(SCENARIO)' --out '$(BENCHOUT)' $(BENCHFLAGS); code=$$?; \
+		test ! -e '$(BENCHOUT)/report.html' || echo 'report: $(BENCHOUT)/report.html, report.json and report.txt'; \
 		exit $$code; \
 	else \
 		echo 'not root: no namespaces, so over loopback only (sudo make bench for all scenarios)'; \

@@ -21,7 +21,7 @@ const (
 	bbrHeadroom     = 0.15
 	bbrMinPipeCwnd  = 4 // packets
 
-	bbrMaxRate = 1e12 / 8 // bytes per second: what is above is no measurement
+	bbrMaxRate = maxPacingRate
 	bbrMinRate = minPacingRate
 )
 
@@ -181,7 +181,7 @@ func (b *bbr) OnAck(now time.Time, s AckSample) {
 	b.checkStartupDone(s)
 	b.checkDrainDone(now, s)
 	b.updateProbeBW(now, s)
-	b.minRTT.update(now, s)
+	b.minRTT.update(now, s, b.tolerant.shared)
 	b.checkProbeRTT(now, s)
 	b.signals.advance(s)
 

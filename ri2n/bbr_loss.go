@@ -45,10 +45,16 @@ type lossTolerance struct {
 	empty         bool          // the last loss round found the queue all but empty
 	crowded       bool          // the last loss round had a queue of more than one BDP
 
-	// deep tells that a queue was seen in the last cycle of probing, or in this
-	// one. A path with room for one loses nothing for want of room while it is
-	// empty; of a policer or a very shallow queue nothing is ever seen.
+	// deep tells that a probe for bandwidth made a queue in the last cycle of
+	// probing, or in this one. A path with room for one loses nothing for want of
+	// room while it is empty. At a policer, in a very shallow queue and as one of
+	// many flows a probe makes none to speak of.
 	deep, deepThisCycle bool
+
+	// shared tells, for the same time, that there was a queue while we cruised:
+	// others send as well. cruised counts the loss rounds since Cruise began.
+	shared, sharedThisCycle bool
+	cruised                 int
 
 	floorLost, floorAll float64       // bytes, while cruising; fades
 	floorMin            time.Duration // RTT without queue as believed then
@@ -111,9 +117,9 @@ func (l *lossTolerance) tolerates(mss int) bool {
 // caused itself.
 func (l *lossTolerance) compensation(mss int) float64 {
 	switch {
-	case l.queue, l.deep && !l.empty:
+	case l.queue, l.alone() && !l.empty:
 		return 1
-	case l.deep:
+	case l.alone():
 		return 1 / (1 - l.believed(mss))
 	}
 	return 1 / (1 - 0.75*l.believed(mss))
@@ -124,17 +130,21 @@ func (l *lossTolerance) compensation(mss int) float64 {
 // while there is one, and 1 % above it while it is empty, since an empty queue
 // is a link that idles now and then.
 func (l *lossTolerance) margin() float64 {
-	switch {
-	case !l.empty:
-		return 1 - bbrPacingMargin
-	case l.deep:
+	if l.empty && l.alone() {
 		return 1 + bbrPacingMargin
 	}
-	return 1
+	return 1 - bbrPacingMargin
 }
 
+// alone reports whether the path has room for a queue, and nobody else fills
+// it. What two flows add to an empty queue each of them takes for its own.
+func (l *lossTolerance) alone() bool { return l.deep && !l.shared }
+
 // endCycle closes a cycle of probing for bandwidth.
-func (l *lossTolerance) endCycle() { l.deep, l.deepThisCycle = l.deepThisCycle, false }
+func (l *lossTolerance) endCycle() {
+	l.deep, l.deepThisCycle = l.deepThisCycle, false
+	l.shared, l.sharedThisCycle = l.sharedThisCycle, false
+}
 
 // floor is the path's own loss, 0 to 1.
 func (l *lossTolerance) floor() float64 {
@@ -154,8 +164,14 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 		l.empty = l.rttMin <= pathMin+pathMin/emptyQueueShare
 		l.crowded = l.rttMin > 2*pathMin
 		l.roundMin = l.rttMin
-		if queue {
+		if queue && (state == bbrProbeUp || state == bbrStartup) {
 			l.deep, l.deepThisCycle = true, true
+		}
+		// What Drain or a probe left behind may take two rounds to go.
+		if state != bbrProbeCruise {
+			l.cruised = 0
+		} else if l.cruised++; queue && l.cruised > 2 {
+			l.shared, l.sharedThisCycle = true, true
 		}
 	}
 	all := l.lost + l.arrived

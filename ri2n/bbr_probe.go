@@ -52,7 +52,7 @@ func (b *bbr) updateProbeBW(now time.Time, s AckSample) {
 		}
 	case bbrProbeUp:
 		switch {
-		case atBound:
+		case atBound && !(b.tolerant.queue && b.tolerant.alone()):
 			b.pipe.search(s.DeliveryRate) // the bound limits, not the path
 		case b.pipe.now:
 			b.startProbeDown(now)

@@ -9,8 +9,9 @@ const (
 	bbrProbeRTTDuration = 200 * time.Millisecond
 
 	// A flow that has lately found the RTT within an eighth of its minimum
-	// probes half as often: at most once in bbrMinRTTWindow, as BBRv1 does. The
-	// queue is empty by itself, and a probe costs half the rate for 250 ms.
+	// probes half as often if it is alone: at most once in bbrMinRTTWindow, as
+	// BBRv1 does. The queue is empty by itself, and a probe costs half the rate
+	// for 250 ms.
 	bbrNearMin       = 8
 	bbrNearMinMemory = bbrProbeRTTInterval / 2
 )
@@ -31,9 +32,9 @@ type bbrMinRTT struct {
 }
 
 // update follows BBRUpdateMinRTT (section 5.3.4.3).
-func (m *bbrMinRTT) update(now time.Time, s AckSample) {
+func (m *bbrMinRTT) update(now time.Time, s AckSample, shared bool) {
 	interval := bbrProbeRTTInterval
-	if now.Sub(m.nearAt) <= bbrNearMinMemory {
+	if !shared && now.Sub(m.nearAt) <= bbrNearMinMemory {
 		interval = bbrMinRTTWindow
 	}
 	m.expired = m.probe > 0 && now.Sub(m.probeAt) > interval

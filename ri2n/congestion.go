@@ -104,7 +104,8 @@ type CongestionController interface {
 	Cwnd() int
 	// PacingRate is in bytes per second. Zero, what is not a number and what is
 	// negative or infinite mean that the window alone limits, as before the
-	// first round trip; rates below 1000 count as 1000.
+	// first round trip; rates below 1000 count as 1000, those above 125 GB/s as
+	// that.
 	PacingRate() float64
 	// SetMaxDatagramSize follows the path MTU, in bytes.
 	SetMaxDatagramSize(size int)
@@ -176,9 +177,13 @@ type guardedController struct {
 	mss int
 }
 
-// minPacingRate is in bytes per second. It lets a probe leave, whatever a
-// controller has come to believe.
-const minPacingRate = 1e3
+// Bounds of a pacing rate, in bytes per second. The lower one lets a probe
+// leave, whatever a controller has come to believe; what is above the upper one
+// is no measurement.
+const (
+	minPacingRate = 1e3
+	maxPacingRate = 1e12 / 8
+)
 
 func (g *guardedController) OnSent(now time.Time, bytes, inFlight int) {
 	g.cc.OnSent(now, bytes, inFlight)
@@ -202,7 +207,7 @@ func (g *guardedController) PacingRate() float64 {
 	if !(rate > 0) || math.IsInf(rate, 1) {
 		return 0
 	}
-	return max(rate, minPacingRate)
+	return min(max(rate, minPacingRate), maxPacingRate)
 }
 
 const (

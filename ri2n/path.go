@@ -272,7 +272,7 @@ func (p *path) searchMTU(now time.Time) {
 }
 
 // maxAckThreshold bounds what a peer may ask with ACK_FREQ.
-const maxAckThreshold = 256
+const maxAckThreshold = 64
 
 // ackThreshold is how many packets the peer should acknowledge at once: as
 // many as leave sixteen ACKs in a window, since slow start learns from each.

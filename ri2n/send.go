@@ -91,9 +91,12 @@ func (s *Session) flush(now time.Time) {
 		}
 		s.unlock()
 		t.seal(keys, id)
-		link.sendBurst(t.buf, t.size, remote, whole)
+		unreachable := link.sendBurst(t.buf, t.size, remote, whole)
 		now = time.Now()
 		s.mu.Lock()
+		if unreachable {
+			s.unreachable(p, now)
+		}
 	}
 	s.flushing = false
 	s.flushed(now)

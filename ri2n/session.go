@@ -764,7 +764,7 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 		} else {
 			sooner(t)
 		}
-		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		sooner(p.ptoDeadline())
 		sooner(s.stallDeadline(p))
 		if p.previous.Link != nil {
 			sooner(p.returnAt)

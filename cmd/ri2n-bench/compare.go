@@ -19,7 +19,7 @@ import (
 
 func newCompare() *cobra.Command {
 	var k comparison
-	var names, among, html string
+	var names, among, html, out string
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Measure ri2n beside its peers, in namespaces of its own (root)",
@@ -50,7 +50,7 @@ It needs root, and leaves nothing behind, however it ends.`,
 				}
 				defer fmt.Fprint(cmd.ErrOrStderr(), "\r\x1b[K")
 			}
-			return k.runAll(cmd, chosen, html)
+			return k.runAll(cmd, chosen, html, out)
 		},
 	}
 	cmd.Flags().StringVar(&names, "scenario", "all", "which to run, separated by commas, or all")
@@ -62,6 +62,7 @@ It needs root, and leaves nothing behind, however it ends.`,
 	cmd.Flags().IntVar(&k.sessions, "sessions", 10000, "idle sessions of ri2n; the others open a tenth")
 	cmd.Flags().StringVar(&k.profiles, "profile", "", "folder to write CPU profiles of all processes to, for go tool pprof")
 	cmd.Flags().StringVar(&html, "html", "", "file to write a report with plots to")
+	cmd.Flags().StringVar(&out, "out", "", "`folder` to write report.txt, report.json and report.html to")
 	k.traces.addFlags(cmd)
 	cmd.Flags().Lookup("qlog").Usage = "`folder` to write traces of ri2n's first sender and of its receiver to, for ri2n-bench plot"
 	return cmd
@@ -97,7 +98,7 @@ func (k *comparison) check(cmd *cobra.Command, among string) error {
 var errNothingWorked = errors.New("nothing could be measured; the rows say why")
 
 // runAll runs the scenarios and prints the result, also when it could not.
-func (k *comparison) runAll(cmd *cobra.Command, chosen []scenario, html string) error {
+func (k *comparison) runAll(cmd *cobra.Command, chosen []scenario, html, out string) error {
 	ctx := cmd.Context()
 	started := time.Now()
 	refused := kernel.Check()
@@ -132,6 +133,9 @@ func (k *comparison) runAll(cmd *cobra.Command, chosen []scenario, html string) 
 	}
 	if html != "" && refused == nil {
 		err = errors.Join(err, k.writeReport(html, chosen, d, started))
+	}
+	if out != "" {
+		err = errors.Join(err, k.writeReports(out, chosen, d, started))
 	}
 	switch {
 	case refused != nil:

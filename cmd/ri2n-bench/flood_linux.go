@@ -90,7 +90,7 @@ the transfer, beyond that of the control.`,
 			return p.run(cmd, chosen)
 		},
 	}
-	cmd.Flags().StringVar(&names, "contenders", "ri2n,quic", "which to measure, of ri2n, ri2n-bbr and quic")
+	cmd.Flags().StringVar(&names, "contenders", "ri2n,quic", "which to measure, of ri2n, ri2n-cubic and quic")
 	cmd.Flags().IntVar(&p.rate, "rate", 20_000, "Initials a second")
 	cmd.Flags().IntVar(&p.rounds, "rounds", 3, "how often each flood and its control are measured, in turns")
 	cmd.Flags().Float64Var(&p.seconds, "seconds", 5, "length of a transfer")

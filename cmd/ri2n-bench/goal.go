@@ -64,7 +64,6 @@ func goalsOf(rows []row) []goal {
 		for _, v := range s.variants {
 			rival := get(s.name, v.name, "tcp-bbr", goodputOf)
 			least(s.name, fmt.Sprintf("%s: goodput / kernel TCP BBR", v.name), 0.95, get(s.name, v.name, "ri2n", goodputOf)/rival)
-			least(s.name, fmt.Sprintf("%s: goodput of ri2n-bbr / kernel TCP BBR", v.name), 0.95, get(s.name, v.name, "ri2n-bbr", goodputOf)/rival)
 		}
 	}
 	one := get("two-links", "one link", "ri2n", goodputOf)
@@ -90,11 +89,9 @@ func goalsOf(rows []row) []goal {
 	most("idle", "goroutines for each session", 0.01, get("idle", "", "ri2n", func(r row) cli.Number { return r.Goroutines }))
 	most("idle", "share of one core, both ends", 0.02, get("idle", "", "ri2n", func(r row) cli.Number { return r.CPUShare }))
 	for _, rival := range []string{"CUBIC", "BBR"} {
-		for _, name := range []string{"ri2n", "ri2n-bbr"} {
-			share := get("fair", "beside "+rival, name, func(r row) cli.Number { return r.Share })
-			least("fair", "share of "+name+" beside "+rival, 0.25, share)
-			most("fair", "share of "+name+" beside "+rival, 0.75, share)
-		}
+		share := get("fair", "beside "+rival, "ri2n", func(r row) cli.Number { return r.Share })
+		least("fair", "share beside "+rival, 0.25, share)
+		most("fair", "share beside "+rival, 0.75, share)
 	}
 	return slices.DeleteFunc(goals, func(g goal) bool { return !ran[g.Scenario] })
 }

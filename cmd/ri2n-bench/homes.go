@@ -203,8 +203,8 @@ func (d homesDialer) Addr() net.Addr { return d.mirror.LocalAddr() }
 func (k *comparison) runHomes(ctx context.Context, s scenario, v variant) {
 	for _, name := range k.chosen(v) {
 		kind := ri2nKind{}
-		if name == "ri2n-bbr" {
-			kind = withBBR
+		if name == "ri2n-cubic" {
+			kind = withCUBIC
 		}
 		var all samples
 		for r := range k.rounds {

@@ -69,19 +69,19 @@ func line(megabits int64, roundTrip time.Duration, loss float64) netsim.Link {
 
 var (
 	streams  = []string{"ri2n", "tls", "quic", "kcp", "tcp"}
-	lossy    = []string{"ri2n", "ri2n-bbr", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
-	own      = []string{"ri2n", "ri2n-bbr"}
-	severals = []string{"ri2n", "ri2n-bbr", "mptcp"}
+	lossy    = []string{"ri2n", "ri2n-cubic", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
+	own      = []string{"ri2n", "ri2n-cubic"}
+	severals = []string{"ri2n", "ri2n-cubic", "mptcp"}
 )
 
 // scenarios are run in this order. Their conditions are those of
 // docs/performance.md.
 var scenarios = []scenario{
 	{"bulk", "one stream over a veth pair, which passes bursts of 64 KiB uncut", []variant{
-		{links: []netsim.Link{perfect}, measure: measuresBulk, contenders: []string{"ri2n", "tls", "quic", "kcp", "tcp", "mptcp", "ceiling"}},
+		{links: []netsim.Link{perfect}, measure: measuresBulk, contenders: []string{"ri2n", "ri2n-cubic", "tls", "quic", "kcp", "tcp", "mptcp", "ceiling"}},
 	}},
 	{"cut", "the same with offloads off: nothing above 1500 bytes passes", []variant{
-		{links: []netsim.Link{perfect}, measure: measuresBulk, offloadsOff: true, contenders: []string{"ri2n", "tls", "quic", "kcp", "tcp", "ceiling"}},
+		{links: []netsim.Link{perfect}, measure: measuresBulk, offloadsOff: true, contenders: []string{"ri2n", "ri2n-cubic", "tls", "quic", "kcp", "tcp", "ceiling"}},
 	}},
 	{"ping", "64 bytes there and back over a veth pair, each end on a processor of its own", []variant{
 		{links: []netsim.Link{perfect}, measure: measuresPing, pinned: true, contenders: []string{"ri2n", "udp", "tls", "quic", "kcp", "tcp"}},
@@ -121,8 +121,8 @@ var scenarios = []scenario{
 		{links: []netsim.Link{perfect}, measure: measuresIdle, longer: 10.0 / 3, once: true, contenders: streams},
 	}},
 	{"fair", "one stream beside one of kernel TCP on a link of 100 Mbit/s and 40 ms", []variant{
-		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-bbr"}},
-		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-cubic"}},
+		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "ri2n-cubic", "quic", "kcp", "tcp-bbr"}},
+		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "ri2n-cubic", "quic", "kcp", "tcp-cubic"}},
 	}},
 }
 
