@@ -13,7 +13,7 @@ import (
 )
 
 // members makes the simulated groups larger: go test ./routing/swim -members 50.
-var members = flag.Int("members", 10, "members of each simulated group")
+var members = flag.Int("members", 7, "members of each simulated group")
 
 // A change is one call of Config.Changed.
 type change struct {
@@ -125,7 +125,7 @@ func TestNobodyAliveIsRemoved(t *testing.T) {
 		{"10 % loss", func(g *group) { g.Loss = 0.1 }, true},
 		{"stopped for 10 s", func(g *group) {
 			for k := range 5 {
-				g.After(time.Duration(k)*time.Minute, func() { g.Stall(3+k, 10*time.Second) })
+				g.After(time.Duration(k)*time.Minute, func() { g.Stall(k+1, 10*time.Second) })
 			}
 		}, true},
 		{"two starved of processor time", func(g *group) {
@@ -198,22 +198,22 @@ func TestDeathIsSuspectedWithinTwoSeconds(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var worst, worstAll time.Duration
-			for seed := range uint64(10) {
+			for seed := range uint64(5) {
 				g := newGroup(t, seed, *members)
 				g.MinDelay, g.MaxDelay, g.Loss = tt.min, tt.max, tt.loss
 				g.Run(20*time.Second + time.Duration(seed)*73*time.Millisecond)
 				at := g.Elapsed()
-				g.Kill(7)
+				g.Kill(6)
 				g.Run(40 * time.Second)
-				one, all := g.first(swim.Suspected, 7, at)
+				one, all := g.first(swim.Suspected, 6, at)
 				if one == 0 || one > 2*time.Second {
 					t.Errorf("seed %d: suspected after %v, want at most 2 s", seed, one)
 				}
 				worst, worstAll = max(worst, one), max(worstAll, all)
-				if got := g.count(swim.Removed, 7); got != *members-1 {
+				if got := g.count(swim.Removed, 6); got != *members-1 {
 					t.Errorf("seed %d: removed by %d, want all others", seed, got)
 				}
-				if one, _ := g.first(swim.Removed, 7, at); one < 30*time.Second {
+				if one, _ := g.first(swim.Removed, 6, at); one < 30*time.Second {
 					t.Errorf("seed %d: removed after %v", seed, one)
 				}
 				if got := g.count(swim.Removed, -1); got != *members-1 {
