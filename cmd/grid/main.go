@@ -36,6 +36,11 @@ grid recv TOKEN`,
 	f.StringVar(&o.rendezvous, "rendezvous", "", "`HOST:PORT#PEERID` of the rendezvous (default $GRID_RENDEZVOUS, else the file rendezvous in the state directory)")
 	root.AddCommand(
 		idCommand(o),
+		initCommand(o),
+		inviteCommand(o),
+		joinCommand(o),
+		membersCommand(o),
+		revokeCommand(o),
 		upCommand(o),
 		statusCommand(o),
 		pingCommand(o),
