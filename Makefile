@@ -1,7 +1,7 @@
 # make demo and make test are all a newcomer needs; make help lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz build clean go-version
+.PHONY: help demo test check bench fuzz soak build clean go-version
 
 # A Go that was unpacked into /usr/local and is not in PATH is found as well. An
 # older one than go.mod asks for fetches that version itself, unless GOTOOLCHAIN
@@ -21,17 +21,20 @@ endif
 VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 BINARIES := rendezvous grid ri2n-bench netsim
 FUZZTIME ?= 60s
+SOAK ?= 1h
 TESTFLAGS ?=
 SCENARIO ?= all
 BENCHFLAGS ?=
+BENCHOUT ?= bin/bench
 
 help:
 	@echo 'make demo    build all, then send a file between two homes behind NATs'
 	@echo 'make test    vet and test everything (as root: also the kernel tests)'
 	@echo 'make check   formatting, static analysis, import table, other platforms, go.mod'
 	@echo 'make build   the four binaries, in bin/'
-	@echo 'make bench   ri2n beside its peers, report in bin/bench.html (as root; else over loopback)'
+	@echo 'make bench   ri2n beside its peers, report in $(BENCHOUT)/ (as root; else over loopback)'
 	@echo 'make fuzz    every fuzz target for FUZZTIME each (now $(FUZZTIME))'
+	@echo 'make soak    data over flapping links for SOAK, every byte compared (now $(SOAK))'
 	@echo 'make clean   remove bin/'
 
 go-version:
@@ -65,8 +68,8 @@ check: go-version
 
 bench: build
 	@if [ "$$(id -u)" = 0 ]; then \
-		bin/ri2n-bench compare --scenario '$(SCENARIO)' $(BENCHFLAGS) --html bin/bench.html; code=$$?; \
-		test ! -e bin/bench.html || echo 'report: bin/bench.html'; \
+		bin/ri2n-bench compare --scenario '$(SCENARIO)' --out '$(BENCHOUT)' $(BENCHFLAGS); code=$$?; \
+		test ! -e '$(BENCHOUT)/report.html' || echo 'report: $(BENCHOUT)/report.html, report.json and report.txt'; \
 		exit $$code; \
 	else \
 		echo 'not root: no namespaces, so over loopback only (sudo make bench for all scenarios)'; \
@@ -75,6 +78,9 @@ bench: build
 
 fuzz: go-version
 	@FUZZTIME='$(FUZZTIME)' scripts/fuzz
+
+soak: go-version
+	@scripts/soak '$(SOAK)'
 
 clean:
 	rm -rf bin

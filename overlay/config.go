@@ -54,6 +54,10 @@ type Config struct {
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
 
+	// Trace is asked for a tracer of each session, as ri2n.Config.Trace. Nil:
+	// nothing is traced.
+	Trace func(*ri2n.Session) ri2n.Tracer
+
 	// Logger receives what an operator should know. Nil: silent.
 	Logger *slog.Logger
 }

@@ -1,6 +1,10 @@
 package overlay
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/instantgrid/instantgrid/ri2n"
+)
 
 // Counters count since the node's start. Each limit has one.
 type Counters struct {
@@ -24,6 +28,10 @@ type Counters struct {
 	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
 	RenewalsFailed   uint64 `json:"renewals_failed"`
 }
+
+// Transport returns the counters of the node's endpoint, which all its sessions
+// share, those with the rendezvous included.
+func (n *Node) Transport() ri2n.Stats { return n.endpoint.Stats() }
 
 // counters are the counters behind Counters.
 type counters struct {

@@ -93,6 +93,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		Identity:  n.identity,
 		Authorize: n.authorize,
 		Logger:    cfg.Logger,
+		Trace:     cfg.Trace,
 	})
 	if err != nil {
 		closeLinks()

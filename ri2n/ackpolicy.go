@@ -71,3 +71,6 @@ func (p *ackPolicy) delay(now time.Time) time.Duration {
 func (p *ackPolicy) sent() {
 	p.unacked, p.immediate, p.due = 0, false, time.Time{}
 }
+
+// wantsNone reports whether everything received has been acknowledged.
+func (p *ackPolicy) wantsNone() bool { return p.unacked == 0 && !p.largestAt.IsZero() }

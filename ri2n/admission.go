@@ -13,20 +13,20 @@ const (
 	// may take which come to nothing; those that end with a session are free.
 	handshakeShare = 10
 	// handshakeBurst is how much of it may be saved up.
-	handshakeBurst = 250 * time.Millisecond
+	handshakeBurst = 150 * time.Millisecond
 	// handshakeCost is the least that a handshake is taken to cost: a server's
 	// half of one on the slowest core that it was measured on.
 	handshakeCost = 400 * time.Microsecond
 
 	// A prefix that has asked for little lately may begin a handshake while
 	// others have used the budget up: this many Initials at once, and one more
-	// in each interval. A handshake takes two.
-	modestInitials = 8
-	modestInterval = 500 * time.Millisecond
+	// in each interval. The flight of a dialer has two.
+	modestInitials = 3
+	modestInterval = time.Second
 
 	// Replies to addresses that have proven nothing, for each prefix.
 	maxReplyBurst = 32
-	replyInterval = time.Second / 32
+	replyInterval = time.Second / 16
 
 	prefixSlots = 2048 // in each of two rows
 )
@@ -60,10 +60,10 @@ func (a *admission) short(now time.Time) bool {
 }
 
 // admits reports whether a handshake with somebody of the given prefix may
-// begin. The lower half of the budget is for those who ask for little.
+// begin. The lower three fifths of the budget are for those who ask for little.
 func (a *admission) admits(now time.Time, prefix netip.Prefix) bool {
 	a.refill(now)
-	return a.left >= handshakeBurst/2 || a.left > 0 && a.modest.allow(now, prefix, modestInterval, modestInitials)
+	return a.left >= handshakeBurst*3/5 || a.left > 0 && a.modest.allow(now, prefix, modestInterval, modestInitials)
 }
 
 // charge books one handshake and returns what it was taken to cost.
@@ -74,8 +74,13 @@ func (a *admission) charge(now time.Time) time.Duration {
 	return cost
 }
 
-// refund takes back a charge for a handshake that ended with a session.
-func (a *admission) refund(cost time.Duration) { a.left = min(handshakeBurst, a.left+cost) }
+// refund takes back the charge for a handshake that ended with a session.
+func (a *admission) refund(cost time.Duration, prefix netip.Prefix) {
+	a.left = min(handshakeBurst, a.left+cost)
+	if prefix.IsValid() {
+		a.modest.giveBack(prefix, 2*modestInterval)
+	}
+}
 
 // measured learns from a handshake that took d, as far as one look can tell
 // computing from waiting.
@@ -109,15 +114,7 @@ func (p *prefixLimiter) allow(now time.Time, prefix netip.Prefix, interval time.
 	if p.rows == nil {
 		p.rows, p.seed, p.base = new([2][prefixSlots]int64), maphash.MakeSeed(), now
 	}
-	// Each slot holds the time when all its allowances will have come back
-	// (the generic cell rate algorithm).
-	var key [17]byte
-	a := prefix.Addr().As16()
-	copy(key[:], a[:])
-	key[16] = byte(prefix.Bits())
-	sum := maphash.Bytes(p.seed, key[:])
-	first := &p.rows[0][uint32(sum)%prefixSlots]
-	second := &p.rows[1][uint32(sum>>32)%prefixSlots]
+	first, second := p.slots(prefix)
 	t := int64(now.Sub(p.base))
 	full := max(t, min(*first, *second)) + int64(interval)
 	if full-t > int64(interval)*int64(burst) {
@@ -125,6 +122,27 @@ func (p *prefixLimiter) allow(now time.Time, prefix netip.Prefix, interval time.
 	}
 	*first, *second = max(*first, full), max(*second, full)
 	return true
+}
+
+// giveBack returns what is worth the given time to prefix.
+func (p *prefixLimiter) giveBack(prefix netip.Prefix, d time.Duration) {
+	if p.rows == nil {
+		return
+	}
+	first, second := p.slots(prefix)
+	*first -= int64(d)
+	*second -= int64(d)
+}
+
+// slots returns those of prefix. Each holds the time when all its allowances
+// will have come back (the generic cell rate algorithm).
+func (p *prefixLimiter) slots(prefix netip.Prefix) (first, second *int64) {
+	var key [17]byte
+	a := prefix.Addr().As16()
+	copy(key[:], a[:])
+	key[16] = byte(prefix.Bits())
+	sum := maphash.Bytes(p.seed, key[:])
+	return &p.rows[0][uint32(sum)%prefixSlots], &p.rows[1][uint32(sum>>32)%prefixSlots]
 }
 
 // appendRetry appends a Retry packet.

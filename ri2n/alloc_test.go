@@ -4,6 +4,9 @@ package ri2n
 
 import (
 	"crypto/tls"
+	"io"
+	"runtime"
+	"runtime/debug"
 	"testing"
 	"time"
 )
@@ -92,5 +95,46 @@ func TestRefusalsDoNotAllocate(t *testing.T) {
 		isStatelessReset(junk, [resetTokenLen]byte{1})
 	}); n != 0 {
 		t.Errorf("%v allocations, want none", n)
+	}
+}
+
+// A stream that flows allocates for no packet, neither where it is sent nor
+// where it arrives, and neither for each Write or Read.
+func TestFlowDoesNotAllocate(t *testing.T) {
+	client, server := loopbackPair(t)
+	a, b := streamPair(t, client, server)
+	const block = 32 << 10
+	in, out := make([]byte, block), make([]byte, block)
+	received := make(chan struct{}, 1)
+	go func() {
+		for {
+			if _, err := io.ReadFull(b, in); err != nil {
+				return
+			}
+			received <- struct{}{}
+		}
+	}()
+	send := func(blocks int) {
+		for range blocks {
+			if _, err := a.Write(out); err != nil {
+				t.Error(err)
+				return
+			}
+			<-received
+		}
+	}
+	send(2000) // until buffers and windows have their size
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	packets := func() uint64 { return client.Paths()[0].PacketsSent + server.Paths()[0].PacketsSent }
+	var before, after runtime.MemStats
+	sent := packets()
+	runtime.ReadMemStats(&before)
+	const blocks = 2000
+	send(blocks)
+	runtime.ReadMemStats(&after)
+	sent = packets() - sent
+	// What is left is the search for the path's MTU and the like.
+	if n := after.Mallocs - before.Mallocs; n > blocks/20 || n > sent/20 {
+		t.Errorf("%d allocations for %d blocks in %d packets", n, blocks, sent)
 	}
 }

@@ -16,13 +16,13 @@ const (
 	bbrUpCwndGain        = 2.25
 	bbrProbeRTTCwndGain  = 0.5
 
-	bbrPacingMargin = 0.99 // pace 1 % below the estimate (section 5.6.2)
+	bbrPacingMargin = 0.01 // of the estimate (section 5.6.2)
 	bbrBeta         = 0.7
 	bbrHeadroom     = 0.15
 	bbrMinPipeCwnd  = 4 // packets
 
-	bbrMaxRate = 1e12 / 8 // bytes per second: what is above is no measurement
-	bbrMinRate = 1e3      // lets a probe leave, whatever the estimate has become
+	bbrMaxRate = maxPacingRate
+	bbrMinRate = minPacingRate
 )
 
 // A bbrState is a state of draft-ietf-ccwg-bbr-04, section 5.1.
@@ -163,40 +163,40 @@ func (b *bbr) OnSent(now time.Time, bytes, inFlight int) {
 }
 
 // OnAck follows BBRUpdateOnACK (section 5.2.3).
-func (b *bbr) OnAck(now time.Time, s ackSample) {
-	if !(s.deliveryRate > 0) {
-		s.deliveryRate = 0
+func (b *bbr) OnAck(now time.Time, s AckSample) {
+	if !(s.DeliveryRate > 0) {
+		s.DeliveryRate = 0
 	}
-	s.deliveryRate = min(s.deliveryRate, bbrMaxRate)
-	if s.delivery.prior >= b.ignoreFrom && s.delivery.prior <= b.ignoreUntil && b.ignoreUntil > 0 {
-		s.appLimited = true
+	s.DeliveryRate = min(s.DeliveryRate, bbrMaxRate)
+	if s.Delivery.Prior >= b.ignoreFrom && s.Delivery.Prior <= b.ignoreUntil && b.ignoreUntil > 0 {
+		s.AppLimited = true
 	}
-	b.updateRound(s.delivery)
+	b.updateRound(s.Delivery)
 	b.leaveRecovery(s)
 
 	b.updateLatestDelivery(s)
 	b.updateCongestion(s)
-	b.extra.update(now, float64(max(s.ackedBytes, 0)), b.bw(), b.cwnd, b.inRound, b.pipe.reached)
+	b.extra.update(now, float64(max(s.AckedBytes, 0)), b.bw(), b.cwnd, b.inRound, b.pipe.reached)
 	b.checkFullPipe(s)
 	b.checkStartupDone(s)
 	b.checkDrainDone(now, s)
 	b.updateProbeBW(now, s)
-	b.minRTT.update(now, s)
+	b.minRTT.update(now, s, b.tolerant.shared)
 	b.checkProbeRTT(now, s)
 	b.signals.advance(s)
 
-	b.initPacing(s.rtt.smoothed)
+	b.initPacing(s.RTT.Smoothed)
 	b.setPacingRate(b.pacingGain)
-	b.setCwnd(float64(max(s.ackedBytes, 0)))
+	b.setCwnd(float64(max(s.AckedBytes, 0)))
 	if b.inRound {
 		b.fullLastRound, b.fullThisRound = b.fullThisRound, false
 	}
 }
 
 // updateRound follows BBRUpdateRound (section 5.5.1).
-func (b *bbr) updateRound(d deliverySpan) {
-	b.delivered = max(b.delivered, d.total)
-	b.inRound = d.prior >= b.roundEnd
+func (b *bbr) updateRound(d DeliverySpan) {
+	b.delivered = max(b.delivered, d.Total)
+	b.inRound = d.Prior >= b.roundEnd
 	if b.inRound {
 		b.startRound()
 		b.probe.rounds++
@@ -223,15 +223,15 @@ func (b *bbr) enterStartup() {
 	b.pacingGain, b.cwndGain = bbrStartupPacingGain, bbrCwndGain
 }
 
-func (b *bbr) checkFullPipe(s ackSample) {
-	if b.inRound && !s.appLimited {
-		b.pipe.round(s.deliveryRate)
+func (b *bbr) checkFullPipe(s AckSample) {
+	if b.inRound && !s.AppLimited {
+		b.pipe.round(s.DeliveryRate)
 	}
 }
 
 // checkStartupDone leaves Startup at a plateau of bandwidth or at much loss
 // (sections 5.3.1.2 and 5.3.1.3).
-func (b *bbr) checkStartupDone(s ackSample) {
+func (b *bbr) checkStartupDone(s AckSample) {
 	if b.state != bbrStartup {
 		return
 	}
@@ -247,8 +247,8 @@ func (b *bbr) checkStartupDone(s ackSample) {
 }
 
 // checkDrainDone leaves Drain when the queue made by Startup has gone.
-func (b *bbr) checkDrainDone(now time.Time, s ackSample) {
-	if b.state == bbrDrain && float64(s.delivery.inFlight) <= b.inflight(b.bw(), 1) {
+func (b *bbr) checkDrainDone(now time.Time, s AckSample) {
+	if b.state == bbrDrain && float64(s.Delivery.InFlight) <= b.inflight(b.bw(), 1) {
 		b.startProbeDown(now)
 	}
 }

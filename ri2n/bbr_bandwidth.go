@@ -104,28 +104,28 @@ func (d *deliverySignals) reset() {
 }
 
 // advance follows BBRAdvanceLatestDeliverySignals.
-func (d *deliverySignals) advance(s ackSample) {
+func (d *deliverySignals) advance(s AckSample) {
 	if d.roundStart {
-		d.bwLatest, d.inflightLatest = s.deliveryRate, s.delivery.volume()
+		d.bwLatest, d.inflightLatest = s.DeliveryRate, s.Delivery.volume()
 	}
 }
 
 // volume is what was delivered from the sending of the newest packet of the
 // ACK until now: RS.delivered.
-func (d deliverySpan) volume() float64 {
-	if d.total <= d.prior {
+func (d DeliverySpan) volume() float64 {
+	if d.Total <= d.Prior {
 		return 0
 	}
-	return float64(d.total - d.prior)
+	return float64(d.Total - d.Prior)
 }
 
 // updateLatestDelivery follows BBRUpdateLatestDeliverySignals.
-func (b *bbr) updateLatestDelivery(s ackSample) {
+func (b *bbr) updateLatestDelivery(s AckSample) {
 	d := &b.signals
 	d.roundStart = false
-	d.bwLatest = max(d.bwLatest, s.deliveryRate)
-	d.inflightLatest = max(d.inflightLatest, s.delivery.volume())
-	if s.delivery.prior >= d.roundEnd {
+	d.bwLatest = max(d.bwLatest, s.DeliveryRate)
+	d.inflightLatest = max(d.inflightLatest, s.Delivery.volume())
+	if s.Delivery.Prior >= d.roundEnd {
 		d.roundEnd = b.delivered
 		d.roundStart = true
 	}
@@ -133,9 +133,9 @@ func (b *bbr) updateLatestDelivery(s ackSample) {
 
 // updateCongestion follows BBRUpdateCongestionSignals: it takes the bandwidth
 // sample and, once in a round trip, responds to loss.
-func (b *bbr) updateCongestion(s ackSample) {
-	if s.deliveryRate > 0 && (s.deliveryRate >= b.maxBW.max() || !s.appLimited) {
-		b.maxBW.add(s.deliveryRate)
+func (b *bbr) updateCongestion(s AckSample) {
+	if s.DeliveryRate > 0 && (s.DeliveryRate >= b.maxBW.max() || !s.AppLimited) {
+		b.maxBW.add(s.DeliveryRate)
 	}
 	b.tolerant.acked(s)
 	if !b.signals.roundStart {

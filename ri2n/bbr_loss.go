@@ -19,6 +19,8 @@ const (
 	// queueGrowth is how much above the minimum the smallest RTT of a round
 	// trip must be to show a standing queue.
 	queueGrowth = 1.25
+	// emptyQueueShare: a queue that adds a sixteenth to the RTT counts as empty.
+	emptyQueueShare = 16
 	// randomLossMemory is how many packets the estimate of random loss looks
 	// back, about; randomLossSample is how many make an estimate.
 	randomLossMemory = 2000
@@ -37,17 +39,31 @@ const (
 type lossTolerance struct {
 	lost, arrived float64       // bytes, in this loss round
 	rttMin        time.Duration // in this loss round; zero: none
+	roundMin      time.Duration // in the last that had a sample
 	queue         bool          // the last loss round had a standing queue
 	calm          bool          // neither it nor the one before had
+	empty         bool          // the last loss round found the queue all but empty
+	crowded       bool          // the last loss round had a queue of more than one BDP
+
+	// deep tells that a probe for bandwidth made a queue in the last cycle of
+	// probing, or in this one. A path with room for one loses nothing for want of
+	// room while it is empty. At a policer, in a very shallow queue and as one of
+	// many flows a probe makes none to speak of.
+	deep, deepThisCycle bool
+
+	// shared tells, for the same time, that there was a queue while we cruised:
+	// others send as well. cruised counts the loss rounds since Cruise began.
+	shared, sharedThisCycle bool
+	cruised                 int
 
 	floorLost, floorAll float64       // bytes, while cruising; fades
 	floorMin            time.Duration // RTT without queue as believed then
 }
 
-func (l *lossTolerance) acked(s ackSample) {
-	l.arrived += float64(max(s.ackedBytes, 0))
-	if s.rttSampled && (l.rttMin == 0 || s.rtt.latest < l.rttMin) {
-		l.rttMin = s.rtt.latest
+func (l *lossTolerance) acked(s AckSample) {
+	l.arrived += float64(max(s.AckedBytes, 0))
+	if s.RTTSampled && (l.rttMin == 0 || s.RTT.Latest < l.rttMin) {
+		l.rttMin = s.RTT.Latest
 	}
 }
 
@@ -95,14 +111,39 @@ func (l *lossTolerance) tolerates(mss int) bool {
 	return l.lost <= share*(l.lost+l.arrived)+float64(mss)
 }
 
-// compensation is the factor on the pacing rate that makes up for three quarters of the
-// random loss: what arrives should fill the path. All of it would keep a
-// policer's loss alive that it caused itself.
+// compensation is the factor on the pacing rate that makes up for random loss:
+// what arrives should fill the path. Where no queue has been seen it makes up
+// for three quarters, since all of it would keep a policer's loss alive that it
+// caused itself.
 func (l *lossTolerance) compensation(mss int) float64 {
-	if l.queue {
+	switch {
+	case l.queue, l.alone() && !l.empty:
 		return 1
+	case l.alone():
+		return 1 / (1 - l.believed(mss))
 	}
 	return 1 / (1 - 0.75*l.believed(mss))
+}
+
+// margin is the factor between the estimated bandwidth and the pacing rate. The
+// draft paces 1 % below the estimate at all times, to empty the queue; we only
+// while there is one, and 1 % above it while it is empty, since an empty queue
+// is a link that idles now and then.
+func (l *lossTolerance) margin() float64 {
+	if l.empty && l.alone() {
+		return 1 + bbrPacingMargin
+	}
+	return 1 - bbrPacingMargin
+}
+
+// alone reports whether the path has room for a queue, and nobody else fills
+// it. What two flows add to an empty queue each of them takes for its own.
+func (l *lossTolerance) alone() bool { return l.deep && !l.shared }
+
+// endCycle closes a cycle of probing for bandwidth.
+func (l *lossTolerance) endCycle() {
+	l.deep, l.deepThisCycle = l.deepThisCycle, false
+	l.shared, l.sharedThisCycle = l.sharedThisCycle, false
 }
 
 // floor is the path's own loss, 0 to 1.
@@ -120,12 +161,25 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 		queue := float64(l.rttMin) > queueGrowth*float64(pathMin)
 		l.calm = !queue && !l.queue
 		l.queue = queue
+		l.empty = l.rttMin <= pathMin+pathMin/emptyQueueShare
+		l.crowded = l.rttMin > 2*pathMin
+		l.roundMin = l.rttMin
+		if queue && (state == bbrProbeUp || state == bbrStartup) {
+			l.deep, l.deepThisCycle = true, true
+		}
+		// What Drain or a probe left behind may take two rounds to go.
+		if state != bbrProbeCruise {
+			l.cruised = 0
+		} else if l.cruised++; queue && l.cruised > 2 {
+			l.shared, l.sharedThisCycle = true, true
+		}
 	}
 	all := l.lost + l.arrived
 	tolerated := l.tolerates(mss)
 	if pathMin < l.floorMin-l.floorMin/8 {
 		// There had been a queue after all.
 		l.floorLost, l.floorAll = 0, 0
+		l.deep, l.deepThisCycle = false, false
 	}
 	l.floorMin = pathMin
 	if !l.calm {
@@ -145,32 +199,32 @@ func (l *lossTolerance) endRound(state bbrState, pathMin time.Duration, mss int)
 
 // OnLoss follows BBRHandleLostPacket (section 5.5.10.2) and what section
 // 5.6.4.4 says of loss recovery.
-func (b *bbr) OnLoss(now time.Time, e lossEvent) {
-	if e.lostBytes <= 0 {
+func (b *bbr) OnLoss(now time.Time, e LossEvent) {
+	if e.LostBytes <= 0 {
 		return
 	}
-	if e.largestLostSentAt.After(b.recoveryStart) {
+	if e.LargestLostSentAt.After(b.recoveryStart) {
 		b.saveForUndo()
 		b.saveCwnd()
 		b.recoveryStart, b.recovering = now, true
 	}
-	b.tolerant.noteLoss(e.lostBytes)
+	b.tolerant.noteLoss(e.LostBytes)
 	if !b.signals.lossInRound {
 		b.signals.lossInRound = true
 		b.signals.roundEnd = b.delivered
 	}
 	b.signals.lossEvents++
-	if e.persistent {
+	if e.Persistent {
 		// As after a retransmission time-out: start again from little, with the
 		// rate that is known.
 		b.cwnd = b.minCwnd()
 		b.pipe.search(0) // what trickles through now is no plateau
 	}
-	w := e.worst
-	if !b.probe.samples || w.size <= 0 || !b.tooMuchLost(w.lost, w.sentWith) {
+	w := e.Worst
+	if !b.probe.samples || w.Size <= 0 || !b.tooMuchLost(w.Lost, w.SentWith) {
 		return
 	}
-	b.inflightTooHigh(now, b.inflightAtLoss(w), w.appLimited)
+	b.inflightTooHigh(now, b.inflightAtLoss(w), w.AppLimited)
 }
 
 // tooMuchLost is IsInflightTooHigh.
@@ -180,10 +234,10 @@ func (b *bbr) tooMuchLost(lost, sentWith int) bool {
 
 // inflightAtLoss estimates the volume in flight at which the losses crossed
 // the threshold (BBRInflightAtLoss).
-func (b *bbr) inflightAtLoss(w lossShare) float64 {
+func (b *bbr) inflightAtLoss(w LossShare) float64 {
 	threshold := b.tolerant.threshold(b.mss)
-	before := float64(max(0, w.sentWith-w.size))
-	lostBefore := float64(max(0, w.lost-w.size))
+	before := float64(max(0, w.SentWith-w.Size))
+	lostBefore := float64(max(0, w.Lost-w.Size))
 	return before + max(0, (threshold*before-lostBefore)/(1-threshold))
 }
 
@@ -201,8 +255,8 @@ func (b *bbr) inflightTooHigh(now time.Time, sentWith float64, appLimited bool) 
 
 // leaveRecovery ends loss recovery with the first ACK of a packet that was
 // sent in it, and gives back the window.
-func (b *bbr) leaveRecovery(s ackSample) {
-	if b.recovering && s.largestAckedSentAt.After(b.recoveryStart) {
+func (b *bbr) leaveRecovery(s AckSample) {
+	if b.recovering && s.LargestAckedSentAt.After(b.recoveryStart) {
 		b.recovering = false
 		if b.state != bbrProbeRTT {
 			b.restoreCwnd()

@@ -26,14 +26,14 @@ type bbrProbe struct {
 }
 
 // updateProbeBW follows BBRUpdateProbeBWCyclePhase (section 5.3.3.6).
-func (b *bbr) updateProbeBW(now time.Time, s ackSample) {
+func (b *bbr) updateProbeBW(now time.Time, s AckSample) {
 	if !b.pipe.reached {
 		return
 	}
 	// Asked before the bound grows with this ACK.
 	atBound := b.limited() && b.cwnd >= b.bounds.inflightLong
 	b.adaptLongTerm(now, s, atBound)
-	inFlight := float64(s.delivery.inFlight)
+	inFlight := float64(s.Delivery.InFlight)
 	switch b.state {
 	case bbrProbeDown:
 		if b.timeToProbe(now) {
@@ -48,12 +48,12 @@ func (b *bbr) updateProbeBW(now time.Time, s ackSample) {
 	case bbrProbeRefill:
 		if b.inRound {
 			b.probe.samples = true
-			b.startProbeUp(s.deliveryRate)
+			b.startProbeUp(s.DeliveryRate)
 		}
 	case bbrProbeUp:
 		switch {
-		case atBound:
-			b.pipe.search(s.deliveryRate) // the bound limits, not the path
+		case atBound && !(b.tolerant.queue && b.tolerant.alone()):
+			b.pipe.search(s.DeliveryRate) // the bound limits, not the path
 		case b.pipe.now:
 			b.startProbeDown(now)
 		}
@@ -61,7 +61,7 @@ func (b *bbr) updateProbeBW(now time.Time, s ackSample) {
 }
 
 // adaptLongTerm follows BBRAdaptLongTermModel.
-func (b *bbr) adaptLongTerm(now time.Time, s ackSample, atBound bool) {
+func (b *bbr) adaptLongTerm(now time.Time, s AckSample, atBound bool) {
 	if b.inRound {
 		switch b.ackPhase {
 		case bbrAcksProbeStarting:
@@ -69,23 +69,23 @@ func (b *bbr) adaptLongTerm(now time.Time, s ackSample, atBound bool) {
 		case bbrAcksProbeStopping:
 			b.ackPhase = bbrAcksInit
 			b.probe.samples = false
-			if b.state.inProbeBW() && !s.appLimited {
+			if b.state.inProbeBW() && !s.AppLimited {
 				b.maxBW.advance()
 			}
 		}
 	}
-	if b.tooMuchLost(s.delivery.lost, s.delivery.sentWith) {
+	if b.tooMuchLost(s.Delivery.Lost, s.Delivery.SentWith) {
 		if b.probe.samples {
-			b.inflightTooHigh(now, float64(s.delivery.sentWith), s.appLimited)
+			b.inflightTooHigh(now, float64(s.Delivery.SentWith), s.AppLimited)
 		}
 		return
 	}
 	if math.IsInf(b.bounds.inflightLong, 1) {
 		return
 	}
-	b.bounds.inflightLong = max(b.bounds.inflightLong, float64(s.delivery.sentWith))
+	b.bounds.inflightLong = max(b.bounds.inflightLong, float64(s.Delivery.SentWith))
 	if b.state == bbrProbeUp && atBound {
-		b.raiseLongTerm(float64(max(s.ackedBytes, 0)))
+		b.raiseLongTerm(float64(max(s.AckedBytes, 0)))
 	}
 }
 
@@ -107,11 +107,16 @@ func (b *bbr) raiseSlope() {
 
 func (b *bbr) timeToProbe(now time.Time) bool {
 	rounds := min(b.targetInflight()/float64(b.mss), bbrProbeRounds)
-	return now.Sub(b.probe.began) > b.probe.wait || float64(b.probe.rounds) >= rounds
+	wait := b.probe.wait
+	if b.tolerant.crowded && b.state == bbrProbeCruise {
+		wait /= 2
+	}
+	return now.Sub(b.probe.began) > wait || float64(b.probe.rounds) >= rounds
 }
 
 func (b *bbr) startProbeDown(now time.Time) {
 	b.signals.reset()
+	b.tolerant.endCycle()
 	b.probe.slope = 0
 	b.probe.rounds = int(2 * b.random())
 	b.probe.wait = bbrProbeWait + time.Duration(b.random()*float64(bbrProbeJitter))

@@ -7,6 +7,13 @@ const (
 	bbrMinRTTWindow     = 10 * time.Second
 	bbrProbeRTTInterval = 5 * time.Second
 	bbrProbeRTTDuration = 200 * time.Millisecond
+
+	// A flow that has lately found the RTT within an eighth of its minimum
+	// probes half as often if it is alone: at most once in bbrMinRTTWindow, as
+	// BBRv1 does. The queue is empty by itself, and a probe costs half the rate
+	// for 250 ms.
+	bbrNearMin       = 8
+	bbrNearMinMemory = bbrProbeRTTInterval / 2
 )
 
 // bbrMinRTT is the estimate of the RTT without queue, and the clock of
@@ -17,24 +24,33 @@ type bbrMinRTT struct {
 	probe   time.Duration // the least since the last probe; zero: not known
 	probeAt time.Time
 
+	nearAt time.Time // when a sample was last near min
+
 	expired bool      // it is time to probe
 	until   time.Time // when the present probe may end; zero: not yet drained
 	round   bool      // a round trip of it has passed
 }
 
 // update follows BBRUpdateMinRTT (section 5.3.4.3).
-func (m *bbrMinRTT) update(now time.Time, s ackSample) {
-	m.expired = m.probe > 0 && now.Sub(m.probeAt) > bbrProbeRTTInterval
-	if s.rttSampled && s.rtt.latest > 0 && (m.probe == 0 || m.expired || s.rtt.latest < m.probe) {
-		m.probe, m.probeAt = s.rtt.latest, now
+func (m *bbrMinRTT) update(now time.Time, s AckSample, shared bool) {
+	interval := bbrProbeRTTInterval
+	if !shared && now.Sub(m.nearAt) <= bbrNearMinMemory {
+		interval = bbrMinRTTWindow
+	}
+	m.expired = m.probe > 0 && now.Sub(m.probeAt) > interval
+	if s.RTTSampled && s.RTT.Latest > 0 && (m.probe == 0 || m.expired || s.RTT.Latest < m.probe) {
+		m.probe, m.probeAt = s.RTT.Latest, now
 	}
 	if m.probe > 0 && (m.min == 0 || m.probe < m.min || now.Sub(m.minAt) > bbrMinRTTWindow) {
 		m.min, m.minAt = m.probe, m.probeAt
 	}
+	if s.RTTSampled && s.RTT.Latest <= m.min+m.min/bbrNearMin {
+		m.nearAt = now
+	}
 }
 
 // checkProbeRTT follows BBRCheckProbeRTT.
-func (b *bbr) checkProbeRTT(now time.Time, s ackSample) {
+func (b *bbr) checkProbeRTT(now time.Time, s AckSample) {
 	if b.state != bbrProbeRTT && b.minRTT.expired && !b.idleRestart {
 		b.saveCwnd()
 		b.state = bbrProbeRTT
@@ -47,18 +63,18 @@ func (b *bbr) checkProbeRTT(now time.Time, s ackSample) {
 	if b.state == bbrProbeRTT {
 		b.handleProbeRTT(now, s)
 	}
-	if s.delivery.volume() > 0 {
+	if s.Delivery.volume() > 0 {
 		b.idleRestart = false
 	}
 }
 
-func (b *bbr) handleProbeRTT(now time.Time, s ackSample) {
+func (b *bbr) handleProbeRTT(now time.Time, s AckSample) {
 	// Samples of so small a window say little: they count as limited by the
 	// application.
-	b.ignoreUntil = b.delivered + uint64(max(s.delivery.inFlight, 0))
+	b.ignoreUntil = b.delivered + uint64(max(s.Delivery.InFlight, 0))
 	switch {
 	case b.minRTT.until.IsZero():
-		if float64(s.delivery.inFlight) <= b.probeRTTCwnd() {
+		if float64(s.Delivery.InFlight) <= b.probeRTTCwnd() {
 			b.minRTT.until = now.Add(bbrProbeRTTDuration)
 			b.minRTT.round = false
 			b.startRound()

@@ -25,7 +25,7 @@ func seeds(rate float64) uint64 {
 
 // share runs two flows, the second 2 s after the first, and returns what part
 // of the link each had between from and to.
-func share(t *testing.T, b bottleneck, first, second congestionController, from, to time.Duration) (x, y float64) {
+func share(t *testing.T, b bottleneck, first, second CongestionController, from, to time.Duration) (x, y float64) {
 	t.Helper()
 	l := &bottleneckLink{now: t0, linkFree: t0}
 	r1 := b.start(t, first, l)

@@ -34,7 +34,7 @@ func TestBBRUtilisation(t *testing.T) {
 		{"10 Mbit/s, jitter 10 ms, loss 10 %", func(b *bottleneck) { b.rate, b.queue, b.jitter, b.loss = 10e6/8, 100_000, 10*ms, 0.1 }, 0.75, true},
 		{"timers 2 ms late", func(b *bottleneck) { b.late = 2 * ms }, 0.93, true},
 		{"thin ACKs", func(b *bottleneck) { b.threshold = 32 }, 0.93, true},
-		{"ACKs every 20 ms", func(b *bottleneck) { b.ackSlot = 20 * ms }, 0.90, true},
+		{"ACKs every 20 ms", func(b *bottleneck) { b.ackSlot = 20 * ms }, 0.84, true},
 		{"policer", func(b *bottleneck) { b.policer = 125_000 }, 0.85, true},
 		{"1 Mbit/s", func(b *bottleneck) { b.rate, b.queue = 1e6/8, 20_000 }, 0.90, true},
 		{"1 Mbit/s, loss 3 %", func(b *bottleneck) { b.rate, b.queue, b.loss = 1e6/8, 20_000, 0.03 }, 0.80, true},
@@ -118,7 +118,8 @@ func TestBBRFollowsRateChanges(t *testing.T) {
 	}
 }
 
-// In a deep buffer the queue stays bounded.
+// In a deep buffer the queue stays bounded: a probe for bandwidth has 2.25 BDP in
+// flight.
 func TestBBRBoundsTheQueue(t *testing.T) {
 	if raceEnabled {
 		return // one goroutine, and slow: make test runs it without the detector
@@ -133,8 +134,8 @@ func TestBBRBoundsTheQueue(t *testing.T) {
 		r.trace = func(r *bottleneckRun) { most = max(most, r.rttEst.smoothed) }
 		r.until(20 * time.Second)
 		t.Logf("loss %v: largest smoothed RTT %v: %v", loss, most, r)
-		if most >= 2*b.rtt {
-			t.Errorf("loss %v: smoothed RTT reached %v, want below %v", loss, most, 2*b.rtt)
+		if limit := b.rtt * 23 / 10; most >= limit {
+			t.Errorf("loss %v: smoothed RTT reached %v, want below %v", loss, most, limit)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func (b *bbr) initPacing(srtt time.Duration) {
 
 // setPacingRate is BBRSetPacingRateWithGain.
 func (b *bbr) setPacingRate(gain float64) {
-	rate := gain * b.bw() * bbrPacingMargin * b.tolerant.compensation(b.mss)
+	rate := gain * b.bw() * b.tolerant.margin() * b.tolerant.compensation(b.mss)
 	if b.rate > 0 && (b.pipe.reached || rate > b.rate) {
 		b.rate = min(max(rate, bbrMinRate), bbrMaxRate)
 	}
@@ -48,7 +48,7 @@ func (b *bbr) setPacingRate(gain float64) {
 
 // setCwnd follows BBRSetCwnd and what bounds it (sections 5.6.4.5 to 5.6.4.7).
 func (b *bbr) setCwnd(acked float64) {
-	target := b.quantized(b.bdp(b.bw(), b.cwndGain) + b.extra.max())
+	target := b.quantized(max(b.bdp(b.bw(), b.cwndGain), b.standing()) + b.extra.max())
 	if b.pipe.reached {
 		b.cwnd = min(b.cwnd+acked, target)
 	} else if b.cwnd < target || float64(b.delivered) < initialCwnd(b.mss) {
@@ -68,6 +68,21 @@ func (b *bbr) setCwnd(acked float64) {
 	}
 	limit = max(min(limit, b.bounds.inflightShort), b.minCwnd())
 	b.cwnd = min(b.cwnd, limit, maxCwnd)
+}
+
+// maxStandingGain bounds standing, in BDP.
+const maxStandingGain = 3
+
+// standing is the volume that the pacing rate needs at the smallest RTT of the
+// last round trip, where others keep a queue of more than a BDP. The draft's
+// window of two BDP would hold the flow below its share there; it is meant to
+// bound the queue that the flow makes itself, which the pacing rate does as well.
+func (b *bbr) standing() float64 {
+	if !b.tolerant.crowded || !b.pipe.reached {
+		return 0
+	}
+	gain := b.tolerant.roundMin.Seconds() / max(b.minRTT.min, 1).Seconds()
+	return b.bdp(b.bw(), min(gain, maxStandingGain))
 }
 
 // extraAckedRounds is half the window in which extraAcked is a maximum, in

@@ -67,7 +67,7 @@ type bottleneckRun struct {
 
 	sent     *lossDetector
 	rttEst   rttEstimator
-	cc       congestionController
+	cc       CongestionController
 	pacer    pacer
 	out      ackOutcome
 	ptoCount int
@@ -88,7 +88,7 @@ type bottleneckRun struct {
 
 const simAckDelay = 5 * time.Millisecond
 
-func (b bottleneck) run(t *testing.T, cc congestionController, d time.Duration) *bottleneckRun {
+func (b bottleneck) run(t *testing.T, cc CongestionController, d time.Duration) *bottleneckRun {
 	t.Helper()
 	r := b.start(t, cc, &bottleneckLink{now: t0, linkFree: t0})
 	r.until(d)
@@ -96,7 +96,7 @@ func (b bottleneck) run(t *testing.T, cc congestionController, d time.Duration) 
 }
 
 // start begins a flow on a link that others may share.
-func (b bottleneck) start(t *testing.T, cc congestionController, l *bottleneckLink) *bottleneckRun {
+func (b bottleneck) start(t *testing.T, cc CongestionController, l *bottleneckLink) *bottleneckRun {
 	r := &bottleneckRun{bottleneck: b, bottleneckLink: l, t: t, cc: cc, rng: rand.New(rand.NewPCG(b.seed, 7))}
 	r.sent = newLossDetector(r.rng)
 	r.acks = ackPolicy{threshold: b.threshold, maxAckDelay: simAckDelay}

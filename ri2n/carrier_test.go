@@ -25,6 +25,7 @@ type testCarrier struct {
 	sent    int
 	bytes   int
 	largest int
+	tap     func(b []byte) // sees what leaves; nil: nobody
 }
 
 func (c *testCarrier) Send(b []byte) error {
@@ -33,6 +34,9 @@ func (c *testCarrier) Send(b []byte) error {
 	c.sent++
 	c.bytes += len(b)
 	c.largest = max(c.largest, len(b))
+	if c.tap != nil {
+		c.tap(b)
+	}
 	switch {
 	case len(b) > c.size:
 		return errors.New("datagram too large for the carrier")

@@ -58,6 +58,8 @@ type counters struct {
 	statelessResetsHeld atomic.Uint64 // withheld by the rate limit
 
 	pathsRefused      atomic.Uint64
+	acksStarved       atomic.Uint64 // packets given up, since a peer that sends acknowledged none
+	challengesDropped atomic.Uint64 // PATH_CHALLENGE beyond those that wait for their response
 	pathFailovers     atomic.Uint64
 	closedPathPackets atomic.Uint64 // late ones of abandoned paths
 
@@ -66,6 +68,8 @@ type counters struct {
 
 	datagramInboxDropped atomic.Uint64
 	datagramQueueDropped atomic.Uint64
+
+	burstsDistrusted atomic.Uint64 // paths on which the kernel no longer cuts up bursts
 
 	datagramCopiesReceived atomic.Uint64 // known already
 	bytesCopied            atomic.Uint64 // stream data sent on one more path
@@ -86,8 +90,10 @@ type Stats struct {
 	SessionsStarted, SessionsRefused, AcceptQueueOverflows         uint64
 	Violations, StatelessResetsSent, StatelessResetsHeld           uint64
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
+	ChallengesDropped, AcksStarved                                 uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
+	BurstsDistrusted                                               uint64
 	DatagramCopiesReceived, BytesCopied, CopiesDropped             uint64
 
 	Reads             uint64 // system calls that brought datagrams; DatagramsReceived/Reads is the length of one
@@ -152,6 +158,8 @@ func (e *Endpoint) Stats() Stats {
 		StatelessResetsHeld: c.statelessResetsHeld.Load(),
 
 		PathsRefused:      c.pathsRefused.Load(),
+		AcksStarved:       c.acksStarved.Load(),
+		ChallengesDropped: c.challengesDropped.Load(),
 		PathFailovers:     c.pathFailovers.Load(),
 		ClosedPathPackets: c.closedPathPackets.Load(),
 
@@ -160,6 +168,8 @@ func (e *Endpoint) Stats() Stats {
 
 		DatagramInboxDropped: c.datagramInboxDropped.Load(),
 		DatagramQueueDropped: c.datagramQueueDropped.Load(),
+
+		BurstsDistrusted: c.burstsDistrusted.Load(),
 
 		DatagramCopiesReceived: c.datagramCopiesReceived.Load(),
 		BytesCopied:            c.bytesCopied.Load(),

@@ -74,10 +74,10 @@ func (c *cubic) OnSent(now time.Time, bytes, inFlight int) {
 	}
 }
 
-func (c *cubic) OnAck(now time.Time, s ackSample) {
-	c.srtt = s.rtt.smoothed
-	c.use.inFlight(s.priorInFlight)
-	if s.roundStart {
+func (c *cubic) OnAck(now time.Time, s AckSample) {
+	c.srtt = s.RTT.Smoothed
+	c.use.inFlight(s.PriorInFlight)
+	if s.RoundStart {
 		defer c.use.roundStart()
 	}
 	elapsed := now.Sub(c.lastAck)
@@ -90,18 +90,18 @@ func (c *cubic) OnAck(now time.Time, s ackSample) {
 	growth := hystartFullGrowth
 	if slowStart && math.IsInf(c.ssthresh, 1) {
 		var rtt time.Duration
-		if s.rttSampled {
-			rtt = s.rtt.latest
+		if s.RTTSampled {
+			rtt = s.RTT.Latest
 		}
-		growth = c.hystart.ack(rtt, s.roundStart)
+		growth = c.hystart.ack(rtt, s.RoundStart)
 	}
-	if s.ackedBytes <= 0 || !s.largestAckedSentAt.After(c.recoveryStart) {
+	if s.AckedBytes <= 0 || !s.LargestAckedSentAt.After(c.recoveryStart) {
 		return // RFC 9002, section 7.3.2: no growth in recovery
 	}
 	if !c.use.limited(c.cwnd, c.mss, slowStart) {
 		return // RFC 9438, section 5.8: nor does the epoch go on
 	}
-	acked := float64(s.ackedBytes)
+	acked := float64(s.AckedBytes)
 	if slowStart {
 		if growth == hystartEndOfSlowStart {
 			c.ssthresh = c.cwnd
@@ -154,16 +154,16 @@ func (c *cubic) avoid(acked float64) {
 	c.cwnd = min(c.cwnd+(target-c.cwnd)*min(1, acked/c.cwnd), maxCwnd)
 }
 
-func (c *cubic) OnLoss(now time.Time, e lossEvent) {
-	if e.lostBytes <= 0 {
+func (c *cubic) OnLoss(now time.Time, e LossEvent) {
+	if e.LostBytes <= 0 {
 		return
 	}
-	if e.largestLostSentAt.After(c.recoveryStart) {
+	if e.LargestLostSentAt.After(c.recoveryStart) {
 		c.undo, c.undoValid = c.cubicState, true
 		c.recoveryStart = now
 		c.cut()
 	}
-	if e.persistent {
+	if e.Persistent {
 		// RFC 9002, section 7.6.2: slow start again, and no recovery period.
 		c.cwnd = minimumCwnd(c.mss)
 		c.wEst = 0

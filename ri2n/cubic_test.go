@@ -11,12 +11,12 @@ const testMSS = 1200
 
 // A ccDriver feeds a controller windows' worth of ACKs in virtual time.
 type ccDriver struct {
-	cc  congestionController
+	cc  CongestionController
 	now time.Time
 	rtt rttEstimator
 }
 
-func newCCDriver(cc congestionController, rtt time.Duration) *ccDriver {
+func newCCDriver(cc CongestionController, rtt time.Duration) *ccDriver {
 	d := &ccDriver{cc: cc, now: t0}
 	d.rtt.sample(rtt, 0, 0)
 	return d
@@ -37,16 +37,16 @@ func (d *ccDriver) round(appLimited bool) {
 		if !appLimited {
 			inFlight = d.cc.Cwnd() // whatever is acknowledged is replaced
 		}
-		d.cc.OnAck(d.now, ackSample{
-			ackedBytes: testMSS, priorInFlight: inFlight, largestAckedSentAt: sentAt.Add(1),
-			rtt: &d.rtt, rttSampled: true, roundStart: i == 0,
+		d.cc.OnAck(d.now, AckSample{
+			AckedBytes: testMSS, PriorInFlight: inFlight, LargestAckedSentAt: sentAt.Add(1),
+			RTT: d.rtt.stats(), RTTSampled: true, RoundStart: i == 0,
 		})
 	}
 }
 
 func (d *ccDriver) lose() {
 	d.now = d.now.Add(ms)
-	d.cc.OnLoss(d.now, lossEvent{lostBytes: testMSS, largestLostSentAt: d.now.Add(-1), priorInFlight: d.cc.Cwnd()})
+	d.cc.OnLoss(d.now, LossEvent{LostBytes: testMSS, LargestLostSentAt: d.now.Add(-1), PriorInFlight: d.cc.Cwnd()})
 	d.now = d.now.Add(ms)
 }
 
@@ -55,10 +55,10 @@ func TestInitialWindow(t *testing.T) {
 	for _, tt := range []struct{ mss, want int }{
 		{1000, 10_000}, {1200, 12_000}, {1472, 14_720}, {1500, 14_720}, {9000, 18_000},
 	} {
-		for _, cc := range []congestionController{newCubic(tt.mss), newNewReno(tt.mss)} {
-			if cc.Cwnd() != tt.want || !cc.InSlowStart() || cc.PacingRate() != 0 {
+		for _, cc := range []CongestionController{newCubic(tt.mss), newNewReno(tt.mss)} {
+			if cc.Cwnd() != tt.want || !slowStart(cc) || cc.PacingRate() != 0 {
 				t.Errorf("%T, %d-byte packets: window = %d, slow start %v, rate %v, want %d, true, 0",
-					cc, tt.mss, cc.Cwnd(), cc.InSlowStart(), cc.PacingRate(), tt.want)
+					cc, tt.mss, cc.Cwnd(), slowStart(cc), cc.PacingRate(), tt.want)
 			}
 		}
 	}
@@ -70,7 +70,7 @@ func TestInitialWindow(t *testing.T) {
 }
 
 func TestSlowStartDoubles(t *testing.T) {
-	for _, cc := range []congestionController{newCubic(testMSS), newNewReno(testMSS)} {
+	for _, cc := range []CongestionController{newCubic(testMSS), newNewReno(testMSS)} {
 		d := newCCDriver(cc, 50*ms)
 		for range 5 {
 			before := cc.Cwnd()
@@ -86,7 +86,7 @@ func TestSlowStartDoubles(t *testing.T) {
 }
 
 func TestNoGrowthWhileAppLimited(t *testing.T) {
-	for _, cc := range []congestionController{newCubic(testMSS), newNewReno(testMSS)} {
+	for _, cc := range []CongestionController{newCubic(testMSS), newNewReno(testMSS)} {
 		d := newCCDriver(cc, 50*ms)
 		for range 3 {
 			d.round(false)
@@ -191,21 +191,21 @@ func TestCubicEpochStandsStillWhenIdle(t *testing.T) {
 }
 
 func TestOneCutPerRoundTrip(t *testing.T) {
-	for _, cc := range []congestionController{newCubic(testMSS), newNewReno(testMSS)} {
+	for _, cc := range []CongestionController{newCubic(testMSS), newNewReno(testMSS)} {
 		d := newCCDriver(cc, 50*ms)
 		for range 4 {
 			d.round(false)
 		}
 		d.lose()
 		after := cc.Cwnd()
-		cc.OnLoss(d.now, lossEvent{lostBytes: testMSS, largestLostSentAt: d.now.Add(-30 * ms)})
+		cc.OnLoss(d.now, LossEvent{LostBytes: testMSS, LargestLostSentAt: d.now.Add(-30 * ms)})
 		if cc.Cwnd() != after {
 			t.Errorf("%T: a loss from before the cut cut again", cc)
 		}
-		if cc.InSlowStart() {
+		if slowStart(cc) {
 			t.Errorf("%T: slow start after a loss", cc)
 		}
-		cc.OnAck(d.now, ackSample{ackedBytes: testMSS, priorInFlight: after, largestAckedSentAt: d.now.Add(-30 * ms), rtt: &d.rtt})
+		cc.OnAck(d.now, AckSample{AckedBytes: testMSS, PriorInFlight: after, LargestAckedSentAt: d.now.Add(-30 * ms), RTT: d.rtt.stats()})
 		if cc.Cwnd() != after {
 			t.Errorf("%T: the window grew in recovery", cc)
 		}
@@ -213,7 +213,7 @@ func TestOneCutPerRoundTrip(t *testing.T) {
 }
 
 func TestUndoOfSpuriousLoss(t *testing.T) {
-	for _, cc := range []congestionController{newCubic(testMSS), newNewReno(testMSS)} {
+	for _, cc := range []CongestionController{newCubic(testMSS), newNewReno(testMSS)} {
 		d := newCCDriver(cc, 50*ms)
 		for range 4 {
 			d.round(false)
@@ -225,8 +225,8 @@ func TestUndoOfSpuriousLoss(t *testing.T) {
 			t.Fatalf("%T: no cut", cc)
 		}
 		cc.OnSpurious(d.now)
-		if cc.Cwnd() != before || !cc.InSlowStart() {
-			t.Errorf("%T: after the undo window = %d, slow start %v, want %d, true", cc, cc.Cwnd(), cc.InSlowStart(), before)
+		if cc.Cwnd() != before || !slowStart(cc) {
+			t.Errorf("%T: after the undo window = %d, slow start %v, want %d, true", cc, cc.Cwnd(), slowStart(cc), before)
 		}
 		d.lose()
 		after := cc.Cwnd()
@@ -239,14 +239,14 @@ func TestUndoOfSpuriousLoss(t *testing.T) {
 }
 
 func TestPersistentCongestionCollapsesWindow(t *testing.T) {
-	for _, cc := range []congestionController{newCubic(testMSS), newNewReno(testMSS)} {
+	for _, cc := range []CongestionController{newCubic(testMSS), newNewReno(testMSS)} {
 		d := newCCDriver(cc, 50*ms)
 		for range 4 {
 			d.round(false)
 		}
-		cc.OnLoss(d.now, lossEvent{lostBytes: testMSS, largestLostSentAt: d.now, persistent: true})
-		if cc.Cwnd() != 2*testMSS || !cc.InSlowStart() {
-			t.Errorf("%T: window = %d, slow start %v, want %d, true", cc, cc.Cwnd(), cc.InSlowStart(), 2*testMSS)
+		cc.OnLoss(d.now, LossEvent{LostBytes: testMSS, LargestLostSentAt: d.now, Persistent: true})
+		if cc.Cwnd() != 2*testMSS || !slowStart(cc) {
+			t.Errorf("%T: window = %d, slow start %v, want %d, true", cc, cc.Cwnd(), slowStart(cc), 2*testMSS)
 		}
 		for range 50 {
 			d.lose()
@@ -262,23 +262,23 @@ func TestControllersStayInRange(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		c := newCubic(testMSS)
-		for _, cc := range []congestionController{c, newNewReno(testMSS)} {
+		for _, cc := range []CongestionController{c, newNewReno(testMSS)} {
 			now := t0
 			var rtt rttEstimator
 			for range 3000 {
 				now = now.Add(time.Duration(math.Exp(rng.Float64() * 28)))
 				switch rng.IntN(8) {
 				case 0:
-					cc.OnLoss(now, lossEvent{lostBytes: rng.IntN(1 << 20), largestLostSentAt: now, persistent: rng.IntN(4) == 0})
+					cc.OnLoss(now, LossEvent{LostBytes: rng.IntN(1 << 20), LargestLostSentAt: now, Persistent: rng.IntN(4) == 0})
 				case 1:
 					cc.OnSpurious(now)
 				case 2:
 					cc.OnSent(now, 1200, rng.IntN(1<<31))
 				default:
 					rtt.sample(time.Duration(rng.Int64N(int64(10*time.Second))), 0, 0)
-					cc.OnAck(now, ackSample{
-						ackedBytes: rng.IntN(1 << 31), priorInFlight: rng.IntN(1 << 31), largestAckedSentAt: now,
-						rtt: &rtt, rttSampled: true, roundStart: rng.IntN(3) == 0,
+					cc.OnAck(now, AckSample{
+						AckedBytes: rng.IntN(1 << 31), PriorInFlight: rng.IntN(1 << 31), LargestAckedSentAt: now,
+						RTT: rtt.stats(), RTTSampled: true, RoundStart: rng.IntN(3) == 0,
 					})
 				}
 				rate := cc.PacingRate()
@@ -291,4 +291,9 @@ func TestControllersStayInRange(t *testing.T) {
 			t.Fatalf("seed %d: NaN in %+v", seed, c.cubicState)
 		}
 	}
+}
+
+// slowStart reports whether one of our controllers is in slow start.
+func slowStart(cc CongestionController) bool {
+	return cc.(interface{ InSlowStart() bool }).InSlowStart()
 }

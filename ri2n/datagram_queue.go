@@ -19,8 +19,11 @@ const (
 	minDatagramCost = 32
 )
 
-// maxInboxDatagrams is the length of the queue of received datagrams.
-const maxInboxDatagrams = 256
+// Limits of the queue of received datagrams.
+const (
+	maxInboxDatagrams = 256
+	maxInboxBytes     = 512 << 10
+)
 
 // A datagramQueue holds outgoing datagrams by flow and serves the flows by
 // deficit round robin (Shreedhar and Varghese, 1995), so that each gets the
@@ -113,7 +116,12 @@ func (q *datagramQueue) peekSize(now time.Time) int {
 }
 
 // len returns the number of datagrams queued, expired ones included.
-func (q *datagramQueue) len() int { return q.count }
+func (q *datagramQueue) len() int {
+	if q == nil {
+		return 0
+	}
+	return q.count
+}
 
 // release takes back a datagram that pop returned.
 func (q *datagramQueue) release(b []byte) { putDatagram(b) }
@@ -220,16 +228,18 @@ func (q *datagramQueue) longest() *datagramFlow {
 // full, a new datagram replaces the oldest. The zero value is empty.
 type datagramInbox struct {
 	queue fifo[[]byte]
+	size  int    // bytes in it
 	drops uint64 // datagrams replaced before they were read
 }
 
 // push queues a copy of b and reports whether that dropped the oldest.
 func (q *datagramInbox) push(b []byte) (dropped bool) {
-	if q.queue.len() >= maxInboxDatagrams {
-		q.queue.pop()
+	for q.queue.len() >= maxInboxDatagrams || q.size+len(b) > maxInboxBytes && q.queue.len() > 0 {
+		q.size -= len(q.queue.pop())
 		q.drops++
 		dropped = true
 	}
+	q.size += len(b)
 	q.queue.push(append(make([]byte, 0, len(b)), b...))
 	return dropped
 }
@@ -240,13 +250,15 @@ func (q *datagramInbox) pop() ([]byte, bool) {
 	if q.queue.len() == 0 {
 		return nil, false
 	}
-	return q.queue.pop(), true
+	b := q.queue.pop()
+	q.size -= len(b)
+	return b, true
 }
 
 func (q *datagramInbox) len() int { return q.queue.len() }
 
 // reset drops everything.
-func (q *datagramInbox) reset() { q.queue = fifo[[]byte]{} }
+func (q *datagramInbox) reset() { q.queue, q.size = fifo[[]byte]{}, 0 }
 
 // The sizes of pooled datagram buffers, in bytes: one for the usual packet and
 // one for the largest (ri2n.md, PMTU).

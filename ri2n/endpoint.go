@@ -48,8 +48,14 @@ type Config struct {
 	KeepaliveInterval time.Duration
 
 	// Congestion is the congestion control algorithm of every path. Zero
-	// means CUBIC.
+	// means CongestionDefault, which is BBR.
 	Congestion Congestion
+
+	// NewCongestion makes the congestion controller of each path, in place of
+	// the algorithm that Congestion names. Nil means that algorithm, as does
+	// a nil controller. It is called under the lock of a session, and so must
+	// not block; see [CongestionController].
+	NewCongestion func(CongestionParams) CongestionController
 
 	// Policy says which paths carry what this end sends. Zero means
 	// PolicyAggregate. [Session.SetPolicy] and [Stream.SetPolicy] change it.
@@ -62,6 +68,17 @@ type Config struct {
 
 	// MaxSessions bounds the sessions that peers may open. Zero means 16384.
 	MaxSessions int
+
+	// AcceptQueue bounds the sessions that wait for Accept; the peer of one
+	// more learns that it is refused. Zero means 1024.
+	AcceptQueue int
+
+	// BufferBudget bounds, in bytes, what the sessions of the endpoint may
+	// together promise to buffer for their peers beyond what each promises at
+	// its start, 1 MiB. While it is used up, flow control windows do not grow;
+	// none ever shrinks below what was promised. Zero means 1 GiB, a negative
+	// value that no window grows.
+	BufferBudget int64
 }
 
 func (c *Config) setDefaults() {
@@ -83,6 +100,12 @@ func (c *Config) setDefaults() {
 	if !c.Policy.valid() {
 		c.Policy = PolicyAggregate
 	}
+	if c.AcceptQueue == 0 {
+		c.AcceptQueue = 1024
+	}
+	if c.BufferBudget == 0 {
+		c.BufferBudget = 1 << 30
+	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 16384
 	}
@@ -96,12 +119,16 @@ type Endpoint struct {
 	macKey   [32]byte    // of packets that name us as responder
 	mac1     *mac1Hasher // under macKey
 	tokens   *retryTokens
+	retries  sync.Pool // of *retryScratch
 	counters counters
 	timers   *timerQueue
 	work     chan func() // handshake jobs, which run crypto/tls
 	accepted chan *Session
-	done     chan struct{} // closed by Close
-	running  sync.WaitGroup
+	initials waitingQueue
+
+	certificates certificateCache
+	done         chan struct{} // closed by Close
+	running      sync.WaitGroup
 
 	routes routeTable
 
@@ -131,7 +158,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		tokens:   newRetryTokens(cfg.Rand),
 		timers:   newTimerQueue(),
 		work:     make(chan func(), maxHandshakeJobs),
-		accepted: make(chan *Session, 256),
+		accepted: make(chan *Session, cfg.AcceptQueue),
 		done:     make(chan struct{}),
 		links:    make(map[*Link]struct{}),
 		sessions: make(map[*Session]struct{}),
@@ -142,7 +169,9 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		return nil, fmt.Errorf("ri2n: derive reset key: %w", err)
 	}
 	copy(e.resetKey[:], reset)
+	e.initials.dropped = &e.counters.handshakeJobsDropped
 	e.mac1 = newMAC1Hasher(e.macKey)
+	e.retries.New = func() any { return new(retryScratch) }
 	e.routes.init()
 	e.halfOpen.init()
 	for range max(2, runtime.GOMAXPROCS(0)) {
@@ -265,15 +294,7 @@ func (e *Endpoint) Dial(ctx context.Context, peer PeerID, candidates ...Remote) 
 	if err != nil {
 		return fail(err)
 	}
-	select {
-	case <-h.finished:
-	case <-ctx.Done():
-		h.abort(ctx.Err())
-		<-h.finished
-	case <-e.done:
-		h.abort(net.ErrClosed)
-		<-h.finished
-	}
+	h.attend(ctx)
 	if h.session == nil {
 		return fail(h.err)
 	}
@@ -319,7 +340,7 @@ func (e *Endpoint) Close() error {
 		s.Close()
 	}
 	for _, s := range sessions {
-		<-s.lingered
+		<-s.Ended()
 	}
 	close(e.done)
 	e.timers.interrupt()

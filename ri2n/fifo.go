@@ -43,6 +43,13 @@ func (q *fifo[T]) pop() T {
 	return v
 }
 
+// rest gives back the memory of an empty fifo.
+func (q *fifo[T]) rest() {
+	if q.count == 0 {
+		q.ring, q.head = nil, 0
+	}
+}
+
 func (q *fifo[T]) grow() {
 	bigger := make([]T, max(2, 2*len(q.ring)))
 	for i := range q.count {

@@ -57,7 +57,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	if largest, any := p.numbers.largest(); any {
 		newest = pkt.number > largest
 	}
-	if p.numbers.contains(pkt.number) {
+	if p.numbers.contains(pkt.number) || p.refused != nil && p.refused.contains(pkt.number) {
 		s.endpoint.counters.duplicates.Add(1)
 		p.packetsDuplicate++
 		return nil
@@ -74,12 +74,24 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	}
 
 	asks, v := s.frames(now, p, pkt)
+	s.resting = false
+	if s.unblocked {
+		s.unblocked = false
+		for _, st := range s.streams {
+			s.queueStream(st)
+		}
+	}
 	if v != nil {
 		return v
 	}
 	if s.unstored {
-		// Not acknowledged, so the peer sends again what had no room.
+		// Not acknowledged, so the peer sends again what had no room, in
+		// another packet; a copy of this one is a replay.
 		s.unstored = false
+		if p.refused == nil {
+			p.refused = new(receivedPackets)
+		}
+		p.refused.add(pkt.number)
 		s.endpoint.counters.streamGapsRefused.Add(1)
 		return nil
 	}
@@ -99,10 +111,13 @@ const silenceWait = 250 * time.Millisecond
 
 // peerUpdatedKeys follows the peer into the next key phase.
 func (s *Session) peerUpdatedKeys(now time.Time) *violation {
-	// The peer waits for three of its PTOs, which we do not know, and for an
-	// acknowledgement under the present keys (RFC 9001, section 6.5), unless
-	// it follows an update of ours.
-	if g := s.readKeys.current.Load(); s.keys.phase == g.phase && s.ackedUpdates < g.count {
+	// The peer waits for three of its PTOs and for an acknowledgement under
+	// the present keys (RFC 9001, section 6.5), unless it follows an update of
+	// ours. One update may be late and the next one not; since it was
+	// acknowledged before that, three cannot lie closer together than the wait.
+	g := s.readKeys.current.Load()
+	asked := s.keys.phase != g.phase
+	if !asked && (s.ackedUpdates < g.count || !g.before.IsZero() && now.Sub(g.before) < 3*s.leastPTO()) {
 		return &violation{codeKeyUpdate, "keys updated too soon"}
 	}
 	if err := s.readKeys.rotate(now, 3*s.maxPTO()); err != nil {
@@ -112,6 +127,18 @@ func (s *Session) peerUpdatedKeys(now time.Time) *violation {
 		return &violation{codeInternal, "key update"}
 	}
 	return nil
+}
+
+// leastPTO is a lower bound of the peer's longest PTO: no smoothed RTT of a
+// path is below the least one, and the longest counts for at least minPTOWait.
+func (s *Session) leastPTO() time.Duration {
+	least := time.Duration(0)
+	for _, p := range s.paths {
+		if p.rtt.samples > 0 && (least == 0 || p.rtt.min < least) {
+			least = p.rtt.min
+		}
+	}
+	return max(least, minPTOWait)
 }
 
 // packetAsks is what the frames of a packet ask of its receiver.
@@ -146,6 +173,9 @@ func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks pack
 			b = after
 			continue
 		}
+		// After long silence a PING is a keepalive: delaying its ACK would cost
+		// another wake-up and save no packet.
+		asks.atOnce = asks.atOnce || typ == framePing && s.resting
 		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
 			return asks, v
 		}
@@ -171,7 +201,7 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 		var scratch [32]ackRange
 		var f ackFrame
 		if f, rest, err = parseAckFrame(b, typ, scratch[:0]); err == nil {
-			v = s.onAck(now, &f)
+			v = s.onAck(now, p, &f)
 		}
 	case frameDatagram, frameDatagramLen:
 		var f datagramFrame
@@ -200,10 +230,10 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 	case frameMaxData:
 		var f maxDataFrame
 		if f, rest, err = parseMaxDataFrame(b); err == nil && f.limit > s.sendCredit {
+			// Streams wait for it only where it was used up. A look at all of
+			// them for each frame would be worth a peer's while.
+			s.unblocked = s.unblocked || s.sendUsed >= s.sendCredit
 			s.sendCredit = f.limit
-			for _, st := range s.streams {
-				s.queueStream(st)
-			}
 		}
 	case frameMaxStreamData:
 		var f maxStreamDataFrame
@@ -214,7 +244,7 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 		var f maxStreamsFrame
 		if f, rest, err = parseMaxStreamsFrame(b, typ); err == nil && !f.uni && f.limit > s.streamLimit {
 			s.streamLimit = f.limit
-			signal(s.openable)
+			s.openable.signal()
 		}
 	case frameDataBlocked:
 		_, rest, err = parseDataBlockedFrame(b)
@@ -226,6 +256,7 @@ func (s *Session) frame(now time.Time, p *path, number packetNumber, typ uint64,
 		var f pathChallengeFrame
 		if f, rest, err = parsePathChallengeFrame(b); err == nil {
 			if len(p.responses) == maxResponses {
+				s.endpoint.counters.challengesDropped.Add(1)
 				p.responses = p.responses[1:]
 			}
 			p.responses = append(p.responses, f.data)
@@ -292,17 +323,17 @@ func (s *Session) onDatagram(b []byte) {
 	if s.inbox.push(b) {
 		s.endpoint.counters.datagramInboxDropped.Add(1)
 	}
-	signal(s.arrived)
+	s.arrived.signal()
 }
 
-// onAck handles PATH_ACK, which may arrive on any path.
-func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
+// onAck handles PATH_ACK, which arrived on by and may be about any path.
+func (s *Session) onAck(now time.Time, by *path, f *ackFrame) *violation {
 	p := s.pathByID(f.path)
 	if p == nil {
 		return nil // abandoned
 	}
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
+	out.elsewhere = by != p && p.rtt.samples > 0
 	if err := p.loss.onAck(now, f, &p.rtt, maxAckDelay, out); err != nil {
 		return &violation{codeAckUnsent, "PATH_ACK"}
 	}
@@ -310,10 +341,13 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 		s.keys.confirmed = true
 	}
 	s.applyOutcome(p, now, out)
+	if by == p {
+		s.heard(p, f.ranges[0].largest, now)
+	}
 	if out.newlyAcked > 0 {
 		s.stalled(p.stallSince, now)
 		p.stallSince = time.Time{}
-		s.revive(p, now)
+		s.progress(p, by, now)
 		for _, q := range s.paths {
 			if q != p { // progress here makes silence there tell more
 				s.checkStall(q, now)
@@ -327,6 +361,9 @@ func (s *Session) onAck(now time.Time, f *ackFrame) *violation {
 func (s *Session) applyOutcome(p *path, now time.Time, out *ackOutcome) {
 	out.feed(now, p.cc, &p.rtt)
 	s.observe(p, now, out)
+	if p.canary.observe(now, out.burst, out.lone) {
+		s.endpoint.counters.burstsDistrusted.Add(1)
+	}
 	for _, r := range out.acked {
 		if r.kind == refMTUProbe {
 			if p.pmtu.acked(int(r.length), now) {
@@ -355,9 +392,17 @@ func (s *Session) acknowledged(r frameRef) {
 	switch r.kind {
 	case refStream:
 		r.stream.onAcked(r)
+	case refCopy:
+		if r.stream != nil {
+			r.stream.onAcked(r)
+		}
 	case refResetStream:
 		r.stream.resetAcked = true
 		s.retire(r.stream)
+	case refAck:
+		if p := s.pathByID(pathID(r.id)); p != nil {
+			p.ackHeard(packetNumber(r.offset))
+		}
 	}
 }
 
@@ -399,7 +444,7 @@ func (s *Session) onPathAbandon(now time.Time, f pathAbandonFrame) {
 		return
 	}
 	if len(s.paths) == 1 {
-		s.failPath(p, now)
+		s.lastAbandoned(p, now)
 		return
 	}
 	s.dropPath(p)

@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"time"
 )
@@ -27,8 +28,8 @@ type tupleKey struct {
 // endpoint's mutex guards it.
 type halfOpenTable struct {
 	count  int
-	tuples map[tupleKey]*handshake // to find the owner of early 1-RTT packets
-	early  int                     // of these, held for all handshakes
+	tuples map[tupleKey]*earlyTuple
+	early  int // packets held in all of tuples
 
 	prefixes   map[netip.Prefix]int
 	tombstones int // finished handshakes that keep their connection IDs
@@ -39,8 +40,16 @@ type halfOpenTable struct {
 	admission
 }
 
+// An earlyTuple is a transport address from which handshakes are in progress,
+// several when one endpoint dials often. A 1-RTT packet from there that belongs
+// to no session may belong to any of them.
+type earlyTuple struct {
+	handshakes int
+	packets    []earlyPacket
+}
+
 func (t *halfOpenTable) init() {
-	t.tuples = make(map[tupleKey]*handshake)
+	t.tuples = make(map[tupleKey]*earlyTuple)
 	t.prefixes = make(map[netip.Prefix]int)
 }
 
@@ -140,8 +149,10 @@ func (e *Endpoint) longDatagram(l *Link, from netip.AddrPort, b []byte, now time
 	case !admitted:
 		e.counters.handshakesHeld.Add(1)
 	default:
-		datagram := append([]byte(nil), b...)
-		e.enqueue(func() { e.acceptInitial(l, from, datagram, start, now) })
+		d := waitingDatagram{link: l, from: from, data: append([]byte(nil), b...), at: now, start: start}
+		if e.initials.pushFirst(dcid, d) && !e.enqueue(func() { e.acceptInitials(dcid) }) {
+			e.initials.takeFirst(dcid)
+		}
 	}
 }
 
@@ -182,9 +193,9 @@ func (h *handshake) evict(now time.Time) {
 	e := h.endpoint
 	e.counters.halfOpenEvicted.Add(1)
 	e.counters.handshakesFailed.Add(1)
-	e.counters.earlyPacketsDropped.Add(uint64(len(e.takeEarly(h))))
 	h.err = ErrHandshakeTimeout
-	e.dropHalfOpen(h)
+	early := e.dropHalfOpen(h, false)
+	e.counters.earlyPacketsDropped.Add(uint64(len(early)))
 	h.bury()
 	close(h.finished)
 }
@@ -199,11 +210,15 @@ func (e *Endpoint) openToken(token []byte, from netip.AddrPort, now time.Time) (
 }
 
 func (e *Endpoint) sendRetry(l *Link, from netip.AddrPort, h longHeader, now time.Time) {
-	token := e.tokens.issue(now, from, h.dcid)
+	scratch := e.retries.Get().(*retryScratch)
+	defer e.retries.Put(scratch)
+	token := e.tokens.issueIn(scratch, now, from, h.dcid)
 	if len(token) == 0 {
 		return
 	}
-	packet := appendRetry(make([]byte, 0, longPrefixLen+2+retryTokenLen+mac1Len), h.scid, e.newConnID(), token, e.mac1)
+	// The token's nonce is as random as a connection ID has to be.
+	scid := connID(binary.BigEndian.Uint64(token[1:]))
+	packet := appendRetry(scratch.packet[:0], h.scid, scid, token, e.mac1)
 	e.counters.retriesSent.Add(1)
 	l.send(packet, len(packet), from)
 }
@@ -224,6 +239,14 @@ type initialStart struct {
 	odcid     connID // the client's first choice of DCID
 	retried   bool   // it carries a valid Retry token
 	retrySCID connID // DCID of the Initial then
+}
+
+// acceptInitials runs on a worker, for all that has come under one unknown
+// connection ID.
+func (e *Endpoint) acceptInitials(id connID) {
+	for _, d := range e.initials.takeFirst(id) {
+		e.acceptInitial(d.link, d.from, d.data, d.start, d.at)
+	}
 }
 
 // acceptInitial runs on a worker. It keeps nothing unless the packet opens
@@ -272,32 +295,43 @@ func (e *Endpoint) addHalfOpen(h *handshake, now time.Time) bool {
 	h.charged = t.charge(now)
 	e.mu.Unlock()
 	if !e.routes.addLong(h.firstDCID, h) {
-		e.dropHalfOpen(h)
+		e.dropHalfOpen(h, false)
 		return false
 	}
 	if !e.routes.addLong(h.scid, h) {
 		e.routes.removeLong(h.firstDCID, h)
-		e.dropHalfOpen(h)
+		e.dropHalfOpen(h, false)
 		return false
 	}
 	return true
 }
 
-// dropHalfOpen takes h out of the count and forgets its early packets.
-func (e *Endpoint) dropHalfOpen(h *handshake) {
+// dropHalfOpen takes h out of the count. It returns the early packets that
+// nobody else can be waiting for, or all from its addresses if h has become a
+// session: what belongs to another handshake is then held again.
+func (e *Endpoint) dropHalfOpen(h *handshake, established bool) (early []earlyPacket) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.halfOpen.count--
-	if n := e.halfOpen.prefixes[h.prefix]; n > 1 {
-		e.halfOpen.prefixes[h.prefix] = n - 1
+	t := &e.halfOpen
+	t.count--
+	if n := t.prefixes[h.prefix]; n > 1 {
+		t.prefixes[h.prefix] = n - 1
 	} else {
-		delete(e.halfOpen.prefixes, h.prefix)
+		delete(t.prefixes, h.prefix)
 	}
-	for key, owner := range e.halfOpen.tuples {
-		if owner == h {
-			delete(e.halfOpen.tuples, key)
+	for _, key := range h.watched {
+		from := t.tuples[key]
+		if from.handshakes--; from.handshakes == 0 {
+			delete(t.tuples, key)
+		}
+		if established || from.handshakes == 0 {
+			early = append(early, from.packets...)
+			from.packets = nil
 		}
 	}
+	h.watched = nil
+	t.early -= len(early)
+	return early
 }
 
 // watchEarly makes 1-RTT packets from key wait for h, since the client may
@@ -305,44 +339,37 @@ func (e *Endpoint) dropHalfOpen(h *handshake) {
 func (e *Endpoint) watchEarly(key tupleKey, h *handshake) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, taken := e.halfOpen.tuples[key]; !taken {
-		e.halfOpen.tuples[key] = h
+	t := e.halfOpen.tuples[key]
+	if t == nil {
+		t = new(earlyTuple)
+		e.halfOpen.tuples[key] = t
 	}
+	t.handshakes++
+	h.watched = append(h.watched, key)
 }
 
-// holdEarly keeps a copy of b for the handshake that its sender has in
-// progress, if there is one.
+// holdEarly keeps a copy of b for the handshakes that its sender has in
+// progress, if there are any.
 func (e *Endpoint) holdEarly(l *Link, from netip.AddrPort, b []byte) bool {
 	e.mu.Lock()
-	h := e.halfOpen.tuples[tupleKey{l, from}]
-	if h == nil {
-		e.mu.Unlock()
+	defer e.mu.Unlock()
+	t := e.halfOpen.tuples[tupleKey{l, from}]
+	if t == nil {
 		return false
 	}
-	if len(h.early) >= maxEarlyPackets || e.halfOpen.early >= maxEarlyTotal || len(b) > maxEarlySize {
+	if len(t.packets) >= maxEarlyPackets*t.handshakes || e.halfOpen.early >= maxEarlyTotal || len(b) > maxEarlySize {
 		e.counters.earlyPacketsDropped.Add(1)
-	} else {
-		e.halfOpen.early++
-		h.early = append(h.early, earlyPacket{l, from, append([]byte(nil), b...)})
+		return true
 	}
-	e.mu.Unlock()
+	e.halfOpen.early++
+	t.packets = append(t.packets, earlyPacket{l, from, append([]byte(nil), b...)})
 	return true
 }
 
-// takeEarly returns what holdEarly kept for h.
-func (e *Endpoint) takeEarly(h *handshake) []earlyPacket {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	early := h.early
-	h.early = nil
-	e.halfOpen.early -= len(early)
-	return early
-}
-
 // refund gives back what a handshake was charged.
-func (e *Endpoint) refund(charged time.Duration) {
+func (e *Endpoint) refund(h *handshake) {
 	e.mu.Lock()
-	e.halfOpen.refund(charged)
+	e.halfOpen.refund(h.charged, h.prefix)
 	e.mu.Unlock()
 }
 

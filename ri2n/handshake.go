@@ -57,11 +57,14 @@ type handshake struct {
 	session *Session
 	err     error
 
-	early     []earlyPacket // guarded by the endpoint's mutex
+	watched   []tupleKey    // guarded by the endpoint's mutex
+	waiting   waitingList   // guarded by the endpoint's waitingQueue
+	awaited   chan struct{} // capacity 1: something waits for attend; nil: a responder's
 	timer     timer
 	prefix    netip.Prefix // responder: of whom it was begun with; invalid: came over a carrier
 	charged   time.Duration
 	datagrams atomic.Int32 // that have been queued for it
+	over      atomic.Bool  // responder: finished, so that datagrams change nothing
 
 	mu        sync.Mutex // guards what follows
 	state     handshakeState
@@ -86,7 +89,8 @@ type handshake struct {
 	rtt       time.Duration // zero until an answer has come
 	next      time.Time     // retransmission; zero: none
 	attempts  int
-	small     bool // datagrams have the floor's size
+	small     bool      // datagrams have the floor's size
+	ackAt     time.Time // when an ACK leaves alone; zero: none waits
 	expires   time.Time
 	tombstone bool // finished, and counted as such
 }
@@ -162,37 +166,59 @@ func (e *Endpoint) newHandshake(client bool, now time.Time) *handshake {
 func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handshake, error) {
 	now := time.Now()
 	h := e.newHandshake(true, now)
-	h.peer = peer
-	h.macKey = mac1Key(peer)
 	h.firstDCID = e.newConnID()
 	h.dcid, h.odcid = h.firstDCID, h.firstDCID
+	h.awaited = make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.peer = peer
+	h.macKey = mac1Key(peer)
 	for i, c := range candidates {
 		if i == maxHandshakeTuples {
 			break
 		}
 		h.tuples = append(h.tuples, &tuple{link: c.Link, addr: c.Addr, due: now.Add(candidateDelay(i)), proven: true})
 	}
-	initialClient, initialServer := initialKeys(h.dcid)
-	h.spaces[0].write, h.spaces[0].read = initialClient, initialServer
+	h.spaces[0].write, h.spaces[0].read = initialKeys(h.dcid)
 	if !e.routes.addLong(h.scid, h) {
 		return nil, errors.New("ri2n: connection ID collision")
 	}
-
 	e.counters.handshakesStarted.Add(1)
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.tls = tls.QUICClient(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
 	h.tls.SetTransportParameters(e.transportParams(h))
-	if err := h.tls.Start(context.Background()); err != nil {
-		h.fail(now, err)
-		return nil, h.err
+	err := h.tls.Start(context.Background())
+	if err == nil {
+		err = h.drainTLS()
 	}
-	if err := h.drainTLS(); err != nil {
+	if err != nil {
 		h.fail(now, err)
 		return nil, h.err
 	}
 	h.flush(now, true)
 	return h, nil
+}
+
+// attend waits for the end of a dial, and meanwhile handles what arrives for
+// it: the goroutine that waits anyway saves the change to a worker and back.
+func (h *handshake) attend(ctx context.Context) {
+	for ended := false; !ended; {
+		select {
+		case <-h.awaited:
+			h.receiveWaiting()
+			continue
+		case <-h.finished:
+		case <-ctx.Done():
+			h.abort(ctx.Err())
+		case <-h.endpoint.done:
+			h.abort(net.ErrClosed)
+		}
+		ended = true
+	}
+	<-h.finished
+	// From here on it is for the workers; what was left to us is still ours.
+	if h.endpoint.initials.leave(&h.waiting) {
+		h.receiveWaiting()
+	}
 }
 
 // candidateDelay is when candidate i joins the dial: 0, 20, 50, 100, 150 ... ms.
@@ -287,7 +313,7 @@ func (h *handshake) check(certs []*x509.Certificate, now time.Time) error {
 		return fmt.Errorf("ri2n: certificate of %s is valid from %s to %s only", id.Short(),
 			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339))
 	}
-	if err := leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature); err != nil {
+	if !h.endpoint.certificates.ownSignature(leaf) {
 		return fmt.Errorf("ri2n: certificate of %s is not signed by its own key", id.Short())
 	}
 	if h.client {
@@ -307,13 +333,37 @@ func (h *handshake) check(certs []*x509.Certificate, now time.Time) error {
 
 // enqueueDatagram hands a copy of b to a worker.
 func (h *handshake) enqueueDatagram(l *Link, from netip.AddrPort, b []byte, now time.Time) {
+	if h.over.Load() {
+		return
+	}
 	if h.datagrams.Add(1) > maxHandshakeDatagrams {
 		h.datagrams.Store(maxHandshakeDatagrams)
 		h.endpoint.counters.handshakeDatagramsDropped.Add(1)
 		return
 	}
-	datagram := append([]byte(nil), b...)
-	h.endpoint.enqueue(func() { h.receive(l, from, datagram, false, now) })
+	q := &h.endpoint.initials
+	run := q.push(&h.waiting, waitingDatagram{link: l, from: from, data: append([]byte(nil), b...), at: now}, maxWaitingBytes)
+	switch {
+	case !run:
+	case h.awaited != nil && q.attended(&h.waiting):
+		signal(h.awaited)
+	case !h.endpoint.enqueue(h.receiveWaiting):
+		q.drop(&h.waiting)
+	}
+}
+
+// receiveWaiting handles on a worker all that has arrived for h, in order.
+func (h *handshake) receiveWaiting() {
+	q := &h.endpoint.initials
+	for {
+		batch := q.take(&h.waiting)
+		if batch == nil {
+			return
+		}
+		for _, d := range batch {
+			h.receive(d.link, d.from, d.data, false, d.at)
+		}
+	}
 }
 
 // receive handles one datagram on a worker. proven says that its sender has
@@ -464,6 +514,9 @@ func (h *handshake) packet(t *tuple, hdr longHeader, packet []byte, headerLen in
 	}
 	if hdr.typ == longHandshake {
 		t.proven = true // only who got our flight has the keys
+		// ... and all of our Initials (docs/wire-format.md, section 3.2).
+		h.spaces[0].acked.add(0, uint64(len(h.spaces[0].out)))
+		h.spaces[0].sent = nil
 	}
 	if space.received.add(packetNumber(hdr.pn)) {
 		c.duplicates.Add(1)
@@ -695,26 +748,29 @@ func (h *handshake) complete(s *Session, now time.Time) {
 	h.state = handshakeComplete
 	h.session = s
 	h.endpoint.counters.handshakesCompleted.Add(1)
-	if !h.client {
-		h.endpoint.dropHalfOpen(h)
-		h.endpoint.refund(h.charged)
-		h.release()
-		h.entomb(now)
-	} else {
+	if h.client {
 		h.arm()
+		s.begin(now)
+		close(h.finished)
+		return
 	}
-	s.begin(now)
+	e := h.endpoint
+	early := e.dropHalfOpen(h, true)
+	e.refund(h)
+	h.release()
+	h.entomb(now)
 	close(h.finished)
-	if !h.client {
-		select {
-		case h.endpoint.accepted <- s:
-		default:
-			h.endpoint.counters.acceptQueueOverflows.Add(1)
-			s.CloseWithError(codeRefused, "too many sessions wait to be accepted")
-		}
+	select {
+	case e.accepted <- s:
+		s.begin(now)
+	default:
+		// Nothing but CLOSE is ever sent: the peer has no token by which to
+		// take a stateless reset of ours for the session's.
+		e.counters.acceptQueueOverflows.Add(1)
+		s.CloseWithError(codeRefused, "too many sessions wait to be accepted")
 	}
-	for _, p := range h.endpoint.takeEarly(h) {
-		r := receiver{endpoint: h.endpoint, link: p.link, now: now}
+	for _, p := range early {
+		r := receiver{endpoint: e, link: p.link, now: now, held: true}
 		r.datagram(p.data, p.from)
 		r.finish()
 	}
@@ -774,12 +830,11 @@ func (h *handshake) fail(now time.Time, err error) {
 	}
 	e.counters.handshakesFailed.Add(1)
 	h.err = err
-	early := e.takeEarly(h)
-	e.counters.earlyPacketsDropped.Add(uint64(len(early)))
 	if h.client {
 		h.bury()
 	} else {
-		e.dropHalfOpen(h)
+		early := e.dropHalfOpen(h, false)
+		e.counters.earlyPacketsDropped.Add(uint64(len(early)))
 		h.release()
 		h.state = handshakeDead
 		h.entomb(now)
@@ -791,7 +846,8 @@ func (h *handshake) fail(now time.Time, err error) {
 // for a while: a repeated Initial, of a refused peer say, costs no second one.
 // Under a flood of Initials that come to nothing there is no room for that.
 func (h *handshake) entomb(now time.Time) {
-	h.next, h.expires = time.Time{}, now.Add(tombstone)
+	h.over.Store(true)
+	h.next, h.ackAt, h.expires = time.Time{}, time.Time{}, now.Add(tombstone)
 	if h.tombstone = h.endpoint.addTombstone(); !h.tombstone {
 		h.bury()
 		return
@@ -814,8 +870,11 @@ func (h *handshake) abort(err error) {
 // sendClose tells the peer why, under the strongest keys both may have.
 func (h *handshake) sendClose(now time.Time, err error) {
 	code, reason := closeCode(err)
-	if h.refusal != nil && errors.Is(h.refusal, ErrRefused) {
+	switch {
+	case h.refusal != nil && errors.Is(h.refusal, ErrRefused):
 		code, reason = codeRefused, ""
+	case errors.Is(err, ErrTooManySessions):
+		code, reason = codeRefused, "too many sessions"
 	}
 	for i := range h.spaces {
 		s := &h.spaces[i]
@@ -831,7 +890,8 @@ func (h *handshake) sendClose(now time.Time, err error) {
 			if h.client && t != h.path || !t.used && !h.client {
 				continue
 			}
-			h.transmit(t, h.appendPacket(nil, s, typ, frame), now)
+			packet := h.appendPacket(nil, s, typ, frame)
+			h.transmit(t, packet, max(1, len(packet)))
 		}
 	}
 }
@@ -872,6 +932,11 @@ func (h *handshake) advance(now time.Time) {
 	case h.state == handshakeDead:
 		return
 	}
+	if isDue(h.ackAt, now) {
+		h.ackAt = time.Time{}
+		h.flushAll(now, false, true)
+		return
+	}
 	if !h.next.IsZero() && !now.Before(h.next) {
 		h.attempts++
 		h.flush(now, true)
@@ -886,6 +951,9 @@ func (h *handshake) arm() {
 	at := h.expires
 	if !h.next.IsZero() && h.next.Before(at) {
 		at = h.next
+	}
+	if !h.ackAt.IsZero() && h.ackAt.Before(at) {
+		at = h.ackAt
 	}
 	if h.client && !h.answered {
 		for _, t := range h.tuples {

@@ -5,24 +5,45 @@ import "time"
 // flush sends what the handshake has to say: everything that is not
 // acknowledged if all is set, otherwise what is new. Candidates whose turn has
 // come get everything.
-func (h *handshake) flush(now time.Time, all bool) {
+func (h *handshake) flush(now time.Time, all bool) { h.flushAll(now, all, false) }
+
+// ackWait is how long an ACK waits for handshake data to travel with. It only
+// tells a peer which part of a flight to repeat, so it need not be quick.
+const ackWait = 25 * time.Millisecond
+
+// flushAll is flush that, with acks set, also sends ACKs that have nothing to
+// travel with.
+func (h *handshake) flushAll(now time.Time, all, acks bool) {
 	repeats := false
+	if h.spaces[1].write != nil && h.client {
+		h.spaces[0].ackDue = false // our Handshake packets say it
+	}
 	for _, t := range h.targets() {
 		if h.client && !h.answered && !t.used {
 			if now.Before(t.due) {
 				continue
 			}
 			t.used = true
-			h.sendFlight(t, now, true)
+			h.sendFlight(t, now, true, acks)
 			continue
 		}
-		h.sendFlight(t, now, all)
+		h.sendFlight(t, now, all, acks)
 	}
+	waits := false
 	for i := range h.spaces {
 		s := &h.spaces[i]
+		if acks || s.outSent < len(s.out) {
+			s.ackDue = false
+		}
+		waits = waits || s.ackDue
 		s.outSent = len(s.out)
-		s.ackDue = false
 		s.outstanding(true, func(int, int) { repeats = true })
+	}
+	switch {
+	case !waits:
+		h.ackAt = time.Time{}
+	case h.ackAt.IsZero():
+		h.ackAt = now.Add(ackWait)
 	}
 	switch {
 	case !repeats:
@@ -44,17 +65,32 @@ func (h *handshake) targets() []*tuple {
 
 // sendFlight sends the outstanding parts of both levels to t, packed into as
 // few datagrams as they need.
-func (h *handshake) sendFlight(t *tuple, now time.Time, all bool) {
+func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 	size := h.datagramSize(t)
-	var datagram []byte
+	var datagram, burst []byte
+	var segment, last int // sizes of the first and the last datagram in burst
 	initials := false
 	emit := func() {
 		if len(datagram) == 0 {
 			return
 		}
-		h.transmit(t, datagram, now)
-		datagram, initials = nil, false
+		// Datagrams of one size leave together, with one system call.
+		if len(burst) > 0 && (last != segment || len(datagram) > segment) {
+			h.transmit(t, burst, segment)
+			burst = nil
+		}
+		if len(burst) == 0 {
+			segment = len(datagram)
+		}
+		last = len(datagram)
+		burst = append(burst, datagram...)
+		datagram, initials = datagram[:0], false
 	}
+	defer func() {
+		if emit(); len(burst) > 0 {
+			h.transmit(t, burst, segment)
+		}
+	}()
 	for i := range h.spaces {
 		s := &h.spaces[i]
 		if s.write == nil {
@@ -109,7 +145,7 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all bool) {
 				sentAny = true
 			}
 		})
-		if !sentAny && s.ackDue {
+		if !sentAny && s.ackDue && acks {
 			if frames := ack(); frames != nil {
 				if size-len(datagram)-overhead-len(frames) < 0 {
 					emit()
@@ -121,7 +157,6 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all bool) {
 			emit()
 		}
 	}
-	emit()
 }
 
 func (h *handshake) tokenFor(typ longType) []byte {
@@ -166,12 +201,18 @@ func (h *handshake) appendPacket(b []byte, s *cryptoSpace, typ longType, frames 
 	return append(b[:start], sealed...)
 }
 
-// transmit sends one datagram within the limit on unproven addresses.
-func (h *handshake) transmit(t *tuple, datagram []byte, now time.Time) {
-	if !h.client && !t.proven && t.sent+len(datagram) > 3*t.received {
-		h.endpoint.counters.amplificationLimited.Add(1)
+// transmit sends a burst of datagrams of size bytes, the last one maybe
+// shorter, as far as the limit on unproven addresses lets it.
+func (h *handshake) transmit(t *tuple, burst []byte, size int) {
+	if !h.client && !t.proven {
+		if room := max(0, 3*t.received-t.sent); len(burst) > room {
+			h.endpoint.counters.amplificationLimited.Add(1)
+			burst = burst[:room/size*size]
+		}
+	}
+	if len(burst) == 0 {
 		return
 	}
-	t.sent += len(datagram)
-	t.link.send(datagram, len(datagram), t.addr)
+	t.sent += len(burst)
+	t.link.send(burst, size, t.addr)
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -23,15 +24,20 @@ const aeadOverhead = 16
 var errOpen = errors.New("ri2n: packet fails authentication")
 
 // packetKeys protect the packets of one direction, encryption level and key
-// phase, on all paths. They are immutable and may be used concurrently.
+// phase, on all paths. They never change and may be used concurrently.
 type packetKeys struct {
-	aead cipher.AEAD
-	iv   [12]byte
+	suite uint16
+	iv    [12]byte
+	key   [32]byte // as long as the suite says
 
-	// nonces lends the 12 bytes that an interface call would otherwise move to
-	// the heap for each packet.
-	nonces sync.Pool
+	// cipher is what key expands to, 20 times its size, while packets pass.
+	cipher atomic.Pointer[cipher.AEAD]
 }
+
+// nonces lends the 12 bytes that an interface call would otherwise move to the
+// heap for each packet. All sessions share it: a pool of each would hold, and
+// make the collector visit, 128 bytes for each processor.
+var nonces = sync.Pool{New: func() any { return new([12]byte) }}
 
 // A packetSuite is what the packet protection takes from a TLS 1.3 suite.
 type packetSuite struct {
@@ -83,17 +89,41 @@ func newPacketKeys(suite uint16, secret []byte) (*packetKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ri2n: derive packet key: %w", err)
 	}
-	k := &packetKeys{nonces: sync.Pool{New: func() any { return new([12]byte) }}}
+	k := &packetKeys{suite: suite}
+	copy(k.key[:], key)
 	iv, err := expandLabel(s.hash, secret, "ri2n iv", len(k.iv))
 	if err != nil {
 		return nil, fmt.Errorf("ri2n: derive packet IV: %w", err)
 	}
 	copy(k.iv[:], iv)
-	if k.aead, err = s.aead(key); err != nil {
+	aead, err := s.aead(key)
+	if err != nil {
 		return nil, fmt.Errorf("ri2n: packet cipher: %w", err)
 	}
+	k.cipher.Store(&aead)
 	return k, nil
 }
+
+// aead returns the cipher, made again if park has dropped it.
+func (k *packetKeys) aead() cipher.AEAD {
+	if a := k.cipher.Load(); a != nil {
+		return *a
+	}
+	s, err := packetSuiteOf(k.suite)
+	if err != nil {
+		panic("ri2n: keys keep the suite that they were made for: " + err.Error())
+	}
+	a, err := s.aead(k.key[:s.keyLen])
+	if err != nil {
+		panic("ri2n: a key that made one cipher makes another: " + err.Error())
+	}
+	k.cipher.Store(&a)
+	return a
+}
+
+// park drops the expanded key until the next packet, which pays about a
+// microsecond for it.
+func (k *packetKeys) park() { k.cipher.Store(nil) }
 
 // nextSecret returns the traffic secret after secret at a key update
 // (docs/wire-format.md, section 5.3). It panics for a suite that
@@ -154,10 +184,10 @@ func (k *packetKeys) seal(packet []byte, headerLen int, path pathID, pn packetNu
 	if cap(packet)-len(packet) < aeadOverhead {
 		panic("ri2n: a packet has room for its tag")
 	}
-	nonce := k.nonces.Get().(*[12]byte)
+	nonce := nonces.Get().(*[12]byte)
 	k.putNonce(nonce, path, pn)
-	sealed := k.aead.Seal(packet[:headerLen], nonce[:], packet[headerLen:], packet[:headerLen])
-	k.nonces.Put(nonce)
+	sealed := k.aead().Seal(packet[:headerLen], nonce[:], packet[headerLen:], packet[:headerLen])
+	nonces.Put(nonce)
 	return sealed
 }
 
@@ -169,10 +199,10 @@ func (k *packetKeys) open(packet []byte, headerLen int, path pathID, pn packetNu
 	if len(packet) < headerLen+aeadOverhead {
 		return nil, errTruncated
 	}
-	nonce := k.nonces.Get().(*[12]byte)
+	nonce := nonces.Get().(*[12]byte)
 	k.putNonce(nonce, path, pn)
-	plaintext, err = k.aead.Open(packet[headerLen:headerLen], nonce[:], packet[headerLen:], packet[:headerLen])
-	k.nonces.Put(nonce)
+	plaintext, err = k.aead().Open(packet[headerLen:headerLen], nonce[:], packet[headerLen:], packet[:headerLen])
+	nonces.Put(nonce)
 	if err != nil {
 		return nil, errOpen
 	}

@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"crypto/tls"
 	"sync/atomic"
 	"time"
 )
@@ -8,9 +9,14 @@ import (
 // Key updates (docs/wire-format.md, key update). One pair of keys serves all
 // paths, so packets are counted over all of them.
 const (
-	updateKeysAfter = 1 << 22 // packets; half the AES-GCM limit (RFC 9001, section 6.6)
-	maxKeyPackets   = 1 << 23
-	maxForgeries    = 1 << 52
+	updateKeysAfter    = 1 << 22     // packets; half the AES-GCM limit (RFC 9001, section 6.6)
+	maxKeyPackets      = 1<<23 - 256 // with what a burst may add, below 2^23
+	maxForgeries       = 1 << 52     // AES-GCM (RFC 9001, section 6.6)
+	maxForgeriesChaCha = 1 << 36
+
+	// closeReserve are packets beyond maxKeyPackets that may say why the
+	// session ended.
+	closeReserve = 64
 )
 
 // A keyGeneration is the receive keys of one phase with their neighbours.
@@ -18,10 +24,28 @@ type keyGeneration struct {
 	count         uint64 // key updates so far
 	phase         bool   // the low bit of count
 	keys          *packetKeys
-	next          *packetKeys
 	nextSecret    []byte
-	previous      *packetKeys // nil: none any more
+	next          atomic.Pointer[packetKeys] // nil until a packet wants them; see nextKeys
+	previous      *packetKeys                // nil: none any more
 	previousUntil time.Time
+	since, before time.Time // of the update that brought it, and of the one before; zero: none
+}
+
+// nextKeys returns the keys of the phase after this one. They are derived once,
+// for the first packet of the other phase, forged or not: few sessions live to
+// see an update, and all would hold a kilobyte for it.
+func (g *keyGeneration) nextKeys(suite uint16) (*packetKeys, error) {
+	if k := g.next.Load(); k != nil {
+		return k, nil
+	}
+	k, err := newPacketKeys(suite, g.nextSecret)
+	if err != nil {
+		return nil, err
+	}
+	if !g.next.CompareAndSwap(nil, k) { // another reader was faster
+		k = g.next.Load()
+	}
+	return k, nil
 }
 
 // receiveKeys opens packets. Readers of several links use it at once; only
@@ -30,6 +54,7 @@ type receiveKeys struct {
 	suite     uint16
 	current   atomic.Pointer[keyGeneration]
 	forgeries atomic.Uint64
+	most      uint64 // forgeries after which the keys must not be used
 }
 
 func (k *receiveKeys) init(suite uint16, secret []byte) error {
@@ -37,12 +62,11 @@ func (k *receiveKeys) init(suite uint16, secret []byte) error {
 	if err != nil {
 		return err
 	}
-	k.suite = suite
-	g := &keyGeneration{keys: keys, nextSecret: nextSecret(suite, secret)}
-	if g.next, err = newPacketKeys(suite, g.nextSecret); err != nil {
-		return err
+	k.suite, k.most = suite, maxForgeries
+	if suite == tls.TLS_CHACHA20_POLY1305_SHA256 {
+		k.most = maxForgeriesChaCha
 	}
-	k.current.Store(g)
+	k.current.Store(&keyGeneration{keys: keys, nextSecret: nextSecret(suite, secret)})
 	return nil
 }
 
@@ -65,8 +89,12 @@ func (k *receiveKeys) open(packet []byte, h shortHeader, path pathID, number pac
 			return payload, g.count - 1, nil
 		}
 	}
+	next, err := g.nextKeys(k.suite)
+	if err != nil {
+		return nil, 0, err
+	}
 	attempt := append([]byte(nil), packet...)
-	if payload, err = g.next.open(attempt, shortHeaderLen, path, number); err == nil {
+	if payload, err = next.open(attempt, shortHeaderLen, path, number); err == nil {
 		return payload, g.count + 1, nil
 	}
 	k.forgeries.Add(1)
@@ -77,14 +105,13 @@ func (k *receiveKeys) open(packet []byte, h shortHeader, path pathID, number pac
 // The session's mutex is held.
 func (k *receiveKeys) rotate(now time.Time, keep time.Duration) error {
 	g := k.current.Load()
-	secret := nextSecret(k.suite, g.nextSecret)
-	next, err := newPacketKeys(k.suite, secret)
+	keys, err := g.nextKeys(k.suite)
 	if err != nil {
 		return err
 	}
 	k.current.Store(&keyGeneration{
-		count: g.count + 1, phase: !g.phase, keys: g.next, next: next, nextSecret: secret,
-		previous: g.keys, previousUntil: now.Add(keep),
+		count: g.count + 1, phase: !g.phase, keys: keys, nextSecret: nextSecret(k.suite, g.nextSecret),
+		previous: g.keys, previousUntil: now.Add(keep), since: now, before: g.since,
 	})
 	return nil
 }
@@ -93,9 +120,9 @@ func (k *receiveKeys) rotate(now time.Time, keep time.Duration) error {
 func (k *receiveKeys) expire(now time.Time) {
 	g := k.current.Load()
 	if g.previous != nil && !now.Before(g.previousUntil) {
-		trimmed := *g
-		trimmed.previous, trimmed.previousUntil = nil, time.Time{}
-		k.current.Store(&trimmed)
+		trimmed := &keyGeneration{count: g.count, phase: g.phase, keys: g.keys, nextSecret: g.nextSecret}
+		trimmed.next.Store(g.next.Load())
+		k.current.Store(trimmed)
 	}
 }
 

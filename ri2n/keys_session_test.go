@@ -51,8 +51,8 @@ func TestKeyUpdates(t *testing.T) {
 				a, b := streamPair(t, client, server)
 				c, d := streamPair(t, client, server)
 				var both sync.WaitGroup
-				both.Go(func() { transfer(t, a, b, 1<<20) })
-				both.Go(func() { transfer(t, d, c, 1<<20) })
+				both.Go(func() { transfer(t, a, b, 2<<20) })
+				both.Go(func() { transfer(t, d, c, 2<<20) })
 				both.Wait()
 				time.Sleep(time.Second)
 				if client.Err() != nil || server.Err() != nil {

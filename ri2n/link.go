@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -118,26 +119,28 @@ func (l *Link) read() {
 }
 
 // send passes one burst of datagrams of size bytes each, the last one maybe
-// shorter, to remote.
-func (l *Link) send(burst []byte, size int, remote netip.AddrPort) {
-	l.sendBurst(burst, size, remote, true)
+// shorter, to remote. It reports true when the system says that no way leads
+// there, as when an interface has gone.
+func (l *Link) send(burst []byte, size int, remote netip.AddrPort) (unreachable bool) {
+	return l.sendBurst(burst, size, remote, true)
 }
 
 // sendBurst is send, except that the datagrams leave one by one unless whole
 // is set.
-func (l *Link) sendBurst(burst []byte, size int, remote netip.AddrPort, whole bool) {
+func (l *Link) sendBurst(burst []byte, size int, remote netip.AddrPort, whole bool) (unreachable bool) {
 	c := &l.endpoint.counters
 	c.bursts.Add(1)
 	c.bytesSent.Add(uint64(len(burst)))
 	c.datagramsSent.Add(uint64((len(burst) + size - 1) / size))
 	if l.closed.Load() {
-		return
+		return true
 	}
 	if l.carrier == nil {
 		if err := l.socket.write(burst, size, remote, whole); err != nil {
 			c.sendErrors.Add(1)
+			return isUnreachable(err)
 		}
-		return
+		return false
 	}
 	for len(burst) > 0 {
 		n := min(size, len(burst))
@@ -146,6 +149,18 @@ func (l *Link) sendBurst(burst []byte, size int, remote netip.AddrPort, whole bo
 		}
 		burst = burst[n:]
 	}
+	return false
+}
+
+// isUnreachable reports whether the system says that the interface, its address
+// or its route has gone, rather than that something went wrong this once.
+func isUnreachable(err error) bool {
+	for _, gone := range []syscall.Errno{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL, syscall.ENODEV} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
 }
 
 // baseSize is the datagram size that every path of the link is assumed to

@@ -3,7 +3,9 @@ package ri2n
 import (
 	"errors"
 	"math"
+	"math/bits"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -30,12 +32,11 @@ const (
 	// was sent, in case its ACK arrives after all.
 	lostRetention = 3
 
-	// On average one packet number in skipFactor windows is skipped, but not
-	// more than one in minSkipInterval. Guesses: an optimistic receiver is
-	// caught within some ten round trips, an honest one pays with an early ACK.
-	skipFactor      = 8
+	// Two packet numbers are skipped on average in each window of packets, but
+	// not more than one in minSkipInterval, so that a receiver which
+	// acknowledges what it has not got is caught before it has made the window
+	// twice as large (CVE-2025-4820). An honest one pays with an early ACK.
 	minSkipInterval = 128
-	maxSkipInterval = 1 << 17
 )
 
 // errAckUnsent reports an ACK for a packet number that was never sent
@@ -58,6 +59,8 @@ type lossDetector struct {
 	lastSent packetNumber // newest number given to sent
 	anySent  bool
 	skipAt   packetNumber // number that will be skipped next; zero: not chosen
+
+	skipState uint64 // of drawSkip; zero: not seeded
 
 	largestAcked packetNumber
 	anyAcked     bool
@@ -112,6 +115,8 @@ type ackOutcome struct {
 	largestAckedSentAt time.Time // newest newly acknowledged packet; zero: none
 	largestLostSentAt  time.Time // newest lost packet, PMTU probes excepted; zero: none
 
+	burst, lone          lossCount // ack-eliciting packets by how they left, PMTU probes excepted
+	elsewhere            bool      // set by the caller: the ACK came by another path, so its time tells no RTT
 	rttSampled           bool
 	spurious             int  // packets that had been declared lost
 	undo                 bool // every loss of the latest episode was spurious
@@ -120,8 +125,29 @@ type ackOutcome struct {
 	deliveryRate float64 // bytes per second; zero: no sample
 	appLimited   bool    // the sample says what was offered, not what fits
 	roundStart   bool    // a packet sent since the last round's end was acknowledged
-	delivery     deliverySpan
-	worstLoss    lossShare
+	delivery     DeliverySpan
+	worstLoss    LossShare
+}
+
+// outcomes lends an ackOutcome to the session whose ACKs or timers are being
+// handled; the sessions that are not need none.
+var outcomes = sync.Pool{New: func() any { return new(ackOutcome) }}
+
+// takeOutcome returns an empty outcome that is the session's until flush.
+func (s *Session) takeOutcome() *ackOutcome {
+	if s.outcome == nil {
+		s.outcome = outcomes.Get().(*ackOutcome)
+	}
+	s.outcome.reset()
+	return s.outcome
+}
+
+func (s *Session) dropOutcome() {
+	if s.outcome != nil {
+		s.outcome.reset() // no stream is to live on in it
+		outcomes.Put(s.outcome)
+		s.outcome = nil
+	}
 }
 
 // reset empties o and keeps the memory of its slices.
@@ -138,32 +164,40 @@ type lostPacket struct {
 	byTime bool // by the time threshold
 }
 
+// kind returns the count of packets that left as p did.
+func (o *ackOutcome) kind(p *sentPacket) *lossCount {
+	if p.inBurst {
+		return &o.burst
+	}
+	return &o.lone
+}
+
 // feed tells the congestion controller what happened, in the order that it
 // expects: an undo first, then losses, then what was acknowledged.
-func (o *ackOutcome) feed(now time.Time, cc congestionController, rtt *rttEstimator) {
+func (o *ackOutcome) feed(now time.Time, cc CongestionController, rtt *rttEstimator) {
 	if o.undo {
 		cc.OnSpurious(now)
 	}
 	if o.lostBytes > 0 {
-		cc.OnLoss(now, lossEvent{
-			lostBytes:         o.lostBytes,
-			largestLostSentAt: o.largestLostSentAt,
-			persistent:        o.persistentCongestion,
-			priorInFlight:     o.priorInFlight,
-			worst:             o.worstLoss,
+		cc.OnLoss(now, LossEvent{
+			LostBytes:         o.lostBytes,
+			LargestLostSentAt: o.largestLostSentAt,
+			Persistent:        o.persistentCongestion,
+			PriorInFlight:     o.priorInFlight,
+			Worst:             o.worstLoss,
 		})
 	}
 	if o.ackedBytes > 0 {
-		cc.OnAck(now, ackSample{
-			ackedBytes:         o.ackedBytes,
-			priorInFlight:      o.priorInFlight,
-			largestAckedSentAt: o.largestAckedSentAt,
-			rtt:                rtt,
-			rttSampled:         o.rttSampled,
-			deliveryRate:       o.deliveryRate,
-			appLimited:         o.appLimited,
-			roundStart:         o.roundStart,
-			delivery:           o.delivery,
+		cc.OnAck(now, AckSample{
+			AckedBytes:         o.ackedBytes,
+			PriorInFlight:      o.priorInFlight,
+			LargestAckedSentAt: o.largestAckedSentAt,
+			RTT:                rtt.stats(),
+			RTTSampled:         o.rttSampled,
+			DeliveryRate:       o.deliveryRate,
+			AppLimited:         o.appLimited,
+			RoundStart:         o.roundStart,
+			Delivery:           o.delivery,
 		})
 	}
 }
@@ -201,14 +235,28 @@ func (d *lossDetector) canSend() bool { return d.ring.len()+2 <= maxSentRing }
 func (d *lossDetector) nextPacketNumber() packetNumber {
 	if d.rng != nil && d.eliciting > 0 {
 		if d.skipAt == 0 {
-			mean := uint64(min(max(skipFactor*d.eliciting, minSkipInterval), maxSkipInterval))
-			d.skipAt = d.ring.next + 1 + packetNumber(d.rng.Uint64N(2*mean))
+			mean := uint64(max(d.eliciting/2, minSkipInterval))
+			d.skipAt = d.ring.next + 1 + packetNumber(d.drawSkip(2*mean))
 		} else if d.ring.next >= d.skipAt {
 			d.ring.push()
 			d.skipAt = 0
 		}
 	}
 	return d.ring.push()
+}
+
+// drawSkip returns a number below n from a generator of its own (splitmix64),
+// so that skipping does not take from the draws of congestion control.
+func (d *lossDetector) drawSkip(n uint64) uint64 {
+	if d.skipState == 0 {
+		d.skipState = d.rng.Uint64() | 1
+	}
+	d.skipState += 0x9e3779b97f4a7c15
+	z := d.skipState
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	high, _ := bits.Mul64(z^z>>31, n)
+	return high
 }
 
 // sent records that the packet pn of size bytes left at now. A packet that is
@@ -251,6 +299,14 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 	p.lostBefore = uint32(d.lost)
 	d.eliciting++
 	d.lastEliciting = t
+}
+
+// sentInBurst records that the packets pns, just given to sent, left in one
+// piece.
+func (d *lossDetector) sentInBurst(pns []packetNumber) {
+	for _, pn := range pns {
+		d.ring.at(pn).inBurst = true
+	}
 }
 
 // onAck takes an ACK of this space's packets that arrived at now, samples rtt
@@ -303,7 +359,7 @@ func (d *lossDetector) onAck(now time.Time, ack *ackFrame, rtt *rttEstimator, ma
 	}
 	out.largestAckedSentAt = d.at(newest.sentAt)
 	d.progressAt = t
-	if largestIsNew && eliciting {
+	if largestIsNew && eliciting && !out.elsewhere {
 		rtt.sample(time.Duration(t-d.ring.at(largest).sentAt), ack.delay, maxAckDelay)
 		out.rttSampled = true
 		if d.firstSampleAt == 0 {
@@ -371,6 +427,9 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 		d.inFlight -= int(p.size)
 		d.eliciting--
 		out.ackedBytes += int(p.size)
+		if !p.probe {
+			out.kind(p).acked++
+		}
 		d.delivered += uint64(p.size)
 		d.deliveredAt = t
 		sample.add(p)
@@ -434,6 +493,7 @@ func (d *lossDetector) lose(t int64, p *sentPacket, out *ackOutcome) {
 	if int(p.size) > d.largeSize {
 		out.lostLarge++
 	}
+	out.kind(p).lost++
 	d.lost += uint64(p.size)
 	out.worstLoss.add(p, uint32(d.lost)-p.lostBefore)
 	if at := d.at(p.sentAt); at.After(out.largestLostSentAt) {
@@ -515,6 +575,9 @@ func (d *lossDetector) onTimer(now time.Time, rtt *rttEstimator, out *ackOutcome
 	}
 }
 
+// idle reports whether nothing is in flight that might be lost.
+func (d *lossDetector) idle() bool { return d.lossAt == 0 && d.eliciting == 0 }
+
 // lossTime returns when onTimer is due: when the next packet will be lost
 // unless it is acknowledged or, with nothing in flight, when memory is to be
 // given back. Zero means never.
@@ -550,13 +613,13 @@ func backoffPTO(pto time.Duration, count int) time.Duration {
 	return min(pto, maxPTO)
 }
 
-// oldestUnanswered returns when the oldest packet in flight left, zero if there
-// is none, and when the newest acknowledgement of anything came.
-func (d *lossDetector) oldestUnanswered() (oldest, heard time.Time) {
+// oldestSent returns when the oldest packet in flight left, or zero if there
+// is none.
+func (d *lossDetector) oldestSent() time.Time {
 	if d.advance(); d.eliciting == 0 || d.cursor >= d.ring.next {
-		return time.Time{}, time.Time{}
+		return time.Time{}
 	}
-	return d.at(d.ring.at(d.cursor).sentAt), d.at(d.progressAt)
+	return d.at(d.ring.at(d.cursor).sentAt)
 }
 
 // heardSince reports whether anything has been acknowledged after t.
@@ -589,12 +652,24 @@ func (d *lossDetector) outstandingFrom(from packetNumber, yield func(*sentPacket
 // markAllLost gives up everything in flight, because the path is suspect or
 // abandoned. It is no evidence of congestion: out should not be fed to the
 // controller, and ACKs that come after all undo nothing.
-func (d *lossDetector) markAllLost(out *ackOutcome) {
-	for d.advance(); d.cursor < d.ring.next && d.eliciting > 0; d.advance() {
-		p := d.ring.at(d.cursor)
-		d.leave(p, out)
-		p.state = sentGivenUp
+func (d *lossDetector) markAllLost(out *ackOutcome) { d.markLostSince(time.Time{}, out) }
+
+// markLostSince is markAllLost for what has left after t.
+func (d *lossDetector) markLostSince(t time.Time, out *ackOutcome) {
+	from := int64(-1)
+	if !t.IsZero() && !d.epoch.IsZero() {
+		from = int64(t.Sub(d.epoch))
 	}
-	d.lossAt = 0
+	d.advance()
+	for n := d.cursor; n < d.ring.next && d.eliciting > 0; n++ {
+		if p := d.ring.at(n); p.state == sentOutstanding && p.ackEliciting && p.sentAt > from {
+			d.leave(p, out)
+			p.state = sentGivenUp
+		}
+	}
+	d.advance()
+	if d.eliciting == 0 {
+		d.lossAt = 0
+	}
 	d.congestionFrom = 0
 }

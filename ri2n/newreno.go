@@ -45,33 +45,33 @@ func (c *newReno) PacingRate() float64 { return pacingRate(c.cwnd, c.srtt, c.InS
 
 func (c *newReno) OnSent(_ time.Time, _, inFlight int) { c.use.inFlight(inFlight) }
 
-func (c *newReno) OnAck(_ time.Time, s ackSample) {
-	c.srtt = s.rtt.smoothed
-	c.use.inFlight(s.priorInFlight)
-	if s.roundStart {
+func (c *newReno) OnAck(_ time.Time, s AckSample) {
+	c.srtt = s.RTT.Smoothed
+	c.use.inFlight(s.PriorInFlight)
+	if s.RoundStart {
 		defer c.use.roundStart()
 	}
-	if !s.largestAckedSentAt.After(c.recoveryStart) || !c.use.limited(c.cwnd, c.mss, c.InSlowStart()) {
+	if !s.LargestAckedSentAt.After(c.recoveryStart) || !c.use.limited(c.cwnd, c.mss, c.InSlowStart()) {
 		return
 	}
 	if c.InSlowStart() {
-		c.cwnd = min(c.cwnd+float64(s.ackedBytes), maxCwnd)
+		c.cwnd = min(c.cwnd+float64(s.AckedBytes), maxCwnd)
 		return
 	}
-	c.cwnd = min(c.cwnd+float64(c.mss)*float64(s.ackedBytes)/c.cwnd, maxCwnd)
+	c.cwnd = min(c.cwnd+float64(c.mss)*float64(s.AckedBytes)/c.cwnd, maxCwnd)
 }
 
-func (c *newReno) OnLoss(now time.Time, e lossEvent) {
-	if e.lostBytes <= 0 {
+func (c *newReno) OnLoss(now time.Time, e LossEvent) {
+	if e.LostBytes <= 0 {
 		return
 	}
-	if e.largestLostSentAt.After(c.recoveryStart) {
+	if e.LargestLostSentAt.After(c.recoveryStart) {
 		c.undoCwnd, c.undoSsthresh = c.cwnd, c.ssthresh
 		c.recoveryStart = now
 		c.ssthresh = max(c.cwnd/2, minimumCwnd(c.mss))
 		c.cwnd = c.ssthresh
 	}
-	if e.persistent {
+	if e.Persistent {
 		c.cwnd = minimumCwnd(c.mss)
 		c.recoveryStart = time.Time{}
 	}

@@ -30,6 +30,7 @@ type pacer struct {
 	rate   float64   // bytes per second, at last
 	burst  float64   // size of the bucket, at last
 	wake   time.Time // when a waiting sender should wake; zero: nobody waits
+	sentAt time.Time // the call of budget before which something last left; zero: never
 }
 
 // burstSize is the size of the bucket in bytes.
@@ -75,16 +76,23 @@ func (p *pacer) budget(now time.Time, rate float64, mss, cwnd int) int {
 
 // quiet tells that nothing is in flight: an initial window, or cwnd if that is
 // less, may leave at once (RFC 9002, section 7.7), so that a request of a few
-// packets is not spread over milliseconds.
+// packets is not spread over milliseconds. No more of it than the rate has
+// earned since something last left: where the round trip is shorter than that
+// window takes to send, nothing is in flight time and again.
 //
 // It is called after budget and returns what that would.
 func (p *pacer) quiet(mss, cwnd int) int {
-	p.tokens = max(p.tokens, float64(min(pacerSlowSegments*mss, cwnd)))
-	return int(p.tokens)
+	most := float64(min(pacerSlowSegments*mss, cwnd))
+	if !p.sentAt.IsZero() {
+		most = min(most, p.rate*p.last.Sub(p.sentAt).Seconds())
+	}
+	p.tokens = max(p.tokens, most)
+	return int(max(0, p.tokens))
 }
 
 // sent takes n bytes that left, also when the budget did not allow them.
 func (p *pacer) sent(n int) {
+	p.sentAt = p.last
 	p.tokens = max(p.tokens-float64(n), -pacerMaxBurst*pacerMaxSegments)
 }
 

@@ -116,20 +116,31 @@ type path struct {
 
 	// Receiving.
 	numbers receivedPackets
-	updates uint64       // the peer's key updates before the newest of them
-	freqBy  packetNumber // packet that brought the newest ACK_FREQ
+	refused *receivedPackets // opened, yet not to be acknowledged; nil: none
+	updates uint64           // the peer's key updates before the newest of them
+	freqBy  packetNumber     // packet that brought the newest ACK_FREQ
 	acks    ackPolicy
+	// Which of our ACKs the peer has (RFC 9000, section 13.2.4).
+	ackAsked   bool // the next ack-eliciting packet with an ACK is to be noted
+	ackAskedAt time.Time
+	forgetBy   packetNumber // the largest of the newest ACK that the peer has
+	ackedTo    packetNumber // the largest that an ACK has been sent of
+	told       packetNumber // the largest of the last report on another path
+	tellNext   packetNumber // what the next report covers
+	heardTo    packetNumber // one above the largest that an ACK on the path itself told of
+	toldAt     time.Time    // when that was
 
 	// Sending.
 	loss     *lossDetector
 	rtt      rttEstimator
-	cc       congestionController
+	cc       CongestionController
 	pacer    pacer
 	ptoCount int
 	probes   int  // packets to send regardless of the congestion window
 	ping     bool // a PING is due
 	ackEvery int  // the threshold that we have told the peer; zero: its own
 	limited  bool // the pacer holds data back
+	canary   burstCanary
 	carries  bool // may carry data: the first choice, or a second one
 	second   bool
 	copies   copyQueue
@@ -139,6 +150,9 @@ type path struct {
 	// Health.
 	suspectSince time.Time // zero: not suspect
 	stallCheck   time.Time // not before: the last look found no data in flight
+	heardAt      time.Time // when the newest progress was reported on the path itself
+	owedSince    time.Time // when the oldest packet left that the path itself owes an ACK of; zero: none
+	rescueAt     time.Time // when all that is in flight on a suspect path is sent again
 	probeAt      time.Time // next probe of a failed path
 	probeWait    time.Duration
 	peerSuspects bool      // the peer has told us so

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -192,6 +193,7 @@ func (s *Session) validated(p *path, now time.Time) {
 	p.previous = Remote{}
 	p.challengeAt = time.Time{}
 	p.suspectSince, p.probeWait = time.Time{}, 0
+	p.rescueAt = time.Time{}
 	p.ptoCount = 0
 	if p.state == PathProbing || p.state == PathFailed || p.state == PathSuspect {
 		p.state = PathStandby
@@ -214,9 +216,7 @@ func (s *Session) validated(p *path, now time.Time) {
 				s.abandon(loser, now, codeNoError)
 			}
 		}
-		if !isClosed(p.settled) {
-			close(p.settled)
-		}
+		p.settle()
 	}
 	s.notePathChange()
 	s.choosePath()
@@ -238,14 +238,17 @@ func (s *Session) setStatus(p *path) {
 	}
 }
 
-// suspect moves the load of p elsewhere at once: all that is not acknowledged
-// may be sent again on other paths. It is fast and reversible.
+// suspect moves the load of p elsewhere at once. What left since the path fell
+// silent is lost if the path is dead, and is sent again first. What left before
+// may be on its way still, in a queue beyond what broke: it is sent again as
+// soon as the peer's reports on other paths show no more of it. Suspicion is
+// fast and reversible.
 func (s *Session) suspect(p *path, now time.Time) {
 	if p.state == PathSuspect || p.state == PathFailed {
 		return
 	}
 	if p.stallSince.IsZero() {
-		p.stallSince, _ = p.loss.oldestUnanswered()
+		p.stallSince = p.loss.oldestSent()
 	}
 	s.stalled(p.stallSince, now)
 	p.stallSince = time.Time{}
@@ -253,7 +256,11 @@ func (s *Session) suspect(p *path, now time.Time) {
 	p.suspectSince = now
 	p.failovers++
 	s.endpoint.counters.pathFailovers.Add(1)
-	s.reinject(p)
+	out := s.takeOutcome()
+	p.loss.markLostSince(p.heardAt.Add(-p.rtt.min/2), out)
+	s.requeue(out.lost)
+	p.rescueAt = now.Add(p.rescueWait())
+	p.probeAt = now.Add(p.rtt.pto(maxAckDelay))
 	p.ping = true
 	p.stallSeen = time.Time{}
 	s.setStatus(p)
@@ -261,11 +268,35 @@ func (s *Session) suspect(p *path, now time.Time) {
 	s.notePathChange()
 }
 
+// rescueWait is how long the peer's reports may pause before all that left on
+// a suspect path is sent again.
+func (p *path) rescueWait() time.Duration {
+	return 3*reportInterval/2 + min(p.rtt.min, maxReportWait)
+}
+
+// rescue sends again what left on p before it fell silent, once nothing more of
+// it is reported to arrive.
+func (s *Session) rescue(p *path, now time.Time) {
+	if p.loss.heardSince(p.rescueAt.Add(-p.rescueWait())) && p.loss.ackElicitingInFlight() > 0 && now.Sub(p.suspectSince) < failAfter {
+		p.rescueAt = now.Add(p.rescueWait())
+		return
+	}
+	p.rescueAt = time.Time{}
+	s.reinject(p)
+}
+
+// unreachable is called when the system has said that no way leads to p's
+// address: its data need not wait for a time-out.
+func (s *Session) unreachable(p *path, now time.Time) {
+	if s.state <= sessionLingering && p.state != PathClosed && s.alternative(p) {
+		s.suspect(p, now)
+	}
+}
+
 // reinject makes everything in flight on p eligible for other paths. The
 // congestion window is not cut: nobody said that the path is congested.
 func (s *Session) reinject(p *path) {
-	out := &s.outcome
-	out.reset()
+	out := s.takeOutcome()
 	p.loss.markAllLost(out)
 	p.packetsReinjected += uint64(out.newlyLost)
 	s.endpoint.counters.packetsReinjected.Add(uint64(out.newlyLost))
@@ -276,10 +307,16 @@ func (s *Session) reinject(p *path) {
 // which something has arrived since. If nothing has, the path is dead in our
 // direction's way back, and would be suspect again at the next time-out.
 func (s *Session) revive(p *path, now time.Time) {
-	p.ptoCount = 0
-	if p.state != PathSuspect && p.state != PathFailed || p.lastReceived.Before(p.suspectSince) {
+	if p.state != PathSuspect && p.state != PathFailed {
+		p.ptoCount = 0
 		return
 	}
+	if p.lastReceived.Before(p.suspectSince) {
+		p.probeAt = now.Add(backoffPTO(p.rtt.pto(maxAckDelay), p.ptoCount))
+		return
+	}
+	p.ptoCount = 0
+	p.rescueAt = time.Time{}
 	p.suspectSince, p.probeWait = time.Time{}, 0
 	p.state = PathStandby
 	s.setStatus(p)
@@ -312,7 +349,42 @@ func (s *Session) failPath(p *path, now time.Time) {
 func (s *Session) abandon(p *path, now time.Time, code uint64) {
 	s.abandons = append(s.abandons, pathAbandonFrame{path: p.id, code: code})
 	s.dropPath(p)
+	if p.proven && !p.link.closed.Load() {
+		s.abandoned, s.abandonedAt = p, now
+	}
 }
+
+// reopenWait is how long after abandoning a path we may have to take it back.
+const reopenWait = 10 * time.Second
+
+// lastAbandoned settles what becomes of p, our only path, which the peer has
+// abandoned. If we have abandoned another one at the same time, the one with
+// the lower ID stays, on both sides: nobody meant to end the session.
+func (s *Session) lastAbandoned(p *path, now time.Time) {
+	q := s.abandoned
+	if q == nil || now.Sub(s.abandonedAt) > reopenWait || q.link.closed.Load() {
+		s.failPath(p, now)
+		return
+	}
+	if q.id > p.id {
+		return // the peer takes p back
+	}
+	s.abandoned = nil
+	s.abandons = slices.DeleteFunc(s.abandons, func(f pathAbandonFrame) bool { return f.path == q.id })
+	s.retired = slices.DeleteFunc(s.retired, func(id pathID) bool { return id == q.id })
+	if q.hasToken {
+		s.endpoint.routes.addReset(q.resetToken, s)
+	}
+	q.state = PathStandby
+	q.suspectSince, q.rescueAt, q.ptoCount = time.Time{}, time.Time{}, 0
+	q.setStatusAgain()
+	q.ping = true
+	s.paths = append(s.paths, q)
+	s.dropPath(p)
+}
+
+// setStatusAgain makes PATH_STATUS due.
+func (p *path) setStatusAgain() { p.statusSeq, p.statusDue = p.statusSeq+1, true }
 
 // dropPath forgets p and lets the peer use another ID in its place.
 func (s *Session) dropPath(p *path) {
@@ -412,12 +484,19 @@ func (s *Session) alternative(p *path) bool {
 // advancePath does what is due on p at now.
 func (s *Session) advancePath(p *path, now time.Time) {
 	if t := p.loss.lossTime(); !t.IsZero() && !now.Before(t) {
-		out := &s.outcome
-		out.reset()
+		out := s.takeOutcome()
 		p.loss.onTimer(now, &p.rtt, out)
 		s.applyOutcome(p, now, out)
 	}
 	s.checkStall(p, now)
+	if p.state == PathSuspect {
+		if isDue(p.rescueAt, now) {
+			s.rescue(p, now)
+		}
+		if p.loss.ackElicitingInFlight() == 0 && !p.ping && isDue(p.probeAt, now) {
+			s.onPTO(p, now) // what was in flight has been reported on another path
+		}
+	}
 	if t := p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount); !t.IsZero() && !now.Before(t) {
 		s.onPTO(p, now)
 	}
@@ -434,7 +513,7 @@ func (s *Session) advancePath(p *path, now time.Time) {
 		p.silenceAt = time.Time{}
 		p.ping = true
 	}
-	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k {
+	if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed && now.Sub(p.lastSent) >= k-keepaliveSlack(k) {
 		p.ping = true
 	}
 	if p.state == PathFailed {
@@ -467,7 +546,7 @@ func (s *Session) onPTO(p *path, now time.Time) {
 	s.endpoint.counters.probeTimeouts.Add(1)
 	bearing := p.bearing()
 	if p.stallSince.IsZero() && bearing && p.state != PathSuspect {
-		p.stallSince, _ = p.loss.oldestUnanswered()
+		p.stallSince = p.loss.oldestSent()
 	}
 	// With data in flight a living path is never quiet for long; what arrived
 	// since the last packet left may have been on its way when the path died.
@@ -482,6 +561,7 @@ func (s *Session) onPTO(p *path, now time.Time) {
 	if p.state == PathSuspect {
 		p.ping = true
 		p.probes = 1
+		p.probeAt = now.Add(backoffPTO(p.rtt.pto(maxAckDelay), p.ptoCount))
 		return
 	}
 	// Send the oldest data again as the probe, which also repairs a tail loss.

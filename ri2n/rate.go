@@ -17,31 +17,6 @@ type rateSample struct {
 	lostBefore  uint32
 }
 
-// A deliverySpan tells what happened between the sending and the acknowledgement
-// of the newest packet of an ACK. Counts are bytes.
-type deliverySpan struct {
-	total    uint64 // delivered on the path so far
-	prior    uint64 // of these, delivered before the packet left
-	sentWith int    // in flight when it had left, itself included
-	lost     int    // declared lost since it left
-	inFlight int    // in flight now
-}
-
-// A lossShare is, of the packets lost at once, the one with the largest share
-// of bytes lost since it left in what was in flight then.
-type lossShare struct {
-	size       int
-	sentWith   int // bytes in flight when it had left, itself included
-	lost       int // bytes lost since it left, itself included
-	appLimited bool
-}
-
-func (s *lossShare) add(p *sentPacket, lost uint32) {
-	if s.size == 0 || float64(lost)*float64(s.sentWith) > float64(s.lost)*float64(p.inFlight) {
-		*s = lossShare{size: int(p.size), sentWith: int(p.inFlight), lost: int(lost), appLimited: p.appLimited}
-	}
-}
-
 // add takes one newly acknowledged packet into account.
 func (s *rateSample) add(p *sentPacket) {
 	if s.any && p.sentAt <= s.sentAt {
@@ -87,12 +62,12 @@ func (d *lossDetector) finishDelivery(s *rateSample, out *ackOutcome) {
 	if !s.any {
 		return
 	}
-	out.delivery = deliverySpan{
-		total:    d.delivered,
-		prior:    s.delivered,
-		sentWith: int(s.inFlight),
-		lost:     int(uint32(d.lost) - s.lostBefore),
-		inFlight: d.inFlight,
+	out.delivery = DeliverySpan{
+		Total:    d.delivered,
+		Prior:    s.delivered,
+		SentWith: int(s.inFlight),
+		Lost:     int(uint32(d.lost) - s.lostBefore),
+		InFlight: d.inFlight,
 	}
 }
 

@@ -12,6 +12,7 @@ type receiver struct {
 	endpoint *Endpoint
 	link     *Link
 	now      time.Time // of the read
+	held     bool      // the datagram has waited for a handshake
 
 	session *Session // owner of batch
 	batch   []receivedPacket
@@ -67,6 +68,11 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 		}
 		// Its handshake may have completed between the two looks.
 		if rt = e.routes.findShort(h.dcid); rt == nil {
+			if r.held {
+				// Its handshake failed. Who sent it is told in the handshake.
+				e.counters.earlyPacketsDropped.Add(1)
+				return
+			}
 			e.unknownShort(r.link, from, b, h.dcid, r.now)
 			return
 		}
@@ -76,7 +82,10 @@ func (r *receiver) short(b []byte, from netip.AddrPort) {
 	payload, updates, err := s.readKeys.open(b, h, rt.path, number)
 	if err != nil {
 		e.counters.authenticationFailed.Add(1)
-		if s := e.routes.findReset(b); s != nil {
+		if s.readKeys.forgeries.Load() >= s.readKeys.most {
+			r.finish()
+			s.forgeryLimit(r.now)
+		} else if s := e.routes.findReset(b); s != nil {
 			r.finish()
 			s.statelessReset(r.now)
 		}

@@ -45,15 +45,28 @@ func newRetryTokens(random io.Reader) *retryTokens { return &retryTokens{random:
 // issue returns a token of retryTokenLen bytes for the dialer at addr whose
 // first Initial went to odcid. It returns nil when random fails.
 func (r *retryTokens) issue(now time.Time, addr netip.AddrPort, odcid connID) []byte {
-	token := make([]byte, 1+retryNonceLen, retryTokenLen)
+	return r.issueIn(new(retryScratch), now, addr, odcid)
+}
+
+// A retryScratch is what making one token needs. It is lent, since a flood
+// asks for tens of thousands a second.
+type retryScratch struct {
+	token  [retryTokenLen]byte
+	plain  [retryPlainLen]byte
+	aad    [18]byte
+	packet [longPrefixLen + 2 + retryTokenLen + mac1Len]byte
+}
+
+// issueIn is issue with its memory lent: the token lies in s.
+func (r *retryTokens) issueIn(s *retryScratch, now time.Time, addr netip.AddrPort, odcid connID) []byte {
+	token := s.token[:1+retryNonceLen]
 	aead, issued, ok := r.issuer(now, token)
 	if !ok {
 		return nil
 	}
-	var plain [retryPlainLen]byte
-	binary.BigEndian.PutUint64(plain[:], uint64(issued))
-	binary.BigEndian.PutUint64(plain[8:], uint64(odcid))
-	return aead.Seal(token, token[1:], plain[:], retryAAD(addr))
+	binary.BigEndian.PutUint64(s.plain[:], uint64(issued))
+	binary.BigEndian.PutUint64(s.plain[8:], uint64(odcid))
+	return aead.Seal(token, token[1:], s.plain[:], appendRetryAAD(s.aad[:0], addr))
 }
 
 // issuer fills the generation and the nonce of token and returns the current
@@ -119,7 +132,9 @@ func (r *retryTokens) open(now time.Time, addr netip.AddrPort, token []byte) (od
 
 // retryAAD is what binds a token to an address: 16 bytes of address, IPv4 in
 // its mapped form, and the port. Zones stay out: they name our links.
-func retryAAD(addr netip.AddrPort) []byte {
+func retryAAD(addr netip.AddrPort) []byte { return appendRetryAAD(nil, addr) }
+
+func appendRetryAAD(b []byte, addr netip.AddrPort) []byte {
 	a := addr.Addr().As16()
-	return binary.BigEndian.AppendUint16(a[:], addr.Port())
+	return binary.BigEndian.AppendUint16(append(b, a[:]...), addr.Port())
 }

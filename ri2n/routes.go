@@ -53,6 +53,27 @@ func (t *routeTable) addShort(id connID, r *route) bool {
 	return true
 }
 
+// addFirstRoutes registers the connection IDs of the handshake's path and of
+// those that the peer may open, all at once.
+func (s *Session) addFirstRoutes() {
+	ids := s.localIDs.open()
+	routes := make([]route, 0, 1+(initialMaxPathID+1)/2)
+	t := &s.endpoint.routes
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id := range pathID(initialMaxPathID + 1) {
+		if id != 0 && s.ours(id) {
+			continue
+		}
+		cid := ids.cid(id, 0)
+		if _, taken := t.short[cid]; taken {
+			continue
+		}
+		routes = append(routes, route{session: s, path: id})
+		t.short[cid] = &routes[len(routes)-1]
+	}
+}
+
 func (t *routeTable) removeShort(id connID, s *Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -56,6 +56,11 @@ func (r *rttEstimator) sample(latest, ackDelay, maxAckDelay time.Duration) {
 	r.smoothed += (adjusted - r.smoothed) / 8
 }
 
+// stats is what congestion controllers see.
+func (r *rttEstimator) stats() RTTStats {
+	return RTTStats{Latest: r.latest, Smoothed: r.smoothed, Variance: r.variance, Min: r.min}
+}
+
 // srtt returns the smoothed RTT, or initialRTT before the first sample.
 func (r *rttEstimator) srtt() time.Duration {
 	if r.samples == 0 {

@@ -24,6 +24,7 @@ const (
 // A pathView is what a scheduler knows of one path that may carry data.
 type pathView struct {
 	srtt, rttvar time.Duration
+	oneWay       time.Duration // there, with the queue as it is
 	rate         float64       // bytes per second; above zero
 	room         int           // bytes that may leave now; zero: none
 	wait         time.Duration // until there is room for a packet; zero with room
@@ -47,7 +48,7 @@ type choice struct {
 
 // arrival estimates when the last of n bytes would arrive on v, from now.
 func (v *pathView) arrival(n int) time.Duration {
-	t := v.wait + v.srtt/2
+	t := v.wait + v.oneWay
 	if v.rate > 0 {
 		t += time.Duration(math.Min(float64(n)/v.rate*1e9, math.MaxInt32*1e9))
 	}
@@ -206,5 +207,5 @@ func (p Policy) pick(views []pathView, d demand) choice {
 // worthCopying reports whether what left on slow sentAgo ago would arrive on
 // fast so much sooner that a copy pays.
 func worthCopying(slow, fast *pathView, sentAgo time.Duration) bool {
-	return slow.srtt/2-sentAgo > fast.wait+fast.srtt/2+fast.srtt/tailShare
+	return slow.oneWay-sentAgo > fast.wait+fast.oneWay+fast.srtt/tailShare
 }

@@ -65,7 +65,7 @@ func (t *transmission) seal(keys *packetKeys, path pathID) {
 // session. One goroutine at a time sends; others leave their work to it.
 func (s *Session) flush(now time.Time) {
 	if s.flushing {
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	s.flushing = true
@@ -84,16 +84,26 @@ func (s *Session) flush(now time.Time) {
 		}
 		s.burstSent(now, p, t)
 		link, remote, id, keys := p.link, p.remote, p.id, s.keys.keys
-		s.mu.Unlock()
+		// A path that does not answer may be one that loses bursts only.
+		whole := t.count > 1 && p.ptoCount == 0 && p.canary.allows(now)
+		if whole {
+			p.loss.sentInBurst(t.numbers[:t.count])
+		}
+		s.unlock()
 		t.seal(keys, id)
-		link.send(t.buf, t.size, remote)
+		unreachable := link.sendBurst(t.buf, t.size, remote, whole)
 		now = time.Now()
 		s.mu.Lock()
+		if unreachable {
+			s.unreachable(p, now)
+		}
 	}
 	s.flushing = false
 	s.flushed(now)
-	s.endpoint.timers.set(&s.timer, s.deadline(now))
-	s.mu.Unlock()
+	s.dropOutcome()
+	early, at := s.deadline(now)
+	s.endpoint.timers.setBetween(&s.timer, early, at)
+	s.unlock()
 	if t != nil {
 		transmissions.Put(t)
 	}
@@ -102,10 +112,13 @@ func (s *Session) flush(now time.Time) {
 // buildBurst fills t with what one path has to send, and returns that path,
 // or nil when nothing may be sent.
 func (s *Session) buildBurst(now time.Time, t *transmission) *path {
-	if s.keys.packets >= s.keys.most && !s.updateKeys(now) {
-		return nil
+	if s.state < sessionDraining && s.keys.packets >= s.keys.most {
+		s.updateKeys(now)
 	}
 	if s.state == sessionDraining {
+		if s.keys.packets >= maxKeyPackets+closeReserve {
+			return nil
+		}
 		return s.buildClose(now, t)
 	}
 	for _, p := range s.paths {
@@ -142,18 +155,16 @@ func (s *Session) buildBurst(now time.Time, t *transmission) *path {
 	return nil
 }
 
-// updateKeys moves to the next keys when it is time, and reports whether
-// sending may go on.
-func (s *Session) updateKeys(now time.Time) bool {
+// updateKeys moves to the next keys when it is time, and ends the session when
+// it never is.
+func (s *Session) updateKeys(now time.Time) {
 	k := &s.keys
 	if k.confirmed && now.Sub(k.rotatedAt) >= 3*s.maxPTO() && s.rotateSendKeys(now) {
-		return true
+		return
 	}
-	if k.packets < maxKeyPackets {
-		return true
+	if k.packets >= maxKeyPackets {
+		s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
 	}
-	s.violated(now, &violation{codeAEADLimit, "too many packets under one key"})
-	return false
 }
 
 func (s *Session) rotateSendKeys(now time.Time) bool {
@@ -175,8 +186,20 @@ func (s *Session) maxPTO() time.Duration {
 	return longest
 }
 
+// ptosAtFullSize is how many probe time-outs in a row may have packets of full
+// size for probes. Later ones have the base size: the path may have ceased to
+// carry more, and without any ACK nobody would notice (RFC 8899, section 4.3).
+const ptosAtFullSize = 3
+
 func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) bool {
-	t.reset(p.packetSize())
+	size := p.packetSize()
+	if p.probes > 0 && p.ptoCount >= ptosAtFullSize {
+		size = min(size, p.link.baseSize())
+	}
+	t.reset(size)
+	if p.loss.ring.len() > starvedRecords {
+		s.acksStarved(p, now)
+	}
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
@@ -236,12 +259,15 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 		}
 	}
 	challenge := isDue(p.challengeAt, now) && p.challenges < s.challengeTries(p)
-	probing := challenge || len(p.responses) > 0
-	control := l.session && open && s.controlDue()
+	// Responses wait for no congestion window, but nobody gets them who
+	// acknowledges none.
+	answering := len(p.responses) > 0 && inFlight <= p.cc.Cwnd()+maxResponses*t.size
+	probing := challenge || answering
 	copies := l.copies && open && p.copies.front(now) != nil
 	datagrams := l.session && open && s.datagramsDue(now)
 	streams := l.streams && open && len(s.sendQueue) > 0
 	data := copies || datagrams || streams
+	control := l.session && open && (data || !now.Before(s.controlAt)) && s.controlDue()
 	if data && p.probes == 0 && p.sendBudget(now) < t.size {
 		copies, datagrams, streams, data = false, false, false, false
 		p.limited = true
@@ -258,6 +284,7 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 
 	if p.acks.wantsAck() && !down {
 		b = s.appendAck(b, p, now)
+		b = s.appendReports(b, limit, p, now)
 	}
 	if l.session {
 		for _, q := range s.paths {
@@ -266,7 +293,10 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 			}
 		}
 	}
-	for len(p.responses) > 0 && limit-len(b) >= 9 {
+	if p.numbers.gaps() >= manyRanges && !p.ackAsked && now.Sub(p.ackAskedAt) >= p.rtt.srtt() && len(b) > start+shortHeaderLen {
+		ping, p.ackAsked, p.ackAskedAt = true, true, now
+	}
+	for answering && len(p.responses) > 0 && limit-len(b) >= 9 {
 		b = appendPathResponseFrame(b, pathResponseFrame{p.responses[0]})
 		p.responses = p.responses[1:]
 		refs = append(refs, frameRef{kind: refPathProbe})
@@ -304,6 +334,10 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 			refs = append(refs, frameRef{kind: refPing})
 		}
 		p.ping = false
+	}
+	if p.ackAsked && len(refs) > 0 && p.acks.wantsNone() && p.acks.largest > p.forgetBy {
+		refs = append(refs, frameRef{kind: refAck, id: uint64(p.id), offset: uint64(p.acks.largest)})
+		p.ackAsked = false
 	}
 	s.refs = refs[:0]
 	if len(b) == start+shortHeaderLen {
@@ -347,6 +381,7 @@ func (s *Session) appendAck(b []byte, p *path, now time.Time) []byte {
 	}
 	b = appendAckFrame(b, ackFrame{path: p.id, delay: p.acks.delay(now), ranges: ranges})
 	p.acks.sent()
+	p.ackedTo = ranges[0].largest
 	s.ackedUpdates = max(s.ackedUpdates, p.updates)
 	return b
 }
@@ -377,6 +412,9 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	down := p.state == PathSuspect || p.state == PathFailed
 	probe := first.kind == refMTUProbe || down && p != s.sending
 	p.loss.sent(now, number, size, eliciting, probe, first, refs)
+	if eliciting && p.owedSince.IsZero() {
+		p.owedSince = now
+	}
 	if eliciting && !probe {
 		p.cc.OnSent(now, size, p.loss.bytesInFlight())
 		p.pacer.sent(size)
@@ -386,6 +424,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
+	s.resting = false
 }
 
 // controlDue reports whether session or stream control frames wait.
@@ -449,12 +488,8 @@ func (s *Session) appendControl(b []byte, limit int, refs []frameRef) ([]byte, [
 		st := s.controlQueue[0]
 		if b, refs = st.appendControl(b, refs, room); !st.controlDue() {
 			st.controlQueued = false
-			s.controlQueue[0] = nil
-			s.controlQueue = s.controlQueue[1:]
+			s.controlQueue = dropFirst(s.controlQueue)
 		}
-	}
-	if len(s.controlQueue) == 0 {
-		s.controlQueue = nil
 	}
 	return b, refs
 }
@@ -508,8 +543,7 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 		off, n, fin, fresh, ok := next(limit-len(b)-header, st.creditLimit())
 		if !ok {
 			st.queued = false
-			s.sendQueue[0] = nil
-			s.sendQueue = s.sendQueue[1:]
+			s.sendQueue = dropFirst(s.sendQueue)
 			s.noteCredit(st)
 			continue
 		}
@@ -529,10 +563,19 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 		}
 		s.turn()
 	}
-	if len(s.sendQueue) == 0 {
-		s.sendQueue = nil
-	}
 	return b, refs
+}
+
+// dropFirst removes the first of q in place. An empty queue keeps its memory if
+// that is little, so that one that empties often does not allocate each time.
+func dropFirst[T any](q []T) []T {
+	var zero T
+	n := copy(q, q[1:])
+	q[n] = zero
+	if n == 0 && cap(q) > fifoKeep {
+		return nil
+	}
+	return q[:n]
 }
 
 // turn lets the next stream send.

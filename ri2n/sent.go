@@ -59,6 +59,7 @@ type sentPacket struct {
 	ackEliciting bool
 	probe        bool // PMTU probe: its loss is no sign of congestion
 	appLimited   bool
+	inBurst      bool // the kernel was to cut it out of a burst
 }
 
 // lost reports whether p has been declared lost.
@@ -72,7 +73,7 @@ func (p *sentPacket) forget() {
 }
 
 const (
-	minSentRing = 16
+	minSentRing = 2       // a keepalive and its ACK
 	maxSentRing = 1 << 18 // 26 MiB; 3 Gbit/s over 1 s of 1200-byte packets
 
 	// sentRingInterval is how often the size of the ring is reviewed, and how

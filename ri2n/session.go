@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	initialSessionWindow = 1 << 20
-	initialStreamWindow  = 512 << 10
+	initialSessionWindow = 2 << 20
+	initialStreamWindow  = 1 << 20
 	maxSessionWindow     = 32 << 20
 	maxStreamWindow      = 16 << 20
 	maxOpenStreams       = 1024 // that a peer may have open
@@ -40,35 +40,36 @@ const (
 // parameter now means that the mutex is held.
 type Session struct {
 	endpoint  *Endpoint
-	client    bool
 	peer      PeerID
 	readKeys  receiveKeys
 	exporter  []byte
 	random    *rand.Rand
-	localIDs  *cidDeriver // of connection IDs that we receive
-	remoteIDs *cidDeriver
+	localIDs  cidDeriver // of connection IDs that we receive
+	remoteIDs cidDeriver
 	timer     timer
 	done      chan struct{} // closed when the session has ended for its users
-	lingered  chan struct{} // closed when nothing more will be sent for it
-	openable  chan struct{} // capacity 1: a stream may be opened
-	incoming  chan struct{} // capacity 1: a stream or the end has come
-	arrived   chan struct{} // capacity 1: a datagram or the end has come
 
-	mu    sync.Mutex // guards what follows
-	state sessionState
-	err   error // why the session ended
+	client bool
+
+	mu       sync.Mutex // guards what follows
+	state    sessionState
+	err      error         // why the session ended
+	lingered chan struct{} // closed when nothing more will be sent for it; nil: nobody has asked
+	openable wakeup        // a stream may be opened
+	incoming wakeup        // a stream has come
+	arrived  wakeup        // a datagram has come
 
 	handshake    *handshake // the client's, until the server has confirmed it
 	keys         sendKeys
-	ackedUpdates uint64          // key updates of the peer that it has an ACK for
-	params       transportParams // the peer's
+	ackedUpdates uint64 // key updates of the peer that it has an ACK for
+	peerTakes    peerTakes
 
 	pathTable
 	streamTable
 	credit
 	owed
 
-	datagrams datagramQueue
+	datagrams *datagramQueue // nil: none was ever sent
 	inbox     datagramInbox
 
 	datagramNumber  uint64          // of the next one that goes on several paths
@@ -86,10 +87,20 @@ type Session struct {
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
 
-	unstored bool       // the packet in hand carried data that found no room
-	outcome  ackOutcome // scratch
-	refs     []frameRef // scratch
-	others   []*path    // scratch
+	unstored  bool             // the packet in hand carried data that found no room
+	unblocked bool             // it carried credit that streams wait for
+	wakes     [4]chan struct{} // to be signalled when the mutex is released
+	waking    int              // of wakes
+	resting   bool             // see rest
+	outcome   *ackOutcome      // scratch, until flush has ended; see takeOutcome
+	refs      []frameRef       // scratch
+	others    []*path          // scratch
+}
+
+// peerTakes is what the peer's transport parameters say for the whole session.
+type peerTakes struct {
+	streamData uint64 // initial credit of each stream
+	datagram   uint64 // bytes of one DATAGRAM's data
 }
 
 // A pathTable holds the paths of a session and the limits on their number.
@@ -105,7 +116,9 @@ type pathTable struct {
 	localLimit   pathID // ours
 	pathOpens    int    // by the peer, in pathSecond
 	pathSecond   int64
-	pathsChanged chan struct{}
+	pathsChanged chan struct{} // nil: nobody waits
+	abandoned    *path         // by us, lately: the peer may have abandoned the others
+	abandonedAt  time.Time
 	retired      []pathID // closed; their routes stay for late packets
 }
 
@@ -140,6 +153,8 @@ type credit struct {
 type owed struct {
 	doneDue, maxDataDue, maxStreamsDue, maxPathsDue bool
 	abandons                                        []pathAbandonFrame
+
+	controlAt time.Time // until then control frames wait for data to travel with
 
 	closeFrame closeFrame
 	closesDue  int
@@ -176,17 +191,12 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		localIDs:  serverIDs,
 		remoteIDs: clientIDs,
 		done:      make(chan struct{}),
-		lingered:  make(chan struct{}),
-		openable:  make(chan struct{}, 1),
-		incoming:  make(chan struct{}, 1),
-		arrived:   make(chan struct{}, 1),
-		params:    h.params,
+		peerTakes: peerTakes{h.params.maxStreamData, h.params.maxDatagram},
 		pathTable: pathTable{
-			policy:       e.cfg.Policy,
-			nextPath:     1, // path 0 is the handshake's
-			pathLimit:    h.params.maxPaths,
-			localLimit:   initialMaxPathID,
-			pathsChanged: make(chan struct{}),
+			policy:     e.cfg.Policy,
+			nextPath:   1, // path 0 is the handshake's
+			pathLimit:  h.params.maxPaths,
+			localLimit: initialMaxPathID,
 		},
 		streamTable: streamTable{
 			streams:     make(map[uint64]*Stream),
@@ -221,11 +231,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id := range pathID(initialMaxPathID + 1) {
-		if id == 0 || !s.ours(id) {
-			s.addRoute(id)
-		}
-	}
+	s.addFirstRoutes()
 	p := s.newPath(0, h.path.link, h.path.addr, now)
 	p.mtu = h.datagramSize(h.path)
 	p.cc.SetMaxDatagramSize(p.mtu)
@@ -238,7 +244,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 	} else {
 		p.state = PathActive
 		p.searchMTU(now)
-		close(p.settled)
+		p.settled = settledAlready
 	}
 	p.statusDue = true
 	if h.rtt > 0 {
@@ -259,11 +265,16 @@ func (s *Session) addRoute(id pathID) bool {
 	return s.endpoint.routes.addShort(s.localIDs.cid(id, 0), &route{session: s, path: id})
 }
 
-// begin sends the first packets.
+// begin sends the first packets: with the first data, if those come soon.
 func (s *Session) begin(now time.Time) {
 	s.mu.Lock()
+	s.controlAt = now.Add(firstControlWait)
 	s.flush(now)
 }
+
+// firstControlWait is how long what a new session has to say of itself waits
+// for an application that writes, or answers, at once.
+const firstControlWait = time.Millisecond
 
 // Peer returns the verified peer ID of the other side.
 func (s *Session) Peer() PeerID { return s.peer }
@@ -300,12 +311,17 @@ func (s *Session) Paths() []PathInfo {
 func (s *Session) PathsChanged() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.pathsChanged == nil {
+		s.pathsChanged = make(chan struct{})
+	}
 	return s.pathsChanged
 }
 
 func (s *Session) notePathChange() {
-	close(s.pathsChanged)
-	s.pathsChanged = make(chan struct{})
+	if s.pathsChanged != nil {
+		close(s.pathsChanged)
+		s.pathsChanged = nil
+	}
 }
 
 // Export derives n bytes that only the two ends of this session know, as the
@@ -335,16 +351,16 @@ func (s *Session) OpenStream(ctx context.Context) (*Stream, error) {
 			st := s.newStream(s.nextStream)
 			s.nextStream += 4
 			s.opened++
-			more := s.opened < s.streamLimit
-			s.mu.Unlock()
-			if more {
-				signal(s.openable)
+			if s.opened < s.streamLimit {
+				s.openable.signal()
 			}
+			s.mu.Unlock()
 			return st, nil
 		}
+		openable := s.openable.wait()
 		s.mu.Unlock()
 		select {
-		case <-s.openable:
+		case <-openable:
 		case <-s.done:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("ri2n: open stream: %w", ctx.Err())
@@ -360,7 +376,11 @@ func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 			st := s.acceptQueue[0]
 			s.acceptQueue[0] = nil
 			s.acceptQueue = s.acceptQueue[1:]
-			more := len(s.acceptQueue) > 0
+			if len(s.acceptQueue) == 0 {
+				s.acceptQueue = nil
+			} else {
+				s.incoming.signal()
+			}
 			st.accepted = true
 			if st.retired {
 				s.streamOver()
@@ -370,18 +390,16 @@ func (s *Session) AcceptStream(ctx context.Context) (*Stream, error) {
 			} else {
 				s.mu.Unlock()
 			}
-			if more {
-				signal(s.incoming)
-			}
 			return st, nil
 		}
 		err := s.err
+		incoming := s.incoming.wait()
 		s.mu.Unlock()
 		if err != nil {
 			return nil, err
 		}
 		select {
-		case <-s.incoming:
+		case <-incoming:
 		case <-s.done:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("ri2n: accept stream: %w", ctx.Err())
@@ -403,7 +421,7 @@ func (s *Session) maxDatagramSize() int {
 	if s.policy == PolicyLatency || s.policy.copies() > 1 {
 		header = maxDatagramNumberedHeader
 	}
-	return min(room-header, int(s.params.maxDatagram))
+	return min(room-header, int(s.peerTakes.datagram))
 }
 
 // SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The
@@ -421,6 +439,9 @@ func (s *Session) SendDatagram(flow uint64, b []byte) error {
 		s.mu.Unlock()
 		return ErrDatagramTooLarge
 	}
+	if s.datagrams == nil {
+		s.datagrams = new(datagramQueue)
+	}
 	if dropped := s.datagrams.push(now, flow, b); dropped > 0 {
 		s.endpoint.counters.datagramQueueDropped.Add(uint64(dropped))
 	}
@@ -434,20 +455,23 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 	for {
 		s.mu.Lock()
 		b, ok := s.inbox.pop()
-		more := s.inbox.len() > 0
+		if s.inbox.len() > 0 {
+			s.arrived.signal()
+		}
 		err := s.err
+		var arrived <-chan struct{}
+		if !ok {
+			arrived = s.arrived.wait()
+		}
 		s.mu.Unlock()
 		if ok {
-			if more {
-				signal(s.arrived)
-			}
 			return b, nil
 		}
 		if err != nil {
 			return nil, err
 		}
 		select {
-		case <-s.arrived:
+		case <-arrived:
 		case <-s.done:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
@@ -455,7 +479,39 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// signal wakes one waiter, now or when it comes.
+// wakeLater signals c once the mutex is released, so that whoever waits there
+// does not wake up to wait for the mutex.
+func (s *Session) wakeLater(c chan struct{}) {
+	for _, w := range s.wakes[:s.waking] {
+		if w == c {
+			return
+		}
+	}
+	if s.waking == len(s.wakes) {
+		signal(c)
+		return
+	}
+	s.wakes[s.waking] = c
+	s.waking++
+}
+
+// unlock releases the mutex and wakes whom wakeLater has named.
+func (s *Session) unlock() {
+	n := s.waking
+	if n == 0 {
+		s.mu.Unlock()
+		return
+	}
+	wakes := s.wakes
+	s.waking = 0
+	s.mu.Unlock()
+	for _, c := range wakes[:n] {
+		signal(c)
+	}
+}
+
+// signal wakes one waiter, now or when it comes, if it waits on a channel of
+// capacity 1.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -502,7 +558,9 @@ func (s *Session) end(err error) {
 	close(s.done)
 	if h := s.handshake; h != nil {
 		s.handshake = nil
-		go h.confirm() // takes the handshake's mutex, which is never below ours
+		// Not here: confirm takes the handshake's mutex, which is never below
+		// ours. If there is no room the handshake's own time-out does it.
+		s.endpoint.enqueue(h.confirm)
 	}
 }
 
@@ -533,7 +591,7 @@ func (s *Session) startDraining(now time.Time) {
 		st.send.reset()
 	}
 	s.sendQueue, s.controlQueue = nil, nil
-	s.datagrams.reset()
+	s.datagrams = nil
 }
 
 // violated closes the session for a breach of the protocol.
@@ -544,6 +602,14 @@ func (s *Session) violated(now time.Time, v *violation) {
 	s.endpoint.counters.violations.Add(1)
 	s.end(&LocalError{Code: uint64(v.code), Reason: v.reason})
 	s.drain(now, closeFrame{code: uint64(v.code), reason: v.reason})
+}
+
+// forgeryLimit ends the session, since more guesses at its keys have come in
+// than these are good for (RFC 9001, section 6.6).
+func (s *Session) forgeryLimit(now time.Time) {
+	s.mu.Lock()
+	s.violated(now, &violation{codeAEADLimit, "too many packets that do not open"})
+	s.flush(now)
 }
 
 // closedInHandshake ends a session whose server said no to the last flight of
@@ -578,22 +644,39 @@ func (s *Session) leave() {
 			e.routes.removeReset(p.resetToken, s)
 		}
 	}
+	ids := s.localIDs.open()
 	for id := range max(s.localLimit, s.nextPath) + 1 {
-		e.routes.removeShort(s.localIDs.cid(id, 0), s)
+		e.routes.removeShort(ids.cid(id, 0), s)
 	}
 	s.notePathChange()
 	e.timers.set(&s.timer, time.Time{})
 	e.removeSession(s)
-	close(s.lingered)
+	if s.lingered != nil {
+		close(s.lingered)
+	}
 }
 
 // markClosed ends a path and whoever waits for its validation.
 func (p *path) markClosed() {
 	p.state = PathClosed
+	p.settle()
+}
+
+// settle tells who waits for the path's first validation that it is over.
+func (p *path) settle() {
 	if !isClosed(p.settled) {
 		close(p.settled)
 	}
+	p.settled = settledAlready
 }
+
+// settledAlready stands for the channel of every path whose first validation
+// is over, so that a path that lives on holds none.
+var settledAlready = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // onTimer is called by the endpoint's timer goroutine.
 func (s *Session) onTimer(now time.Time) {
@@ -628,38 +711,59 @@ func (s *Session) advance(now time.Time) {
 		return
 	}
 	s.readKeys.expire(now)
-	for _, p := range append([]*path(nil), s.paths...) {
+	if !s.resting && !now.Before(s.restAt().Add(-restSlack)) {
+		s.rest()
+	}
+	var scratch [maxPaths]*path // advancePath may drop paths
+	for _, p := range append(scratch[:0], s.paths...) {
 		s.advancePath(p, now)
 	}
 	s.choosePath()
 }
 
-// deadline returns when advance has work again.
-func (s *Session) deadline(now time.Time) time.Time {
+// deadline returns when advance has work again, and from when on it may do it
+// if that saves waking up for it.
+func (s *Session) deadline(now time.Time) (early, at time.Time) {
 	if s.state == sessionGone {
-		return time.Time{}
+		return time.Time{}, time.Time{}
 	}
 	if s.state == sessionDraining {
 		if !s.closeAgain.IsZero() && s.closeAgain.Before(s.endsAt) {
-			return s.closeAgain
+			return s.closeAgain, s.closeAgain
 		}
-		return s.endsAt
+		return s.endsAt, s.endsAt
 	}
-	var at time.Time
-	sooner := func(t time.Time) {
-		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+	within := func(t time.Time, slack time.Duration) {
+		if t.IsZero() {
+			return
+		}
+		if at.IsZero() || t.Before(at) {
 			at = t
 		}
+		if t = t.Add(-slack); early.IsZero() || t.Before(early) {
+			early = t
+		}
 	}
+	sooner := func(t time.Time) { within(t, 0) }
 	sooner(s.endsAt)
 	if s.idleTimeout > 0 {
 		sooner(s.lastReceived.Add(s.idleTimeout))
+	}
+	if s.controlAt.After(now) {
+		sooner(s.controlAt)
+	}
+	if !s.resting {
+		within(s.restAt(), restSlack)
 	}
 	if g := s.readKeys.current.Load(); g.previous != nil {
 		sooner(g.previousUntil)
 	}
 	for _, p := range s.paths {
-		sooner(p.loss.lossTime())
+		if t := p.loss.lossTime(); !t.IsZero() && p.loss.idle() { // to give back memory
+			within(t.Add(restSlack), restSlack)
+		} else {
+			sooner(t)
+		}
 		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
 		sooner(s.stallDeadline(p))
 		if p.previous.Link != nil {
@@ -675,7 +779,13 @@ func (s *Session) deadline(now time.Time) time.Time {
 			sooner(p.pmtu.due)
 		}
 		if k := s.endpoint.cfg.KeepaliveInterval; k > 0 && p.state != PathFailed {
-			sooner(p.lastSent.Add(k))
+			within(p.lastSent.Add(k), keepaliveSlack(k))
+		}
+		if p.state == PathSuspect {
+			sooner(p.rescueAt)
+			if p.loss.ackElicitingInFlight() == 0 {
+				sooner(p.probeAt)
+			}
 		}
 		if p.state == PathFailed {
 			sooner(p.probeAt)
@@ -689,8 +799,15 @@ func (s *Session) deadline(now time.Time) time.Time {
 	}
 	if !at.IsZero() && !at.After(now) {
 		at = now.Add(stuckWait) // what is due cannot be sent: do not spin
+		early = at
 	}
-	return at
+	return early, at
+}
+
+// keepaliveSlack is how much before its time a keepalive may leave together
+// with those of other sessions.
+func keepaliveSlack(interval time.Duration) time.Duration {
+	return min(interval/64, 100*time.Millisecond)
 }
 
 var errPathAbandoned = errors.New("ri2n: path abandoned")

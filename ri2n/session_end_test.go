@@ -134,7 +134,7 @@ func TestCloseLingers(t *testing.T) {
 				client, server := s.connect()
 				a, b := streamPair(t, client, server)
 				go func() {
-					a.Write(make([]byte, 700<<10))
+					a.Write(make([]byte, initialStreamWindow+200<<10))
 					a.Close()
 				}()
 				if tt.reads {
@@ -153,7 +153,7 @@ func TestCloseLingers(t *testing.T) {
 				if !isClosed(client.Done()) || !errors.Is(client.Err(), net.ErrClosed) {
 					t.Errorf("session after Close: %v", client.Err())
 				}
-				<-client.lingered
+				<-client.Ended()
 				if got := time.Since(begun); got > tt.want || got < tt.want-700*time.Millisecond {
 					t.Errorf("lingered for %v, want about %v", got, tt.want)
 				}

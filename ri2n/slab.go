@@ -24,16 +24,55 @@ type slab struct {
 var (
 	smallSlabs = sync.Pool{New: func() any { return &slab{buf: make([]byte, smallSlab)} }}
 	largeSlabs = sync.Pool{New: func() any { return &slab{buf: make([]byte, largeSlab)} }}
+	warmSlabs  slabStack
 )
+
+// maxWarmSlabs bounds what a slabStack keeps for ever: 4 MiB.
+const maxWarmSlabs = 64
+
+// A slabStack gives back the large slab that was freed last, on whichever
+// processor that was: it is the likeliest to be in a cache. A sync.Pool
+// prefers what its own processor freed, which for a stream whose ends work on
+// two processors is nothing.
+type slabStack struct {
+	mu    sync.Mutex
+	count int
+	slabs [maxWarmSlabs]*slab
+}
+
+func (w *slabStack) get() *slab {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count == 0 {
+		return nil
+	}
+	w.count--
+	s := w.slabs[w.count]
+	w.slabs[w.count] = nil
+	return s
+}
+
+// put reports whether there was room for s.
+func (w *slabStack) put(s *slab) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count == len(w.slabs) {
+		return false
+	}
+	w.slabs[w.count] = s
+	w.count++
+	return true
+}
 
 // getSlab returns a slab with one reference: a small one if sizeHint, in bytes,
 // fits into it, a large one otherwise.
 func getSlab(sizeHint int) *slab {
-	pool := &largeSlabs
+	var s *slab
 	if sizeHint <= smallSlab {
-		pool = &smallSlabs
+		s = smallSlabs.Get().(*slab)
+	} else if s = warmSlabs.get(); s == nil {
+		s = largeSlabs.Get().(*slab)
 	}
-	s := pool.Get().(*slab)
 	s.refs.Store(1)
 	return s
 }
@@ -49,7 +88,7 @@ func putSlab(s *slab) {
 		panic("ri2n: slab released more often than held")
 	case len(s.buf) == smallSlab:
 		smallSlabs.Put(s)
-	default:
+	case !warmSlabs.put(s):
 		largeSlabs.Put(s)
 	}
 }

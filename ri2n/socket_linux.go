@@ -106,6 +106,7 @@ type readBatch struct {
 	msgs   []message
 	bufs   [][]byte
 	want   int // messages that the next call asks for
+	have   int // messages that there are buffers for
 	quiet  int // reads in a row that brought little
 	err    error
 	zones  map[uint32]string // names of interfaces; nil: none was needed yet
@@ -226,12 +227,16 @@ func (b *readBatch) adapt(n, largest int) {
 	}
 	switch {
 	case n == b.want && b.want < limit:
-		b.resize(2 * b.want)
+		if b.want *= 2; b.want > b.have {
+			b.resize(b.want)
+		}
 	case b.want > limit:
-		b.resize(limit)
+		// The buffers stay: where merged messages and lone packets take turns,
+		// as under a flood, the next read may want them again.
+		b.want = limit
 	case 4*n < b.want || n == 0:
-		if b.quiet++; b.quiet >= quietReads && b.want > 1 {
-			b.resize(b.want / 2)
+		if b.quiet++; b.quiet >= quietReads && b.have > 1 {
+			b.resize(max(b.want/2, 1))
 		}
 		return
 	}
@@ -244,7 +249,7 @@ func (b *readBatch) resize(n int) {
 	b.quiet = 0
 	clear(b.bufs)
 	clear(b.hdrs)
-	b.want = n
+	b.want, b.have = n, n
 	room := make([]byte, n*readStride)
 	for i := range n {
 		buf := room[i*readStride : i*readStride+maxReadSize]

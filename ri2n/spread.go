@@ -159,6 +159,8 @@ func (p *path) sendBudget(now time.Time) int {
 func (p *path) view(s *Session, now time.Time) pathView {
 	size, cwnd, inFlight := p.packetSize(), p.cc.Cwnd(), p.loss.bytesInFlight()
 	v := pathView{srtt: p.rtt.srtt(), rttvar: p.rtt.variance, favored: p == s.sending}
+	// What an RTT has above the least is our own queue, on the way there.
+	v.oneWay = v.srtt - min(p.rtt.min, v.srtt)/2
 	v.rate = max(float64(cwnd)/max(v.srtt, time.Microsecond).Seconds(), 1)
 	if r := p.cc.PacingRate(); r > 0 {
 		v.rate = min(v.rate, r)

@@ -154,3 +154,41 @@ func TestAggregate(t *testing.T) {
 		}
 	}
 }
+
+// TestLinkDies: of two links in use one goes silent. The reader must not wait
+// for long, and the other link must be used fully soon.
+func TestLinkDies(t *testing.T) {
+	for _, dead := range []int{0, 1} {
+		for _, rtt := range []time.Duration{10 * time.Millisecond, 20 * time.Millisecond} {
+			for _, cc := range bothControls {
+				t.Run(fmt.Sprintf("link %d, %v, %v", dead, rtt, cc), func(t *testing.T) {
+					if raceEnabled {
+						t.Skip("long")
+					}
+					synctest.Test(t, func(t *testing.T) {
+						line := simLine(100, rtt)
+						w, client, server, hosts := simLinks(t, 1, func(c *Config) { c.Congestion = cc }, line, line)
+						a, b := streamPair(t, client, server)
+						cut := 2400 * time.Millisecond
+						time.AfterFunc(cut, func() {
+							logPaths(t, client)
+							w.SetUplink(hosts[dead], netsim.Link{Cut: true})
+						})
+						f := runFlow(t, a, b, 5*time.Second)
+						gap, when := f.gap(cut-20*time.Millisecond, cut+500*time.Millisecond)
+						after := f.rate(cut+500*time.Millisecond, cut+1500*time.Millisecond)
+						t.Logf("longest gap %v at %v; %.1f Mbit/s before, %.1f in the first half second, %.1f then",
+							gap, when-cut, f.rate(time.Second, cut), f.rate(cut, cut+500*time.Millisecond), after)
+						logPaths(t, client)
+						if gap > 100*time.Millisecond {
+							t.Errorf("longest gap %v, want 100 ms", gap)
+						}
+						if after < 0.9*90 {
+							t.Errorf("%.1f Mbit/s on the link that is left", after)
+						}
+					})
+				})
+			}
+		}
+	}
+}

@@ -47,8 +47,8 @@ func (s *Session) stallTimes(p *path) (slow, overdue time.Time) {
 	if !p.carries || p.state != PathActive && p.state != PathStandby || len(s.paths) == 1 || !s.alternative(p) {
 		return slow, overdue
 	}
-	oldest, heard := p.loss.oldestUnanswered()
-	if oldest.IsZero() {
+	oldest, heard := p.owedSince, p.heardAt
+	if oldest.IsZero() || p.loss.ackElicitingInFlight() == 0 {
 		return slow, overdue
 	}
 	pto := p.rtt.pto(maxAckDelay)
@@ -66,11 +66,29 @@ func (s *Session) stallTimes(p *path) (slow, overdue time.Time) {
 	return slow, overdue
 }
 
+// heard notes that an ACK on p itself tells of packets up to largest.
+func (s *Session) heard(p *path, largest packetNumber, now time.Time) {
+	if largest >= p.heardTo {
+		p.heardTo = largest + 1
+		p.heardAt = now
+		p.owedSince = p.loss.oldestSent()
+	}
+}
+
+// progress notes that an ACK, which arrived on by, has acknowledged something of
+// p for the first time.
+func (s *Session) progress(p, by *path, now time.Time) {
+	if by != p && p.loss.ackElicitingInFlight() == 0 {
+		p.owedSince = time.Time{}
+	}
+	s.revive(p, now)
+}
+
 // heardElsewhere reports whether a path other than p has had something
 // acknowledged since t.
 func (s *Session) heardElsewhere(p *path, t time.Time) bool {
 	for _, q := range s.paths {
-		if q != p && q.carries && q.usable() && q.loss.anyAcked && !q.loss.at(q.loss.progressAt).Before(t) {
+		if q != p && q.carries && q.usable() && !q.heardAt.IsZero() && !q.heardAt.Before(t) {
 			return true
 		}
 	}
@@ -79,7 +97,7 @@ func (s *Session) heardElsewhere(p *path, t time.Time) bool {
 
 // checkStall makes p suspect if it is time.
 func (s *Session) checkStall(p *path, now time.Time) {
-	if !p.stallSeen.IsZero() && p.loss.heardSince(p.stallSeen) {
+	if !p.stallSeen.IsZero() && p.heardAt.After(p.stallSeen) {
 		p.stallSeen = time.Time{}
 	}
 	slow, overdue := s.stallTimes(p)
@@ -93,4 +111,47 @@ func (s *Session) checkStall(p *path, now time.Time) {
 	case p.stallSeen.IsZero():
 		p.stallSeen = now
 	}
+}
+
+// reportInterval is how often at most what arrives on one path is reported on
+// another as well; on a path with a longer round trip it is that, up to
+// maxReportWait.
+const (
+	reportInterval = 10 * time.Millisecond
+	maxReportWait  = 100 * time.Millisecond
+)
+
+// maxReportRanges keeps reports small; the ACK on the path itself has more.
+const maxReportRanges = 8
+
+// appendReports repeats on p the ACKs that have left on other paths lately, in
+// case those are dead in that direction: so the peer knows which of the packets
+// that wait for an answer have arrived, and sends the others again only.
+func (s *Session) appendReports(b []byte, limit int, p *path, now time.Time) []byte {
+	for _, q := range s.paths {
+		// What the next report covers was acknowledged a round trip ago, so that
+		// it comes after the ACK on the path, from which the RTT is measured.
+		wait := max(reportInterval, min(q.rtt.min, maxReportWait))
+		if q == p || q.ackedTo <= q.told || s.acksTravel(q) || now.Sub(q.toldAt) < wait || limit-len(b) < 200 {
+			continue
+		}
+		upTo := q.tellNext
+		q.tellNext, q.toldAt = q.ackedTo, now
+		if upTo <= q.told {
+			continue
+		}
+		var scratch [maxAckRanges]ackRange
+		ranges := q.numbers.appendRanges(scratch[:0], len(scratch))
+		for len(ranges) > 0 && ranges[0].smallest > upTo {
+			ranges = ranges[1:]
+		}
+		if len(ranges) == 0 {
+			continue
+		}
+		ranges = ranges[:min(len(ranges), maxReportRanges)]
+		ranges[0].largest = min(ranges[0].largest, upTo)
+		b = appendAckFrame(b, ackFrame{path: q.id, delay: q.acks.delay(now), ranges: ranges})
+		q.told = upTo
+	}
+	return b
 }

@@ -174,7 +174,7 @@ func (s *Session) Stats() SessionStats {
 	}
 	for _, p := range s.paths {
 		sum.add(&p.pathCounters)
-		v.Paths = append(v.Paths, p.info(s.prefers(p)))
+		v.Paths = append(v.Paths, p.info(p == s.sending))
 	}
 	v.PacketsSent, v.PacketsReceived = sum.packetsSent, sum.packetsReceived
 	v.BytesSent, v.BytesReceived = sum.bytesSent, sum.bytesReceived

@@ -21,6 +21,8 @@ type Stream struct {
 	send       sendBuffer
 	sendLimit  uint64 // the peer's credit
 	writeErr   error  // why no more may be written; nil: open
+	writers    int    // that wait for room
+	wakeAt     int    // so many bytes buffered make one of them go on
 	resetDue   bool
 	resetSent  bool
 	resetCode  uint64
@@ -56,7 +58,7 @@ func (s *Session) newStream(id uint64) *Stream {
 		policy:    policyInherit,
 		readable:  make(chan struct{}, 1),
 		writable:  make(chan struct{}, 1),
-		sendLimit: s.params.maxStreamData,
+		sendLimit: s.peerTakes.streamData,
 		recvLimit: initialStreamWindow,
 		window:    creditWindow{size: initialStreamWindow, cap: maxStreamWindow},
 	}
@@ -89,11 +91,7 @@ func (st *Stream) Read(b []byte) (int, error) {
 		s.mu.Lock()
 		n, err := st.read(b)
 		if n > 0 || err != nil || len(b) == 0 {
-			if s.maxDataDue || st.maxDataDue {
-				s.flush(time.Now())
-			} else {
-				s.mu.Unlock()
-			}
+			s.tellCredit(st)
 			return n, err
 		}
 		s.mu.Unlock()
@@ -105,13 +103,27 @@ func (st *Stream) Read(b []byte) (int, error) {
 	}
 }
 
+// tellCredit lets the peer know of new credit and releases the mutex.
+func (s *Session) tellCredit(st *Stream) {
+	if s.maxDataDue || st.maxDataDue {
+		s.flush(time.Now())
+	} else {
+		s.unlock()
+	}
+}
+
 // read takes what is there. It returns 0 and nil when the caller must wait.
 func (st *Stream) read(b []byte) (int, error) {
+	return st.take(func() int { return st.recv.read(b) })
+}
+
+// take is read with a function that takes bytes and returns how many.
+func (st *Stream) take(from func() int) (int, error) {
 	s := st.session
 	if st.readErr != nil {
 		return 0, st.readErr
 	}
-	if n := st.recv.read(b); n > 0 {
+	if n := from(); n > 0 {
 		st.consumed(uint64(n))
 		if st.recv.eof() {
 			s.retire(st)
@@ -135,7 +147,7 @@ func (st *Stream) read(b []byte) (int, error) {
 func (st *Stream) consumed(n uint64) {
 	s := st.session
 	now := time.Now()
-	rtt := s.maxRTT()
+	rtt := s.creditRTT()
 	s.recvConsumed += n
 	if limit, grow := s.recvWindow.extend(now, rtt, s.recvConsumed, s.recvCredit); grow {
 		s.recvCredit = limit
@@ -151,22 +163,40 @@ func (st *Stream) consumed(n uint64) {
 	}
 }
 
-func (s *Session) maxRTT() time.Duration {
+// creditRTT is the round trip that credit is measured by. A little of what the
+// smoothed RTT has above the least one is the network's queue; much of it is
+// our own, in the receiver's socket, and would grow with the credit.
+func (s *Session) creditRTT() time.Duration {
 	var longest time.Duration
 	for _, p := range s.paths {
 		if p.state == PathActive || p.state == PathStandby {
-			longest = max(longest, p.rtt.smoothed)
+			longest = max(longest, min(p.rtt.smoothed, 4*p.rtt.min+creditSlack))
 		}
 	}
 	return longest
 }
 
+// creditSlack is the part of creditRTT that is granted to the scheduling of the
+// two ends.
+const creditSlack = time.Millisecond / 4
+
+// creditTrips is how many round trips a window should hold: one for what is in
+// flight, one for the update to come back, and some during which what arrives
+// waits for one packet that has been lost more than once.
+const creditTrips = 6
+
+// creditPeriod is several times as long as the system lets a goroutine wait on
+// a busy machine. A guess.
+const creditPeriod = 10 * time.Millisecond
+
 // Write queues b and returns once it has been copied, which may be long
 // before the peer has it. It waits while the stream's buffer is full.
 func (st *Stream) Write(b []byte) (n int, err error) {
 	s := st.session
+	waited := false
 	for {
 		if st.wd.expired() {
+			st.stopWaiting(waited)
 			return n, os.ErrDeadlineExceeded
 		}
 		s.mu.Lock()
@@ -177,12 +207,25 @@ func (st *Stream) Write(b []byte) (n int, err error) {
 			err = s.err
 		}
 		if err != nil || len(b) == 0 {
+			if waited {
+				st.writers--
+			}
 			s.mu.Unlock()
 			return n, err
 		}
-		k := st.send.write(b, s.sendBufferLimit())
+		if waited {
+			st.writers--
+		}
+		limit := st.bufferLimit()
+		k := st.send.write(b, limit)
 		n += k
 		b = b[k:]
+		if waited = len(b) > 0; waited {
+			st.writers++
+			st.wakeAt = limit - limit/writeRoom
+		} else if st.writers > 0 && st.send.buffered() < limit {
+			s.wakeLater(st.writable)
+		}
 		if k > 0 {
 			s.queueStream(st)
 			s.flush(time.Now())
@@ -191,9 +234,6 @@ func (st *Stream) Write(b []byte) (n int, err error) {
 		}
 		if len(b) == 0 {
 			return n, nil
-		}
-		if k > 0 {
-			continue
 		}
 		select {
 		case <-st.writable:
@@ -210,7 +250,8 @@ const (
 
 // sendBufferLimit bounds what one stream holds for its peer, in bytes: enough
 // to keep all paths full for two round trips of the longest, since a scheduler
-// that sees little waiting leaves a long path alone.
+// that sees little waiting leaves a long path alone; and three windows, since a
+// hole that was lost twice holds back what came after it for two round trips.
 func (s *Session) sendBufferLimit() int {
 	if s.sending == nil {
 		return minSendBuffer
@@ -223,7 +264,27 @@ func (s *Session) sendBufferLimit() int {
 			longest = max(longest, p.rtt.srtt())
 		}
 	}
-	return int(min(max(minSendBuffer, 2*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
+	return int(min(max(minSendBuffer, 3*float64(windows), 2*rate*longest.Seconds()), maxSendBuffer))
+}
+
+// bufferLimit is how much may be held for the peer, in bytes. What lies far
+// beyond the peer's credit would only grow cold.
+func (st *Stream) bufferLimit() int {
+	ahead := int(min(st.sendLimit-st.send.base, maxSendBuffer)) + minSendBuffer
+	return min(st.session.sendBufferLimit(), ahead)
+}
+
+// writeRoom is the share of a full send buffer that is free again when a
+// blocked writer is woken.
+const writeRoom = 4
+
+// stopWaiting takes back what a Write that waited has counted.
+func (st *Stream) stopWaiting(waited bool) {
+	if waited {
+		st.session.mu.Lock()
+		st.writers--
+		st.session.mu.Unlock()
+	}
 }
 
 // creditLimit is the offset below which new data may be sent.
@@ -379,7 +440,9 @@ func (st *Stream) onAcked(r frameRef) {
 		return
 	}
 	st.send.onAcked(r.offset, int(r.length), r.fin)
-	signal(st.writable)
+	if st.writers > 0 && st.send.buffered() <= st.wakeAt {
+		st.session.wakeLater(st.writable)
+	}
 	if st.send.done() {
 		st.session.retire(st)
 	}

@@ -33,7 +33,7 @@ func (s *Session) stream(id uint64) (*Stream, *violation) {
 		st = s.newStream(s.peerOpened*4 + id%2)
 		s.acceptQueue = append(s.acceptQueue, st)
 	}
-	signal(s.incoming)
+	s.incoming.signal()
 	return st, nil
 }
 
@@ -72,7 +72,7 @@ func (s *Session) onStream(now time.Time, f streamFrame) *violation {
 		return nil
 	}
 	if !wasReadable && (st.recv.readable() > 0 || st.recv.eof()) || st.recv.eof() {
-		signal(st.readable)
+		s.wakeLater(st.readable)
 	}
 	return nil
 }
@@ -101,7 +101,7 @@ func (s *Session) onResetStream(now time.Time, f resetStreamFrame) *violation {
 	st.recv.reset()
 	st.peerReset = true
 	s.recvConsumed += unread
-	if limit, grow := s.recvWindow.extend(now, s.maxRTT(), s.recvConsumed, s.recvCredit); grow {
+	if limit, grow := s.recvWindow.extend(now, s.creditRTT(), s.recvConsumed, s.recvCredit); grow {
 		s.recvCredit = limit
 		s.maxDataDue = true
 	}
@@ -138,8 +138,10 @@ func (s *Session) onMaxStreamData(f maxStreamDataFrame) *violation {
 }
 
 // A creditWindow decides when a receiver gives more credit, and how much. It
-// doubles when a whole window has been consumed within two round trips, so
-// that credit never limits a fast path for long.
+// doubles when data is consumed faster than a whole window in creditTrips,
+// so that credit never limits a fast path for long. A reader that was held up
+// and catches up is not faster: the rate is taken over a round trip and over
+// creditPeriod at least.
 type creditWindow struct {
 	size, cap uint64
 	startedAt time.Time
@@ -151,10 +153,11 @@ func (w *creditWindow) extend(now time.Time, rtt time.Duration, consumed, limit 
 	if limit-consumed > w.size-w.size/4 {
 		return limit, false
 	}
+	rtt = max(rtt, creditSlack)
 	if w.startedAt.IsZero() {
 		w.startedAt, w.startedBy = now, consumed
-	} else if used := consumed - w.startedBy; used >= w.size/2 {
-		if now.Sub(w.startedAt) < max(2*rtt, time.Millisecond)*time.Duration(used)/time.Duration(w.size) {
+	} else if used, took := consumed-w.startedBy, now.Sub(w.startedAt); used >= w.size/2 && took >= max(rtt, creditPeriod) {
+		if took < creditTrips*rtt*time.Duration(used)/time.Duration(w.size) {
 			w.size = min(2*w.size, w.cap)
 		}
 		w.startedAt, w.startedBy = now, consumed

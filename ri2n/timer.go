@@ -12,7 +12,8 @@ type timer struct {
 	fire func(now time.Time)
 
 	// guarded by the queue's mutex
-	at    time.Time // zero: not armed
+	at    time.Time // latest; zero: not armed
+	early time.Time // from here on it may fire in the company of others
 	key   time.Time // its place in the heap: at, or earlier
 	index int       // in the heap plus one; zero: not there
 }
@@ -32,9 +33,15 @@ type timerQueue struct {
 func newTimerQueue() *timerQueue { return &timerQueue{clock: newRuntimeClock()} }
 
 // set arms t for at, or disarms it when at is zero.
-func (q *timerQueue) set(t *timer, at time.Time) {
+func (q *timerQueue) set(t *timer, at time.Time) { q.setBetween(t, at, at) }
+
+// setBetween arms t for at, or from early on when the queue is awake anyway:
+// ten thousand sessions whose keepalives may move by some milliseconds wake a
+// processor tens of times a second, not hundreds.
+func (q *timerQueue) setBetween(t *timer, early, at time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	t.early = early
 	t.at = at
 	switch {
 	case at.IsZero():
@@ -103,9 +110,9 @@ func (q *timerQueue) due(now time.Time) *timer {
 	for len(q.armed) > 0 {
 		t := q.armed[0]
 		switch {
-		case t.key.After(now):
+		case t.key.After(now) && t.early.After(now):
 			return nil
-		case t.at.After(t.key):
+		case t.at.After(t.key) && t.early.After(now):
 			t.key = t.at
 			heap.Fix(&q.armed, 0)
 		default:

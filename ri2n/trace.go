@@ -166,6 +166,10 @@ func traceFrame(typ uint64, b []byte) (t TraceFrame, rest []byte, err error) {
 		var f datagramFrame
 		f, rest, err = parseDatagramFrame(b, typ)
 		t.Length = len(f.data)
+	case frameDatagramNumbered:
+		var f datagramNumberedFrame
+		f, rest, err = parseDatagramNumberedFrame(b)
+		t.Offset, t.Length = f.number, len(f.data)
 	case frameResetStream:
 		var f resetStreamFrame
 		f, rest, err = parseResetStreamFrame(b)

@@ -110,7 +110,7 @@ func (t *sessionTrace) metrics(k *tracedPath, now time.Time) {
 }
 
 // prefers reports whether new data of this side leaves on p.
-func (s *Session) prefers(p *path) bool { return p == s.sending }
+func (s *Session) prefers(p *path) bool { return p == s.sending || p.carries }
 
 // packetSent reports the packet whose plain text is b, header included.
 func (t *sessionTrace) packetSent(now time.Time, p *path, number packetNumber, size int, payload []byte) {

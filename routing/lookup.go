@@ -14,10 +14,10 @@ type Result struct {
 	// first, at most K. The node that asks is not among them.
 	Closest []*Member
 
-	// Crowded reports that those of Closest lie far nearer to the key than
-	// members of a grid of this size do by chance, as when somebody placed
-	// liars around it. Then Beyond holds up to K members that answered and are
-	// the nearest outside the crowd, for those who want to ask them as well.
+	// Crowded reports that K members lie far nearer to the key than they would
+	// by chance in a grid of this size, as when somebody placed liars around
+	// it. Then Closest has those of the crowd that answered, maybe none, and
+	// Beyond up to K members that answered and are the nearest outside.
 	Crowded bool
 	Beyond  []*Member
 
@@ -166,9 +166,11 @@ func (l *lookup) step(now time.Time) {
 		if l.again {
 			continue
 		}
-		if !waiting && l.floor.IsZero() && l.crowded() {
-			l.leaveCrowd()
-			continue
+		if !waiting && !l.result.Crowded {
+			if radius, crowded := l.crowd(); crowded {
+				l.leaveCrowd(radius)
+				continue
+			}
 		}
 		if !waiting || l.met() {
 			l.finish(now, nil)
@@ -180,7 +182,7 @@ func (l *lookup) step(now time.Time) {
 
 // met reports whether the member that lives at the key itself has answered.
 func (l *lookup) met() bool {
-	return l.candidates[0].m.position == l.key && l.candidates[0].state == answered
+	return len(l.candidates) > 0 && l.candidates[0].m.position == l.key && l.candidates[0].state == answered
 }
 
 // stepPath asks whom path p wants to ask now, and reports whether the path
@@ -309,37 +311,39 @@ func (n *Node) believe(from *Member, answer *message, err error) (members []*Mem
 	return answer.members, true
 }
 
-// crowdedBelow is the part of the expected radius that the K nearest must
-// stay within to be a crowd. The radius of 20 varies by 0.22 of itself by
+// crowdedBelow is the part of the expected radius within which the K nearest
+// are a crowd. The radius of 20 varies by 0.22 of itself by
 // chance, and the estimate of the grid's size as much, so that an honest
 // lookup takes the second round about once in a hundred.
 const crowdedBelow = 0.4
 
-// crowded reports whether those who answered lie too near to the key.
-func (l *lookup) crowded() bool {
-	count, radius := 0, 0.0
+// crowd returns the distance from the key within which the K nearest lie of
+// those that were asked, and whether that is too near. The silent count: who
+// names twenty dead members hides those behind them as well as a liar does.
+func (l *lookup) crowd() (radius Key, crowded bool) {
+	count := 0
 	for i := range l.candidates {
-		if l.candidates[i].state == answered {
-			if count++; count == l.n.cfg.K {
-				radius = l.key.Xor(l.candidates[i].m.position).fraction()
-				break
-			}
+		if l.candidates[i].state == heardOf {
+			continue
+		}
+		if count++; count == l.n.cfg.K {
+			radius = l.key.Xor(l.candidates[i].m.position)
+			break
 		}
 	}
 	if count < l.n.cfg.K {
-		return false
+		return radius, false
 	}
-	return radius*l.n.table.estimate() < crowdedBelow*float64(l.n.cfg.K)
+	return radius, radius.fraction()*l.n.table.estimate() < crowdedBelow*float64(l.n.cfg.K)
 }
 
-// leaveCrowd keeps what was found and starts again outside of it.
-func (l *lookup) leaveCrowd() {
+// leaveCrowd keeps what was found within radius and starts again outside.
+func (l *lookup) leaveCrowd(radius Key) {
 	l.n.counters.Crowded++
-	l.take()
-	l.result.Crowded = true
-	last := l.result.Closest[len(l.result.Closest)-1]
-	l.floor = l.key.Xor(last.position)
 	old := l.candidates
+	l.candidates = slices.DeleteFunc(slices.Clone(old), func(c candidate) bool { return beyond(&l.key, &radius, &c.m.position) })
+	l.take()
+	l.result.Crowded, l.floor = true, radius
 	l.candidates = nil
 	l.start(nil)
 	for _, c := range old {

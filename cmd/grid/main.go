@@ -16,6 +16,7 @@ func main() { os.Exit(cli.Main(newRoot(), explain)) }
 type options struct {
 	dir        string
 	rendezvous string
+	trace      string // file for a trace; empty: none
 }
 
 // newRoot returns the whole command tree.
@@ -34,6 +35,7 @@ grid recv TOKEN`,
 	f := root.PersistentFlags()
 	f.StringVar(&o.dir, "dir", "", "state `directory` (default $XDG_STATE_HOME/instantgrid, else ~/.local/state/instantgrid)")
 	f.StringVar(&o.rendezvous, "rendezvous", "", "`HOST:PORT#PEERID` of the rendezvous (default $GRID_RENDEZVOUS, else the file rendezvous in the state directory)")
+	f.StringVar(&o.trace, "qlog", "", "write a trace of the transport to this `file`, for ri2n-bench plot")
 	root.AddCommand(
 		idCommand(o),
 		initCommand(o),

@@ -119,7 +119,12 @@ func (o *options) ping(cmd *cobra.Command, f pingFlags, to string) error {
 		return takenOr(err, dir, "wait for it, or run the agent, which serves several commands at once: grid up")
 	}
 	defer release()
-	node, err := startNode(ctx, overlay.Config{Dir: dir, Rendezvous: address.String()})
+	trace, endTrace, err := o.beginTrace(cmd)
+	if err != nil {
+		return err
+	}
+	defer endTrace()
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String()})
 	if err != nil {
 		return err
 	}

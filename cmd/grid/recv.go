@@ -126,7 +126,12 @@ func (o *options) recvToken(cmd *cobra.Command, f recvFlags, text string) error 
 		return takenOr(err, "token", "another grid recv is fetching this file; wait for it")
 	}
 	defer release()
-	node, err := overlay.Start(ctx, overlay.Config{Dir: own})
+	trace, endTrace, err := o.beginTrace(cmd)
+	if err != nil {
+		return err
+	}
+	defer endTrace()
+	node, err := overlay.Start(ctx, overlay.Config{Trace: trace, Dir: own})
 	if err != nil {
 		return err
 	}
@@ -241,7 +246,12 @@ func (o *options) recvFrom(cmd *cobra.Command, f recvFlags) error {
 		return takenOr(err, dir, "have the agent receive: grid up --receive DIRECTORY; or stop the other command")
 	}
 	defer release()
-	node, err := startNode(ctx, overlay.Config{Dir: dir, Rendezvous: address.String(), Allow: append(allowed, more...)})
+	trace, endTrace, err := o.beginTrace(cmd)
+	if err != nil {
+		return err
+	}
+	defer endTrace()
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String(), Allow: append(allowed, more...)})
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,12 @@ func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, 
 		return takenOr(err, dir, "wait for it or stop it, or use another directory that the peer allows: --dir DIRECTORY")
 	}
 	defer release()
-	node, err := startNode(ctx, overlay.Config{Dir: dir, Rendezvous: address.String()})
+	trace, endTrace, err := o.beginTrace(cmd)
+	if err != nil {
+		return err
+	}
+	defer endTrace()
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String()})
 	if err != nil {
 		return err
 	}
@@ -170,7 +175,12 @@ func (o *options) sendToken(cmd *cobra.Command, f sendFlags, src *transfer.Sourc
 		return err
 	}
 	defer id.release()
-	node, err := startNode(ctx, overlay.Config{Dir: id.dir, Rendezvous: address.String()})
+	trace, endTrace, err := o.beginTrace(cmd)
+	if err != nil {
+		return err
+	}
+	defer endTrace()
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: id.dir, Rendezvous: address.String()})
 	if err != nil {
 		return id.explain(err)
 	}

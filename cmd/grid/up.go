@@ -26,6 +26,7 @@ type upDocument struct {
 	Registered bool        `json:"registered"` // false: it goes on trying
 	Control    string      `json:"control"`    // the socket for grid status and grid ping
 	Receive    string      `json:"receive,omitempty"`
+	Metrics    string      `json:"metrics,omitempty"` // URL of /metrics
 	Next       string      `json:"next"`
 }
 
@@ -34,6 +35,7 @@ type upFlags struct {
 	allowFile  string
 	listenPort uint16
 	receive    string
+	metrics    string
 	verbose    bool
 }
 
@@ -63,6 +65,7 @@ grid up --allow-file peers.txt --receive /srv/inbox`,
 	flags.StringVar(&f.allowFile, "allow-file", "", "`file` of peer IDs that may connect, one to a line")
 	flags.Uint16Var(&f.listenPort, "listen-port", 0, "UDP `port` (default any)")
 	flags.StringVar(&f.receive, "receive", "", "store files that allowed peers send in this `directory`")
+	flags.StringVar(&f.metrics, "metrics", "", "serve /metrics for Prometheus at this HTTP `address`; :9479 is port 9479 on loopback (default off)")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
@@ -97,8 +100,21 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 	}
 	defer release()
 	log := newLogger(cmd, f.verbose)
+	trace, endTrace, err := o.beginTrace(cmd)
+	if err != nil {
+		return err
+	}
+	defer endTrace()
+	web, err := listenMetrics(f.metrics)
+	if err != nil {
+		return err
+	}
+	if web != nil {
+		defer web.Close()
+	}
 	node, err := overlay.Start(ctx, overlay.Config{
-		Dir: dir, Rendezvous: address.String(), Allow: append(allowed, more...), ListenPort: f.listenPort, Logger: log,
+		Trace: trace,
+		Dir:   dir, Rendezvous: address.String(), Allow: append(allowed, more...), ListenPort: f.listenPort, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -112,6 +128,9 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	if web != nil {
+		running.Go(func() { serveMetrics(ctx, web, node, log) })
+	}
 	if f.receive != "" {
 		ln, err := node.Listen("tcp", ":"+portText(portDeliver))
 		if err != nil {
@@ -120,7 +139,7 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 		running.Go(func() { receiveAll(ctx, ln, f.receive, log) })
 		defer ln.Close()
 	}
-	if err := announceUp(cmd, f, dir, node); err != nil {
+	if err := announceUp(cmd, f, dir, node, web); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -129,7 +148,7 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 
 // announceUp says who we are once the rendezvous knows us. One that cannot be
 // reached now is no reason to give up; one that refuses us says why.
-func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node) error {
+func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, web net.Listener) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), registerTimeout)
 	defer cancel()
 	err := node.Ready(ctx)
@@ -147,6 +166,10 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node) e
 		doc.Next = "grid ping " + doc.Name
 	} else if g != nil {
 		cli.Note(cmd, "grid: %s", g.Error)
+	}
+	if web != nil {
+		doc.Metrics = "http://" + web.Addr().String() + "/metrics"
+		cli.Note(cmd, "metrics: %s", doc.Metrics)
 	}
 	if err != nil {
 		e := explain(err)

@@ -20,6 +20,7 @@ type plan struct {
 	bytes   int64
 	pings   int
 	setups  int
+	trace   tracing
 }
 
 func (p *plan) addFlags(cmd *cobra.Command) {
@@ -29,6 +30,7 @@ func (p *plan) addFlags(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&p.pings, "pings", 1000, "64-byte messages in each round")
 	cmd.Flags().IntVar(&p.setups, "setups", 10, "connections set up in each round")
 	cmd.MarkFlagsMutuallyExclusive("seconds", "bytes")
+	p.trace.addFlags(cmd)
 }
 
 func (p *plan) check(cmd *cobra.Command) error {
@@ -119,6 +121,11 @@ func measureAll(cmd *cobra.Command, p plan, scenario string, chosen []contender,
 	if err != nil {
 		return err
 	}
+	endTrace, err := p.trace.begin(cmd, &key, "ri2n-bench "+cmd.Name())
+	if err != nil {
+		return err
+	}
+	defer endTrace()
 	all := make([]samples, len(chosen))
 	dialers := make([]dialer, len(chosen))
 	for i, c := range chosen {

@@ -19,7 +19,7 @@ import (
 
 func newCompare() *cobra.Command {
 	var k comparison
-	var names, among, html string
+	var names, among, html, out string
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Measure ri2n beside its peers, in namespaces of its own (root)",
@@ -50,7 +50,7 @@ It needs root, and leaves nothing behind, however it ends.`,
 				}
 				defer fmt.Fprint(cmd.ErrOrStderr(), "\r\x1b[K")
 			}
-			return k.runAll(cmd, chosen, html)
+			return k.runAll(cmd, chosen, html, out)
 		},
 	}
 	cmd.Flags().StringVar(&names, "scenario", "all", "which to run, separated by commas, or all")
@@ -62,6 +62,9 @@ It needs root, and leaves nothing behind, however it ends.`,
 	cmd.Flags().IntVar(&k.sessions, "sessions", 10000, "idle sessions of ri2n; the others open a tenth")
 	cmd.Flags().StringVar(&k.profiles, "profile", "", "folder to write CPU profiles of all processes to, for go tool pprof")
 	cmd.Flags().StringVar(&html, "html", "", "file to write a report with plots to")
+	cmd.Flags().StringVar(&out, "out", "", "`folder` to write report.txt, report.json and report.html to")
+	k.traces.addFlags(cmd)
+	cmd.Flags().Lookup("qlog").Usage = "`folder` to write traces of ri2n's first sender and of its receiver to, for ri2n-bench plot"
 	return cmd
 }
 
@@ -95,12 +98,15 @@ func (k *comparison) check(cmd *cobra.Command, among string) error {
 var errNothingWorked = errors.New("nothing could be measured; the rows say why")
 
 // runAll runs the scenarios and prints the result, also when it could not.
-func (k *comparison) runAll(cmd *cobra.Command, chosen []scenario, html string) error {
+func (k *comparison) runAll(cmd *cobra.Command, chosen []scenario, html, out string) error {
 	ctx := cmd.Context()
 	started := time.Now()
 	refused := kernel.Check()
 	if refused == nil {
 		k.program, refused = os.Executable()
+	}
+	if refused == nil && k.traces.File != "" {
+		refused = os.MkdirAll(k.traces.File, 0o700)
 	}
 	for _, s := range chosen {
 		for _, v := range s.variants {
@@ -127,6 +133,9 @@ func (k *comparison) runAll(cmd *cobra.Command, chosen []scenario, html string) 
 	}
 	if html != "" && refused == nil {
 		err = errors.Join(err, k.writeReport(html, chosen, d, started))
+	}
+	if out != "" {
+		err = errors.Join(err, k.writeReports(out, chosen, d, started))
 	}
 	switch {
 	case refused != nil:
@@ -273,4 +282,20 @@ func writeComparison(w io.Writer, d document) error {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", g.Scenario, g.Figure, g.limit(), show(g.Value, 2), g.verdict())
 	}
 	return tw.Flush()
+}
+
+// newTwoLinks makes the short form of compare --scenario two-links.
+func newTwoLinks() *cobra.Command {
+	cmd := newCompare()
+	cmd.Use = "two-links"
+	cmd.Short = "Measure two links beside one, and two NATed homes (root)"
+	cmd.Long = `two-links is compare --scenario two-links: one stream over one and over two
+links of 100 Mbit/s; then between two homes that each have two uplinks, with a
+NAT behind each, over one and over both, and with either of them cut under way.
+
+It needs root, and leaves nothing behind, however it ends.`
+	cmd.Example = "ri2n-bench two-links --rounds 3"
+	cmd.Flags().Set("scenario", "two-links")
+	cmd.Flags().MarkHidden("scenario")
+	return cmd
 }

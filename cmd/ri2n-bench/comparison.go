@@ -26,6 +26,7 @@ type comparison struct {
 	wanted   map[string]bool // contenders; nil: those of the scenario
 	program  string          // this one
 	profiles string          // folder for CPU profiles; empty: none
+	traces   tracing         // File is a folder; empty: none
 	progress func(format string, args ...any)
 
 	results []result
@@ -74,22 +75,26 @@ func (k *comparison) run(ctx context.Context, s scenario, v variant) {
 	if len(names) == 0 {
 		return
 	}
+	if v.homes {
+		k.runHomes(ctx, s, v)
+		return
+	}
 	bed, err := newTestbed(v)
 	if err != nil {
 		k.refuse(s, v, err)
 		return
 	}
-	bed.patience = k.profiles != ""
+	bed.patience = k.profiles != "" || k.traces.File != ""
 	defer bed.close()
 	all := make([]samples, len(names))
 	results := make([]result, len(names))
 	servers := make([]target, len(names))
 	for i, name := range names {
-		servers[i], all[i].err = k.serve(ctx, bed, name, i, k.profile(s, v, name+"-receiver"))
+		servers[i], all[i].err = k.serve(ctx, bed, name, i, k.profile(s, v, name+"-receiver"), k.trace(s, v, name, "receiver"))
 	}
 	var rival target
 	if v.rival != "" {
-		if rival, err = k.serve(ctx, bed, v.rival, len(names), ""); err != nil {
+		if rival, err = k.serve(ctx, bed, v.rival, len(names), "", tracing{}); err != nil {
 			k.refuse(s, v, fmt.Errorf("rival %s: %w", v.rival, err))
 			return
 		}
@@ -110,6 +115,7 @@ func (k *comparison) run(ctx context.Context, s scenario, v variant) {
 			t := turn{k: k, bed: bed, job: k.job(v, name, servers[i])}
 			if r == 0 {
 				t.job.Profile = k.profile(s, v, name+"-sender")
+				t.job.Trace = k.trace(s, v, name, "sender")
 			}
 			if v.rival != "" {
 				t.rival = &job{Contender: v.rival, Address: rival.address, Measure: v.measure, Seconds: t.job.Seconds}
@@ -138,6 +144,21 @@ func (k *comparison) profile(s scenario, v variant, process string) string {
 	if k.profiles == "" {
 		return ""
 	}
+	return filepath.Join(k.profiles, fileName(s, v, process)+".pprof")
+}
+
+// trace returns where one process of ri2n says what it does.
+func (k *comparison) trace(s scenario, v variant, contender, end string) tracing {
+	if k.traces.File == "" || !strings.HasPrefix(contender, "ri2n") {
+		return tracing{}
+	}
+	t := k.traces
+	t.File = filepath.Join(t.File, fileName(s, v, contender+"-"+end)+".sqlog")
+	return t
+}
+
+// fileName names a file of one process.
+func fileName(s scenario, v variant, process string) string {
 	label := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
@@ -147,7 +168,7 @@ func (k *comparison) profile(s scenario, v variant, process string) string {
 	if label != "" {
 		label += "-"
 	}
-	return filepath.Join(k.profiles, s.name+"-"+label+process+".pprof")
+	return s.name + "-" + label + process
 }
 
 // job is what the client of a contender does in one round.
@@ -161,7 +182,9 @@ func (k *comparison) job(v variant, name string, to target) job {
 	}
 	switch v.measure {
 	case measuresPing:
-		j.Count = k.pings
+		if j.Count = k.pings; v.pings > 0 {
+			j.Count = min(k.pings, v.pings)
+		}
 	case measuresSetup:
 		j.Count = k.setups
 	case measuresIdle:
@@ -175,13 +198,13 @@ func (k *comparison) job(v variant, name string, to target) job {
 }
 
 // serve starts the server of a contender on the port of its own.
-func (k *comparison) serve(ctx context.Context, bed *testbed, name string, i int, profile string) (target, error) {
+func (k *comparison) serve(ctx context.Context, bed *testbed, name string, i int, profile string, trace tracing) (target, error) {
 	port := strconv.Itoa(basePort + i)
 	var addresses []string
 	for l := range bed.variant.links {
 		addresses = append(addresses, net.JoinHostPort(bed.pair.Addr(1, l).String(), port))
 	}
-	j := job{Contender: name, Address: strings.Join(addresses, ","), Sessions: 2*k.sessions + 1000, Profile: profile}
+	j := job{Contender: name, Address: strings.Join(addresses, ","), Sessions: 2*k.sessions + 1000, Profile: profile, Trace: trace}
 	p, to, err := startPeer(ctx, k.program, bed.pair.Host(1), bed.cpu(1), j)
 	if err != nil {
 		return target{}, err
@@ -195,7 +218,7 @@ type testbed struct {
 	variant  variant
 	pair     *kernel.Pair
 	peers    []*process
-	patience bool // profiles are to be written
+	patience bool // profiles and traces are to be written
 }
 
 func newTestbed(v variant) (*testbed, error) {

@@ -26,8 +26,9 @@ type contender struct {
 // contenders are measured in this order. ri2n comes first, as the ratios are
 // those of the first to each of the others.
 var contenders = append([]contender{
-	{"ri2n", "this project's transport", "udp", true, ri2nKind{}.listen, ri2nKind{}.dialer},
-	{"ri2n-bbr", "the same with BBR in place of its default congestion control", "udp", true, ri2nKind{ri2n.CongestionBBR}.listen, ri2nKind{ri2n.CongestionBBR}.dialer},
+	{"ri2n", "this project's transport with its default congestion control, BBR", "udp", true, ri2nKind{}.listen, ri2nKind{}.dialer},
+	{"ri2n-cubic", "the same with CUBIC in place of BBR", "udp", true, withCUBIC.listen, withCUBIC.dialer},
+	{"ri2n-redundant", "the same with all data on two paths", "udp", true, onTwoPaths.listen, onTwoPaths.dialer},
 	{"tls", "TLS 1.3 over kernel TCP", "tcp", true, listenTLS, newTLSDialer},
 	{"quic", "quic-go", "udp", true, listenQUIC, newQUICDialer},
 	{"kcp", "kcp-go with AES-GCM and smux", "udp", false, listenKCP, newKCPDialer},
@@ -36,6 +37,11 @@ var contenders = append([]contender{
 	{"tcp-cubic", "kernel TCP with CUBIC, not encrypted", "tcp", false, tcpKind{congestion: "cubic"}.listen, tcpKind{congestion: "cubic"}.dialer},
 	{"mptcp", "kernel Multipath TCP, not encrypted", "tcp", false, tcpKind{multipath: true}.listen, tcpKind{multipath: true}.dialer},
 }, rawContenders()...)
+
+var (
+	withCUBIC  = ri2nKind{congestion: ri2n.CongestionCUBIC}
+	onTwoPaths = ri2nKind{policy: ri2n.PolicyRedundant(2)}
+)
 
 // defaultContenders are those of local, server and client.
 const defaultContenders = "ri2n,tls"

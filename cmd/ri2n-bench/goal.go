@@ -64,11 +64,18 @@ func goalsOf(rows []row) []goal {
 		for _, v := range s.variants {
 			rival := get(s.name, v.name, "tcp-bbr", goodputOf)
 			least(s.name, fmt.Sprintf("%s: goodput / kernel TCP BBR", v.name), 0.95, get(s.name, v.name, "ri2n", goodputOf)/rival)
-			least(s.name, fmt.Sprintf("%s: goodput of ri2n-bbr / kernel TCP BBR", v.name), 0.95, get(s.name, v.name, "ri2n-bbr", goodputOf)/rival)
 		}
 	}
 	one := get("two-links", "one link", "ri2n", goodputOf)
 	least("two-links", "both links / one link", 1.90, get("two-links", "both links", "ri2n", goodputOf)/one)
+	home := get("two-links", "two homes, one uplink each", "ri2n", goodputOf)
+	least("two-links", "two NATed homes: both uplinks / one", 1.8, get("two-links", "two homes, both uplinks", "ri2n", goodputOf)/home)
+	for _, cut := range []string{"first", "second"} {
+		variant := "two homes, " + cut + " uplink cut"
+		most("two-links", "two NATed homes, "+cut+" uplink cut: longest gap in ms", 100, get("two-links", variant, "ri2n", gapOf))
+		least("two-links", "two NATed homes, "+cut+" uplink cut: goodput half a second later / the survivor's rate", 0.9,
+			get("two-links", variant, "ri2n", func(r row) cli.Number { return r.Recovered })/cli.Number(homeUplink.Rate))
+	}
 	alone := get("unequal-links", "100 Mbit/s at 10 ms alone", "ri2n", goodputOf)
 	least("unequal-links", "100+100 Mbit/s at 10/100 ms / the best alone", 1.7, get("unequal-links", "100+100 Mbit/s at 10/100 ms", "ri2n", goodputOf)/alone)
 	least("unequal-links", "100+10 Mbit/s / the best alone", 1.05, get("unequal-links", "100+10 Mbit/s at 10 ms", "ri2n", goodputOf)/alone)
@@ -77,15 +84,14 @@ func goalsOf(rows []row) []goal {
 	// is nine tenths of the link itself.
 	least("link-dies", "goodput half a second later / the survivor's rate", 0.9, get("link-dies", "", "ri2n", func(r row) cli.Number { return r.Recovered })/cli.Number(failingLinks[1].Rate))
 	most("flap", "longest gap in ms", 150, get("flap", "", "ri2n", gapOf))
+	most("redundant", "p99 / round trip of the links", 1.2, get("redundant", "", "ri2n-redundant", func(r row) cli.Number { return r.PingP99 })/cli.Number(2*lossyLinks[0].Delay.Microseconds()))
 	most("idle", "bytes of memory for each session", 8<<10, get("idle", "", "ri2n", func(r row) cli.Number { return r.RSS }))
 	most("idle", "goroutines for each session", 0.01, get("idle", "", "ri2n", func(r row) cli.Number { return r.Goroutines }))
 	most("idle", "share of one core, both ends", 0.02, get("idle", "", "ri2n", func(r row) cli.Number { return r.CPUShare }))
 	for _, rival := range []string{"CUBIC", "BBR"} {
-		for _, name := range []string{"ri2n", "ri2n-bbr"} {
-			share := get("fair", "beside "+rival, name, func(r row) cli.Number { return r.Share })
-			least("fair", "share of "+name+" beside "+rival, 0.25, share)
-			most("fair", "share of "+name+" beside "+rival, 0.75, share)
-		}
+		share := get("fair", "beside "+rival, "ri2n", func(r row) cli.Number { return r.Share })
+		least("fair", "share beside "+rival, 0.25, share)
+		most("fair", "share beside "+rival, 0.75, share)
 	}
 	return slices.DeleteFunc(goals, func(g goal) bool { return !ran[g.Scenario] })
 }

@@ -14,10 +14,12 @@ import (
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
-// An identity is one fresh key in the two forms that contenders want.
+// An identity is one fresh key in the two forms that contenders want, and who
+// is told what ri2n does with it.
 type identity struct {
-	ri2n *ri2n.Identity
-	cert tls.Certificate
+	ri2n  *ri2n.Identity
+	cert  tls.Certificate
+	trace func(*ri2n.Session) ri2n.Tracer // nil: nobody
 }
 
 func newIdentity() (identity, error) {
@@ -36,7 +38,7 @@ func newIdentity() (identity, error) {
 	if err != nil {
 		return identity{}, fmt.Errorf("make certificate: %w", err)
 	}
-	return identity{id, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}, nil
+	return identity{ri2n: id, cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}, nil
 }
 
 // peerOf returns the peer ID that a TLS connection proved.

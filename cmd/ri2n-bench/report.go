@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
@@ -16,13 +17,34 @@ import (
 
 // writeReport writes the page to file, whole or not at all.
 func (k *comparison) writeReport(file string, chosen []scenario, d document, started time.Time) error {
+	return writeFile(file, func(w io.Writer) error { return k.page(w, chosen, d, started) })
+}
+
+// writeReports writes the result in three forms into a folder, which it makes.
+func (k *comparison) writeReports(folder string, chosen []scenario, d document, started time.Time) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	text := writeFile(filepath.Join(folder, "report.txt"), func(w io.Writer) error { return writeComparison(w, d) })
+	machine := writeFile(filepath.Join(folder, "report.json"), func(w io.Writer) error {
+		b, err := cli.AppendDocument(nil, "bench", d)
+		if err == nil {
+			_, err = w.Write(b)
+		}
+		return err
+	})
+	return errors.Join(text, machine, k.writeReport(filepath.Join(folder, "report.html"), chosen, d, started))
+}
+
+// writeFile writes file, whole or not at all.
+func writeFile(file string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(file), ".ri2n-bench-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	if err := k.page(f, chosen, d, started); err != nil {
+	if err := write(f); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	if err := f.Chmod(0o644); err != nil {

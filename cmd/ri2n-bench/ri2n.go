@@ -17,8 +17,11 @@ type ri2nListener struct {
 	addr     net.Addr
 }
 
-// A ri2nKind is ri2n with one congestion control.
-type ri2nKind struct{ congestion ri2n.Congestion }
+// A ri2nKind is ri2n with one congestion control and one policy.
+type ri2nKind struct {
+	congestion ri2n.Congestion
+	policy     ri2n.Policy
+}
 
 func (k ri2nKind) listen(ctx context.Context, address string, key identity) (listener, error) {
 	// A benchmark server is a sink that anybody may use, as its help says.
@@ -26,6 +29,8 @@ func (k ri2nKind) listen(ctx context.Context, address string, key identity) (lis
 		Identity:   key.ri2n,
 		Authorize:  func(ri2n.PeerID) error { return nil },
 		Congestion: k.congestion,
+		Policy:     k.policy,
+		Trace:      key.trace,
 	})
 	if err != nil {
 		return nil, err
@@ -161,7 +166,7 @@ type ri2nDialer struct {
 }
 
 func (k ri2nKind) dialer(ctx context.Context, to target, key identity) (dialer, error) {
-	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n, Congestion: k.congestion})
+	endpoint, err := ri2n.NewEndpoint(ri2n.Config{Identity: key.ri2n, Congestion: k.congestion, Policy: k.policy, Trace: key.trace})
 	if err != nil {
 		return nil, err
 	}

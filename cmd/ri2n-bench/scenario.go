@@ -30,8 +30,16 @@ type variant struct {
 	longer float64
 	// once has a single round do: the transfer is long.
 	once bool
+	// pings is the number of messages in each round. Zero means what was asked
+	// for.
+	pings int
 	// oneLink has contenders use the first link only.
 	oneLink bool
+	// homes has both ends be behind NATs, two each, instead of links.
+	homes bool
+	// cutUplink silences, after two fifths of a transfer between homes, one of
+	// the sender's uplinks: the first is 1. Zero cuts none.
+	cutUplink int
 	// fault runs beside each transfer.
 	fault fault
 	// rival is a contender that sends over the same link at the same time.
@@ -61,18 +69,19 @@ func line(megabits int64, roundTrip time.Duration, loss float64) netsim.Link {
 
 var (
 	streams  = []string{"ri2n", "tls", "quic", "kcp", "tcp"}
-	lossy    = []string{"ri2n", "ri2n-bbr", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
-	severals = []string{"ri2n", "mptcp"}
+	lossy    = []string{"ri2n", "ri2n-cubic", "tcp-bbr", "tcp-cubic", "quic", "kcp"}
+	own      = []string{"ri2n", "ri2n-cubic"}
+	severals = []string{"ri2n", "ri2n-cubic", "mptcp"}
 )
 
 // scenarios are run in this order. Their conditions are those of
 // docs/performance.md.
 var scenarios = []scenario{
 	{"bulk", "one stream over a veth pair, which passes bursts of 64 KiB uncut", []variant{
-		{links: []netsim.Link{perfect}, measure: measuresBulk, contenders: []string{"ri2n", "tls", "quic", "kcp", "tcp", "mptcp", "ceiling"}},
+		{links: []netsim.Link{perfect}, measure: measuresBulk, contenders: []string{"ri2n", "ri2n-cubic", "tls", "quic", "kcp", "tcp", "mptcp", "ceiling"}},
 	}},
 	{"cut", "the same with offloads off: nothing above 1500 bytes passes", []variant{
-		{links: []netsim.Link{perfect}, measure: measuresBulk, offloadsOff: true, contenders: []string{"ri2n", "tls", "quic", "kcp", "tcp", "ceiling"}},
+		{links: []netsim.Link{perfect}, measure: measuresBulk, offloadsOff: true, contenders: []string{"ri2n", "ri2n-cubic", "tls", "quic", "kcp", "tcp", "ceiling"}},
 	}},
 	{"ping", "64 bytes there and back over a veth pair, each end on a processor of its own", []variant{
 		{links: []netsim.Link{perfect}, measure: measuresPing, pinned: true, contenders: []string{"ri2n", "udp", "tls", "quic", "kcp", "tcp"}},
@@ -86,9 +95,13 @@ var scenarios = []scenario{
 		{name: "100 Mbit/s, 40 ms, 3 %", links: []netsim.Link{line(100, 40*time.Millisecond, 0.03)}, measure: measuresBulk, longer: 2, contenders: lossy},
 		{name: "20 Mbit/s, 100 ms, 1 %", links: []netsim.Link{line(20, 100*time.Millisecond, 0.01)}, measure: measuresBulk, longer: 3, contenders: lossy},
 	}},
-	{"two-links", "one stream over two links of 100 Mbit/s and 10 ms each", []variant{
+	{"two-links", "one stream over two links of 100 Mbit/s and 10 ms each, and between two homes with two NATed uplinks each", []variant{
 		{name: "one link", links: equalLinks, measure: measuresBulk, longer: 2, oneLink: true, contenders: severals},
 		{name: "both links", links: equalLinks, measure: measuresBulk, longer: 2, contenders: severals},
+		{name: "two homes, one uplink each", homes: true, measure: measuresBulk, longer: 2, oneLink: true, contenders: own},
+		{name: "two homes, both uplinks", homes: true, measure: measuresBulk, longer: 2, contenders: own},
+		{name: "two homes, first uplink cut", homes: true, measure: measuresBulk, longer: 2, cutUplink: 1, contenders: own},
+		{name: "two homes, second uplink cut", homes: true, measure: measuresBulk, longer: 2, cutUplink: 2, contenders: own},
 	}},
 	{"unequal-links", "one stream over two links that differ", []variant{
 		{name: "100 Mbit/s at 10 ms alone", links: unequalDelay, measure: measuresBulk, longer: 2, oneLink: true, contenders: severals},
@@ -101,12 +114,15 @@ var scenarios = []scenario{
 	{"flap", "one of two links of 100 Mbit/s and 20 ms goes and comes once a second; every byte is compared", []variant{
 		{links: failingLinks, measure: measuresBulk, longer: 20, once: true, fault: flapFirst, contenders: severals},
 	}},
+	{"redundant", "64 bytes there and back over two links of 100 Mbit/s and 40 ms that lose 3 % each, all data on both", []variant{
+		{links: lossyLinks, measure: measuresPing, pings: 500, contenders: []string{"ri2n-redundant", "ri2n", "mptcp"}},
+	}},
 	{"idle", "sessions without traffic: memory and goroutines of the dearer end for each session, processor time of both", []variant{
 		{links: []netsim.Link{perfect}, measure: measuresIdle, longer: 10.0 / 3, once: true, contenders: streams},
 	}},
 	{"fair", "one stream beside one of kernel TCP on a link of 100 Mbit/s and 40 ms", []variant{
-		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-bbr"}},
-		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "ri2n-bbr", "quic", "kcp", "tcp-cubic"}},
+		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "ri2n-cubic", "quic", "kcp", "tcp-bbr"}},
+		{name: "beside BBR", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-bbr", contenders: []string{"ri2n", "ri2n-cubic", "quic", "kcp", "tcp-cubic"}},
 	}},
 }
 
@@ -114,6 +130,7 @@ var (
 	equalLinks   = []netsim.Link{line(100, 10*time.Millisecond, 0), line(100, 10*time.Millisecond, 0)}
 	unequalDelay = []netsim.Link{line(100, 10*time.Millisecond, 0), line(100, 100*time.Millisecond, 0)}
 	unequalRate  = []netsim.Link{line(100, 10*time.Millisecond, 0), line(10, 10*time.Millisecond, 0)}
+	lossyLinks   = []netsim.Link{line(100, 40*time.Millisecond, 0.03), line(100, 40*time.Millisecond, 0.03)}
 	failingLinks = []netsim.Link{line(100, 20*time.Millisecond, 0), line(100, 20*time.Millisecond, 0)}
 )
 

@@ -25,6 +25,7 @@ type serverLine struct {
 func newServer() *cobra.Command {
 	var listen, host, names string
 	var untilInputEnds bool
+	var trace tracing
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Answer the measurements of ri2n-bench client",
@@ -49,7 +50,7 @@ nothing of what it receives: run it while you measure, and no longer.`,
 					cancel()
 				}()
 			}
-			return runServer(ctx, cmd, chosen, listen, host)
+			return runServer(ctx, cmd, chosen, listen, host, trace)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "0.0.0.0:4433", "address and port to listen on; port 0 picks one for each contender")
@@ -57,10 +58,11 @@ nothing of what it receives: run it while you measure, and no longer.`,
 	cmd.Flags().StringVar(&names, "contenders", defaultContenders, "which to serve, of "+contenderNames())
 	cmd.Flags().BoolVar(&untilInputEnds, "until-input-ends", false, "end when the standard input does")
 	cmd.Flags().MarkHidden("until-input-ends")
+	trace.addFlags(cmd)
 	return cmd
 }
 
-func runServer(ctx context.Context, cmd *cobra.Command, chosen []contender, listen, host string) error {
+func runServer(ctx context.Context, cmd *cobra.Command, chosen []contender, listen, host string, trace tracing) error {
 	bindHost, portText, err := net.SplitHostPort(listen)
 	if err != nil {
 		return cli.Usagef("--listen "+listen, "ri2n-bench server --listen 0.0.0.0:4433", "%v", err)
@@ -73,6 +75,11 @@ func runServer(ctx context.Context, cmd *cobra.Command, chosen []contender, list
 	if err != nil {
 		return err
 	}
+	endTrace, err := trace.begin(cmd, &key, "ri2n-bench server")
+	if err != nil {
+		return err
+	}
+	defer endTrace()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var serving sync.WaitGroup

@@ -33,6 +33,8 @@ type job struct {
 	Sessions int `json:"sessions,omitempty"`
 	// Profile is a file for the CPU profile of this process; empty: none.
 	Profile string `json:"profile,omitempty"`
+	// Trace is a file for what ri2n does in this process; empty: none.
+	Trace tracing `json:"trace,omitzero"`
 }
 
 // A measure is one kind of measurement.
@@ -110,7 +112,7 @@ func runWorker(cmd *cobra.Command, in io.Reader) error {
 	if j.Measure == "" {
 		return serveJob(ctx, cmd, c, j)
 	}
-	m, err := measureJob(ctx, c, j)
+	m, err := measureJob(ctx, cmd, c, j)
 	if err != nil {
 		m.Error = err.Error()
 	}
@@ -123,6 +125,11 @@ func serveJob(ctx context.Context, cmd *cobra.Command, c contender, j job) error
 	if err != nil {
 		return err
 	}
+	endTrace, err := j.Trace.begin(cmd, &key, j.Contender+" receiver")
+	if err != nil {
+		return err
+	}
+	defer endTrace()
 	ln, err := c.listen(ctx, j.Address, key)
 	if err != nil {
 		return err
@@ -135,11 +142,16 @@ func serveJob(ctx context.Context, cmd *cobra.Command, c contender, j job) error
 	return acceptLoop(ctx, ln, max(j.Sessions, maxConns))
 }
 
-func measureJob(ctx context.Context, c contender, j job) (m measured, err error) {
+func measureJob(ctx context.Context, cmd *cobra.Command, c contender, j job) (m measured, err error) {
 	key, err := newIdentity()
 	if err != nil {
 		return m, err
 	}
+	endTrace, err := j.Trace.begin(cmd, &key, j.Contender+" sender")
+	if err != nil {
+		return m, err
+	}
+	defer endTrace()
 	d, err := c.dialer(ctx, target{j.Address, j.Peer}, key)
 	if err != nil {
 		return m, err

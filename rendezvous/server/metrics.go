@@ -14,6 +14,7 @@ import (
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/rendezvous/ledger"
 	"github.com/instantgrid/instantgrid/ri2n"
+	"github.com/instantgrid/instantgrid/ri2n/metrics"
 )
 
 // A snapshot is what metrics and health show of one moment.
@@ -92,7 +93,7 @@ func byReason(of func(*snapshot) *[256]uint64) func(*snapshot, func(string, uint
 	}
 }
 
-var metrics = []metric{
+var serverMetrics = []metric{
 	gauge("sessions", "Sessions of agents, guests and strangers.", func(v *snapshot) int { return v.sessions }),
 	gauge("registrations", "Peers that can be found now.", func(v *snapshot) int { return v.registered }),
 	gauge("channels", "Open relay channels.", func(v *snapshot) int { return v.channels }),
@@ -149,7 +150,7 @@ var metrics = []metric{
 
 // Describe implements [prometheus.Collector].
 func (s *Server) Describe(out chan<- *prometheus.Desc) {
-	for _, m := range metrics {
+	for _, m := range serverMetrics {
 		out <- m.desc
 	}
 }
@@ -157,7 +158,7 @@ func (s *Server) Describe(out chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (s *Server) Collect(out chan<- prometheus.Metric) {
 	v := s.snapshot()
-	for _, m := range metrics {
+	for _, m := range serverMetrics {
 		if m.value != nil {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&v))
 			continue
@@ -209,7 +210,7 @@ func (s *Server) Peers() []PeerUse {
 // where only operators reach it.
 func (s *Server) Handler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(s, metrics.New(s.endpoint.Stats), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -295,8 +295,8 @@ func (s *Service) accept(now time.Time, r *request, e *entry) *answer {
 	if e != nil && e.record != nil && r.record.Incarnation < e.record.Incarnation {
 		return answerFor(now, statusConflict, e)
 	}
-	if !s.valid(r.record) {
-		return &answer{status: statusNone}
+	if st := s.admit(r.record, e); st != statusDone {
+		return &answer{status: st}
 	}
 	if e == nil {
 		e = &entry{}
@@ -306,6 +306,19 @@ func (s *Service) accept(now time.Time, r *request, e *entry) *answer {
 	}
 	e.promised = r.ballot
 	return &answer{status: statusDone}
+}
+
+// admit reports by statusDone that r may take the place of e, which may be
+// nil. A creator without room costs no check of signatures.
+func (s *Service) admit(r *Record, e *entry) status {
+	if creator := r.Grant.Creator.Peer; (e == nil || e.by != creator) && s.store.full(creator) {
+		s.counters.Full++
+		return statusFull
+	}
+	if !s.valid(r) {
+		return statusNone
+	}
+	return statusDone
 }
 
 // put stores the record of r in e for a lease.
@@ -334,8 +347,8 @@ func (s *Service) adopt(now time.Time, r *request, e *entry) *answer {
 			return &answer{status: statusDone}
 		}
 	}
-	if !s.valid(r.record) {
-		return &answer{status: statusNone}
+	if st := s.admit(r.record, e); st != statusDone {
+		return &answer{status: st}
 	}
 	if e == nil {
 		e = &entry{}

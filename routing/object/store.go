@@ -31,13 +31,16 @@ type store struct {
 	count             map[routing.PeerID]int
 }
 
+// full reports whether by has as many entries as it may.
+func (s *store) full(by routing.PeerID) bool { return s.count[by] >= s.maxPerMember }
+
 // charge makes by answer for e, and reports whether there is room. When the
 // store is full, whoever has the most entries loses one, unless that is by.
 func (s *store) charge(key routing.Key, e *entry, by routing.PeerID) bool {
 	if s.entries[key] == e && e.by == by {
 		return true
 	}
-	if s.count[by] >= s.maxPerMember {
+	if s.full(by) {
 		return false
 	}
 	if s.entries[key] == nil && len(s.entries) >= s.max && !s.evict(by) {

@@ -22,7 +22,7 @@ func (t *targets) majority() int { return len(t.acceptors)/2 + 1 }
 // too, for those who do not notice it.
 func (s *Service) find(now time.Time, key routing.Key, done func(now time.Time, t targets, err error)) {
 	s.node.Lookup(now, key, func(now time.Time, r routing.Result) {
-		if len(r.Closest) == 0 && r.Err != routing.ErrAlone {
+		if len(r.Closest)+len(r.Beyond) == 0 && r.Err != routing.ErrAlone {
 			done(now, targets{}, ErrUnavailable)
 			return
 		}

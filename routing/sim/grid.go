@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -43,10 +44,18 @@ const proofSize = 192
 
 // MakeMember returns a member that no other call with the same number does.
 func MakeMember(number uint64) *routing.Member {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], number)
-	peer := routing.PeerID(sha256.Sum256(append([]byte("peer"), b[:]...)))
-	nonce := routing.Nonce(sha256.Sum256(append([]byte("nonce"), b[:]...)))
+	return MemberOf(routing.PeerIDOf(NodeKey(number).Public().(ed25519.PublicKey)))
+}
+
+// NodeKey returns the node key of the member of that number.
+func NodeKey(number uint64) ed25519.PrivateKey {
+	seed := sha256.Sum256(binary.BigEndian.AppendUint64([]byte("node"), number))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+// MemberOf returns the member that peer is once the ledger has recorded it.
+func MemberOf(peer routing.PeerID) *routing.Member {
+	nonce := routing.Nonce(sha256.Sum256(append([]byte("nonce"), peer[:]...)))
 	return routing.NewMember(peer, nonce, proof(peer, nonce))
 }
 
@@ -119,7 +128,7 @@ func (m messenger) Send(to *routing.Member, msg []byte) {
 // one that is there already; batch of them join at the same time. It returns
 // the number of those that could not.
 func (g *Grid) Grow(n, batch int) (failed int) {
-	for len(g.Nodes) < n {
+	for len(g.Nodes) < n && !g.stopped() {
 		joining, old := 0, len(g.Nodes)
 		for range min(batch, max(1, old), n-old) {
 			i := g.AddNode(MakeMember(uint64(len(g.Nodes))))
@@ -167,7 +176,7 @@ func (g *Grid) RandomKey() (k routing.Key) {
 
 // RandomAlive returns a living, honest host.
 func (g *Grid) RandomAlive() int {
-	for {
+	for { // somebody always is
 		if i := g.rand.IntN(len(g.hosts)); !g.hosts[i].dead && g.liars[i] == nil {
 			return i
 		}

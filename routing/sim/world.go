@@ -53,6 +53,9 @@ type World struct {
 	// Drop, if not nil, says which messages are lost besides.
 	Drop func(from, to int) bool
 
+	// Stopped, if not nil, makes RunUntil return early once it returns true.
+	Stopped func() bool
+
 	// Sent and Lost count messages, Bytes their sizes.
 	Sent, Lost, Bytes uint64
 
@@ -143,6 +146,9 @@ func (w *World) Touch(i int) {
 			d = at
 		}
 	}
+	if !d.IsZero() && d.Before(w.now) {
+		d = w.now
+	}
 	if d.IsZero() || h.dead || !h.wake.IsZero() && !d.Before(h.wake) {
 		return
 	}
@@ -156,12 +162,15 @@ func (w *World) Run(d time.Duration) {
 }
 
 // RunUntil lets time pass until done holds, at most d, and reports whether it
-// does. done is called after every event.
+// does. done is called before and after every event.
 func (w *World) RunUntil(d time.Duration, done func() bool) bool {
 	end := w.now.Add(d)
 	for {
 		if done() {
 			return true
+		}
+		if w.count%1024 == 0 && w.stopped() {
+			return false
 		}
 		if len(w.events) == 0 || w.events[0].at.After(end) {
 			w.now = end
@@ -172,6 +181,8 @@ func (w *World) RunUntil(d time.Duration, done func() bool) bool {
 		w.happen(e)
 	}
 }
+
+func (w *World) stopped() bool { return w.Stopped != nil && w.Stopped() }
 
 // happen does e.
 func (w *World) happen(e event) {

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package links
+
+func bindToInterface(uintptr, string) {}
