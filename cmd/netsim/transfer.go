@@ -59,6 +59,10 @@ type outcome struct {
 	Packets netsim.Stats // in the simulator
 	Drops   []string     // why packets ended early, in the simulator
 
+	// Probes is how many packets the two nodes sent to others than the
+	// rendezvous besides those of their sessions; counted in the simulator.
+	Probes int
+
 	Failure string // what went wrong; empty: nothing
 }
 
