@@ -46,6 +46,19 @@ func (a *Allocation) UnmarshalText(text []byte) error {
 	return unmarshalName(allocationNames[:], text, (*int)(a))
 }
 
+var poolingNames = [...]string{Paired: "paired", Arbitrary: "arbitrary"}
+
+// String returns "paired" or "arbitrary".
+func (p Pooling) String() string { return nameOf(poolingNames[:], int(p)) }
+
+// MarshalText encodes the name.
+func (p Pooling) MarshalText() ([]byte, error) { return marshalName(poolingNames[:], int(p)) }
+
+// UnmarshalText decodes the name.
+func (p *Pooling) UnmarshalText(text []byte) error {
+	return unmarshalName(poolingNames[:], text, (*int)(p))
+}
+
 func nameOf(names []string, i int) string {
 	if i < 0 || i >= len(names) {
 		return fmt.Sprintf("unknown(%d)", i)

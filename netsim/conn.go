@@ -105,7 +105,8 @@ func (c *conn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 }
 
 // WriteTo sends one datagram. It never blocks, and returns nil where the
-// network drops the datagram. addr is a *net.UDPAddr. b is copied.
+// network drops the datagram; a datagram that is known to be too large for its
+// way gives syscall.EMSGSIZE. addr is a *net.UDPAddr. b is copied.
 func (c *conn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	to, ok := addr.(*net.UDPAddr)
 	if !ok || to == nil {
@@ -121,7 +122,10 @@ func (c *conn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 		return 0, &net.OpError{Op: "write", Net: "udp", Source: c.addr,
 			Addr: net.UDPAddrFromAddrPort(to), Err: err}
 	}
-	c.sim.inject(c.node, newPacket(c.local, to, b))
+	if !c.sim.inject(c.node, newPacket(c.local, to, b)) {
+		return 0, &net.OpError{Op: "write", Net: "udp", Source: c.addr,
+			Addr: net.UDPAddrFromAddrPort(to), Err: syscall.EMSGSIZE}
+	}
 	return len(b), nil
 }
 
@@ -169,6 +173,7 @@ func (c *conn) shut() bool {
 	return true
 }
 
+// LocalAddr returns the address at the time of binding.
 func (c *conn) LocalAddr() net.Addr { return c.addr }
 
 func (c *conn) SetDeadline(t time.Time) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -46,7 +47,9 @@ type node struct {
 
 	// Of a host.
 	sockets  map[uint16]socket
-	lastPort uint16 // given by the host itself
+	asleep   bool
+	mtus     map[netip.Addr]learnedMTU // by remote address; nil: none
+	lastPort uint16                    // given by the host itself
 }
 
 // A socket takes what arrives at a port of a host.
@@ -86,6 +89,9 @@ func (c *core) load(sc Scenario) error {
 			return err
 		}
 	}
+	for _, e := range sc.Events {
+		c.schedule(e)
+	}
 	return nil
 }
 
@@ -97,9 +103,24 @@ func (c *core) addNAT(d NATNode) (*node, error) {
 	if n.subnet, err = c.plan.network(d.Name, d.Inside); err != nil {
 		return nil, err
 	}
-	n.nat = newTranslator(d.NAT, c.rng)
+	n.nat = newTranslator(d.NAT, n.outsideAddresses(d.NAT.Addresses), c.rng)
+	for _, a := range n.nat.addresses[1:] {
+		if n.parent.byAddr[a] != nil {
+			return nil, fmt.Errorf("netsim: address %v of NAT %q is taken", a, d.Name)
+		}
+		n.parent.byAddr[a] = n
+	}
 	n.inside = &segment{place: d.Name, router: n, byAddr: make(map[netip.Addr]*node)}
 	return n, nil
+}
+
+// outsideAddresses returns the node's address and those that follow it.
+func (n *node) outsideAddresses(count int) []netip.Addr {
+	all := []netip.Addr{n.addr}
+	for len(all) < count {
+		all = append(all, all[len(all)-1].Next())
+	}
+	return all
 }
 
 func (c *core) addHost(d HostNode) (*node, error) {
@@ -163,17 +184,29 @@ func (c *core) run(now time.Duration) {
 	c.now = max(c.now, now)
 }
 
-// inject sends p from a host at the present moment.
-func (c *core) inject(from *node, p *packet) {
+// inject sends p from a host at the present moment, with the host's present
+// address. It reports false if the host knows that p is too large for its way;
+// then p was not sent.
+func (c *core) inject(from *node, p *packet) bool {
+	p.src = netip.AddrPortFrom(from.addr, p.src.Port())
+	if from.exceeds(c.now, p) {
+		p.free()
+		return false
+	}
 	c.stats.Sent++
 	if c.trace != nil {
 		c.trace(c.now, TraceSend, from.name, 0, p)
 	}
 	if p.dst.Addr() == from.addr {
 		c.toSocket(from, p)
-		return
+		return true
+	}
+	if from.asleep {
+		c.drop(p, &from.drops, from.name, DropAsleep)
+		return true
 	}
 	c.send(&from.up, p)
+	return true
 }
 
 // arrive handles p at the far end of a link.
@@ -201,35 +234,65 @@ func (c *core) route(s *segment, p *packet) {
 		c.drop(p, &s.drops, s.place, DropNoRoute)
 		return
 	}
-	hairpin := p.dst.Addr() == r.addr
+	hairpin := slices.Contains(r.nat.addresses, p.dst.Addr())
 	if hairpin && !r.nat.cfg.Hairpinning {
 		c.drop(p, &r.drops, r.name, DropHairpin)
 		return
 	}
-	port, ok := r.nat.outbound(c.now, p.src, p.dst)
+	if !hairpin {
+		if cause, ok := r.nat.pass(c.now, p.dst, p.payload); !ok {
+			c.drop(p, &r.drops, r.name, cause)
+			return
+		}
+	}
+	inside := p.src
+	outside, cause, ok := r.nat.outbound(c.now, p.src, p.dst)
 	if !ok {
-		c.drop(p, &r.drops, r.name, DropNoPort)
+		c.drop(p, &r.drops, r.name, cause)
 		return
 	}
-	p.src = netip.AddrPortFrom(r.addr, port)
+	p.src = outside
 	if c.trace != nil {
 		c.trace(c.now, TraceTranslate, r.name, 0, p)
 	}
 	if hairpin {
-		c.inbound(r, p)
+		if !r.nat.cfg.HairpinInside {
+			inside = outside
+		}
+		c.translateIn(r, p, inside)
 		return
 	}
 	c.send(&r.up, p)
 }
 
-// inbound translates p, which came to a NAT from outside.
+// inbound handles p, which came to a NAT from outside.
 func (c *core) inbound(r *node, p *packet) {
-	inside, cause, ok := r.nat.inbound(c.now, p.dst.Port(), p.src)
+	if cause, ok := r.nat.pass(c.now, p.src, p.payload); !ok {
+		c.drop(p, &r.drops, r.name, cause)
+		return
+	}
+	c.translateIn(r, p, p.src)
+}
+
+// translateIn brings p to the insider that its destination is mapped to, who
+// sees source.
+func (c *core) translateIn(r *node, p *packet, source netip.AddrPort) {
+	if p.tooBig > 0 {
+		inside, ok := r.nat.quoted(c.now, p.dst)
+		if !ok {
+			c.drop(p, &r.drops, r.name, DropNoMapping)
+			return
+		}
+		p.dst = inside
+		c.route(r.inside, p)
+		return
+	}
+	inside, cause, ok := r.nat.inbound(c.now, p.dst, p.src)
 	if !ok {
 		c.drop(p, &r.drops, r.name, cause)
 		return
 	}
-	p.dst = inside
+	p.src, p.dst = source, inside
 	if c.trace != nil {
 		c.trace(c.now, TraceTranslate, r.name, 0, p)
 	}
@@ -237,6 +300,18 @@ func (c *core) inbound(r *node, p *packet) {
 }
 
 func (c *core) toSocket(n *node, p *packet) {
+	if n.asleep {
+		c.drop(p, &n.drops, n.name, DropAsleep)
+		return
+	}
+	if p.tooBig > 0 {
+		n.learn(c.now, p)
+		if c.trace != nil {
+			c.trace(c.now, TraceDeliver, n.name, 0, p)
+		}
+		p.free()
+		return
+	}
 	s := n.sockets[p.dst.Port()]
 	if s == nil {
 		c.drop(p, &n.drops, n.name, DropNoSocket)

@@ -25,9 +25,9 @@
 // the bubble. Goroutines of one moment run in any order, so equal seeds give
 // equal networks there, and not equal traces; a [Stepped] gives both.
 //
-// Not handled: TCP, IPv6, fragments, ICMP, checksums, routing other than along
-// the tree. A packet that is too large for a link is dropped, silently and
-// counted, as on a path whose ICMP messages are filtered.
+// Not handled: TCP, IPv6, fragments, ICMP but for packets that are too big,
+// checksums, routing other than along the tree. A packet that is too large for
+// a link is dropped and counted; its sender is told where Link.TooBig says so.
 //
 // Sources: RFC 4787 (NAT behavior for UDP), RFC 7857 (its update), Gilbert and
 // Elliott's two-state model of loss.

@@ -21,12 +21,18 @@ const (
 	DropNoPort                         // at a NAT: every outside port is taken
 	DropNoSocket                       // at a host: no socket has the port
 	DropReceiveBuffer                  // at a host: the reader is too slow
+	DropBlocked                        // at a firewall: UDP, its port or its content is not allowed
+	DropRate                           // at a firewall: too many packets a second
+	DropFirst                          // at a firewall: the first packets of a mapping
+	DropSessions                       // at a NAT: the host has all the mappings that it may have
+	DropAsleep                         // at a host: it sleeps
 	causes
 )
 
 var causeNames = [causes]string{
 	"cut", "mtu", "queue", "loss", "no-route", "no-mapping", "filtered",
-	"hairpin", "no-port", "no-socket", "receive-buffer",
+	"hairpin", "no-port", "no-socket", "receive-buffer", "blocked", "rate",
+	"first", "sessions", "asleep",
 }
 
 func (c DropCause) String() string {

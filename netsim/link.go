@@ -48,7 +48,11 @@ func (c *core) send(d *direction, p *packet) {
 		c.drop(p, &d.drops, d.place, DropCut)
 		return
 	case size > l.MTU:
+		src, dst, tell := p.src, p.dst, l.TooBig && p.tooBig == 0
 		c.drop(p, &d.drops, d.place, DropMTU)
+		if tell {
+			c.tooBig(d, src, dst)
+		}
 		return
 	case !d.queue(c.now, size):
 		c.drop(p, &d.drops, d.place, DropQueue)
@@ -60,6 +64,7 @@ func (c *core) send(d *direction, p *packet) {
 	var twin *packet
 	if l.Duplicate > 0 && c.rng.Float64() < l.Duplicate {
 		twin = newPacket(p.src, p.dst, p.payload)
+		twin.tooBig = p.tooBig
 	}
 	c.travel(d, p)
 	if twin != nil {

@@ -10,8 +10,11 @@ import (
 type mapping struct {
 	key     mappingKey
 	inside  netip.AddrPort
-	outside uint16
+	outside netip.AddrPort
+	pool    *pool         // that outside is of; nil: a preserved port out of range
 	last    time.Duration // when traffic last refreshed it
+	replied bool          // something came in
+	toDrop  int           // packets that the firewall still loses
 
 	// allowed holds the remotes that the filter lets in, and until when. Nil
 	// under endpoint-independent filtering.
@@ -30,29 +33,60 @@ type mappingKey struct {
 
 // A translator is the state of one NAT.
 type translator struct {
-	cfg      NAT
-	rng      *rand.Rand
-	byKey    map[mappingKey]*mapping
-	byPort   map[uint16]*mapping
-	idle     mapping // sentinel of the list whose front was refreshed longest ago
-	nextPort uint16  // of sequential allocation
-	taken    int     // outside ports from firstPort on
-	expired  uint64
+	cfg       NAT
+	rng       *rand.Rand
+	addresses []netip.Addr // outside; the first is the node's own
+	byKey     map[mappingKey]*mapping
+	byOutside map[netip.AddrPort]*mapping
+	insiders  map[netip.Addr]*insider
+	pools     map[poolKey]*pool
+	// Sentinels of lists whose front was refreshed longest ago.
+	idle      mapping // with Lifetime
+	unreplied mapping // with Unreplied
+	expired   uint64
+	remapped  uint64
+	gate      gate // of the firewall
 }
 
-// Outside ports that a NAT picks by itself; RFC 4787, section 4.2.1 leaves the
-// well-known ones to those who ask for them.
+// An insider is what the NAT knows of one inside address, until it reboots.
+type insider struct {
+	address  int // index of its outside address, with paired pooling
+	block    int
+	mappings int
+}
+
+// Outside ports that a NAT picks by itself unless told; RFC 4787, section
+// 4.2.1 leaves the well-known ones to those who ask for them.
 const (
 	firstPort = 1024
 	lastPort  = 65535
-	portCount = lastPort - firstPort + 1
 )
 
-func newTranslator(cfg NAT, rng *rand.Rand) *translator {
+// ports returns the range of outside ports.
+func (n NAT) ports() (first, last uint16) {
+	first, last = n.FirstPort, n.LastPort
+	if first == 0 {
+		first = firstPort
+	}
+	if last == 0 {
+		last = lastPort
+	}
+	return first, last
+}
+
+// newTranslator returns the state of a NAT with the outside addresses of its
+// node, of which there is at least one.
+func newTranslator(cfg NAT, addresses []netip.Addr, rng *rand.Rand) *translator {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = 2 * time.Minute
 	}
-	t := &translator{cfg: cfg, rng: rng}
+	if cfg.Unreplied == 0 {
+		cfg.Unreplied = cfg.Lifetime
+	}
+	if cfg.Delta == 0 {
+		cfg.Delta = 1
+	}
+	t := &translator{cfg: cfg, addresses: addresses, rng: rng}
 	t.reboot()
 	return t
 }
@@ -60,12 +94,11 @@ func newTranslator(cfg NAT, rng *rand.Rand) *translator {
 // reboot forgets every mapping. What it forgets does not count as expired.
 func (t *translator) reboot() {
 	t.byKey = make(map[mappingKey]*mapping)
-	t.byPort = make(map[uint16]*mapping)
-	t.taken = 0
+	t.byOutside = make(map[netip.AddrPort]*mapping)
+	t.insiders = make(map[netip.Addr]*insider)
+	t.pools = make(map[poolKey]*pool)
 	t.idle.prev, t.idle.next = &t.idle, &t.idle
-	if t.cfg.Allocation == Sequential {
-		t.nextPort = firstPort + uint16(t.rng.IntN(portCount))
-	}
+	t.unreplied.prev, t.unreplied.next = &t.unreplied, &t.unreplied
 }
 
 // part returns what of remote a table indexed by behavior b looks at.
@@ -79,41 +112,96 @@ func (b Behavior) part(remote netip.AddrPort) netip.AddrPort {
 	return remote
 }
 
-// outbound returns the outside port for a packet from inside to remote, and
-// makes the mapping if there is none. It reports false if no port is left.
-func (t *translator) outbound(now time.Duration, inside, remote netip.AddrPort) (uint16, bool) {
+// outbound returns the outside address and port for a packet from inside to
+// remote, and makes the mapping if there is none. If it reports false, the
+// packet ends for the cause.
+func (t *translator) outbound(now time.Duration, inside, remote netip.AddrPort) (outside netip.AddrPort, cause DropCause, ok bool) {
 	t.expire(now)
 	key := mappingKey{inside, t.cfg.Mapping.part(remote)}
 	m := t.byKey[key]
-	if m == nil {
-		port, ok := t.allocate(inside.Port())
-		if !ok {
-			return 0, false
+	switch {
+	case m == nil:
+		if m, cause = t.add(now, key, inside); m == nil {
+			return netip.AddrPort{}, cause, false
 		}
-		m = &mapping{key: key, inside: inside, outside: port}
-		if t.cfg.Filtering != EndpointIndependent {
-			m.allowed = make(map[netip.AddrPort]time.Duration, 1)
-			m.prune = 64
-		}
-		t.byKey[key] = m
-		t.byPort[port] = m
-		if port >= firstPort {
-			t.taken++
-		}
-	} else {
+		t.refreshed(m, now)
+	case !t.cfg.NoOutboundRefresh:
 		m.unlink()
+		t.refreshed(m, now)
 	}
-	t.refreshed(m, now)
 	if m.allowed != nil {
 		t.allow(m, now, t.cfg.Filtering.part(remote))
 	}
-	return m.outside, true
+	if m.toDrop > 0 {
+		m.toDrop--
+		return netip.AddrPort{}, DropFirst, false
+	}
+	return m.outside, 0, true
 }
 
-// inbound returns who inside gets a packet that came to an outside port.
-func (t *translator) inbound(now time.Duration, port uint16, remote netip.AddrPort) (inside netip.AddrPort, cause DropCause, ok bool) {
+// add makes a mapping, which is in no list yet. It returns nil and the cause
+// if the NAT has no room.
+func (t *translator) add(now time.Duration, key mappingKey, inside netip.AddrPort) (*mapping, DropCause) {
+	who := t.insiders[inside.Addr()]
+	if who == nil {
+		who = t.newInsider()
+		t.insiders[inside.Addr()] = who
+	}
+	if t.cfg.Sessions > 0 && who.mappings >= t.cfg.Sessions {
+		oldest := t.oldest(inside.Addr())
+		if !t.cfg.EvictOldest || oldest == nil {
+			return nil, DropSessions
+		}
+		t.remove(oldest)
+	}
+	outside, from, ok := t.allocate(now, who, inside.Port())
+	if !ok {
+		return nil, DropNoPort
+	}
+	m := &mapping{key: key, inside: inside, outside: outside, pool: from}
+	if t.cfg.Filtering != EndpointIndependent {
+		m.allowed = make(map[netip.AddrPort]time.Duration, 1)
+		m.prune = 64
+	}
+	if f := t.cfg.Firewall; f != nil {
+		m.toDrop = f.DropFirst
+	}
+	t.byKey[key] = m
+	t.byOutside[outside] = m
+	who.mappings++
+	return m, 0
+}
+
+// oldest returns the mapping of an inside address that was refreshed longest
+// ago, nil if it has none.
+func (t *translator) oldest(inside netip.Addr) *mapping {
+	var found *mapping
+	for _, list := range []*mapping{&t.unreplied, &t.idle} {
+		for m := list.next; m != list; m = m.next {
+			if m.inside.Addr() == inside {
+				if found == nil || m.last < found.last {
+					found = m
+				}
+				break
+			}
+		}
+	}
+	return found
+}
+
+// remove ends a mapping.
+func (t *translator) remove(m *mapping) {
+	m.unlink()
+	delete(t.byKey, m.key)
+	delete(t.byOutside, m.outside)
+	m.pool.free()
+	t.insiders[m.inside.Addr()].mappings--
+}
+
+// inbound returns who inside gets a packet that came to an outside address.
+func (t *translator) inbound(now time.Duration, outside, remote netip.AddrPort) (inside netip.AddrPort, cause DropCause, ok bool) {
 	t.expire(now)
-	m := t.byPort[port]
+	m := t.byOutside[outside]
 	if m == nil {
 		return netip.AddrPort{}, DropNoMapping, false
 	}
@@ -127,11 +215,50 @@ func (t *translator) inbound(now time.Duration, port uint16, remote netip.AddrPo
 			t.allow(m, now, part)
 		}
 	}
-	if t.cfg.InboundRefresh {
+	first := !m.replied && t.cfg.Unreplied != t.cfg.Lifetime
+	if t.cfg.InboundRefresh || first {
 		m.unlink()
+		m.replied = true
 		t.refreshed(m, now)
 	}
+	m.replied = true
 	return m.inside, 0, true
+}
+
+// quoted returns the insider whose packet an ICMP message about outside quotes.
+// It changes no state (RFC 5508, section 4.3).
+func (t *translator) quoted(now time.Duration, outside netip.AddrPort) (netip.AddrPort, bool) {
+	t.expire(now)
+	if m := t.byOutside[outside]; m != nil {
+		return m.inside, true
+	}
+	return netip.AddrPort{}, false
+}
+
+// remap moves every mapping to another outside port of its pool. What comes to
+// the old one finds no mapping. It returns how many moved.
+func (t *translator) remap(now time.Duration) int {
+	t.expire(now)
+	moved := 0
+	for _, list := range []*mapping{&t.unreplied, &t.idle} {
+		for m := list.next; m != list; m = m.next {
+			if m.pool == nil {
+				continue
+			}
+			// The old port stays taken until the new one is found, which is
+			// therefore another.
+			port, ok := t.random(m.pool)
+			if !ok {
+				continue
+			}
+			delete(t.byOutside, m.outside)
+			m.outside = netip.AddrPortFrom(m.outside.Addr(), port)
+			t.byOutside[m.outside] = m
+			moved++
+		}
+	}
+	t.remapped += uint64(moved)
+	return moved
 }
 
 // allow lets remote in for a lifetime.
@@ -160,50 +287,23 @@ func (m *mapping) unlink() {
 
 // refreshed puts m, which is in no list, where the latest are.
 func (t *translator) refreshed(m *mapping, now time.Duration) {
+	list := &t.idle
+	if !m.replied && t.cfg.Unreplied != t.cfg.Lifetime {
+		list = &t.unreplied
+	}
 	m.last = now
-	m.prev, m.next = t.idle.prev, &t.idle
+	m.prev, m.next = list.prev, list
 	m.prev.next, m.next.prev = m, m
 }
 
 // expire removes the mappings that have been idle for a lifetime.
 func (t *translator) expire(now time.Duration) {
-	if t.cfg.Lifetime < 0 {
-		return
-	}
-	for m := t.idle.next; m != &t.idle && m.last+t.cfg.Lifetime <= now; m = t.idle.next {
-		m.unlink()
-		delete(t.byKey, m.key)
-		delete(t.byPort, m.outside)
-		if m.outside >= firstPort {
-			t.taken--
-		}
-		t.expired++
-	}
-}
-
-// allocate picks a free outside port (RFC 4787, section 4.2).
-func (t *translator) allocate(inside uint16) (uint16, bool) {
-	if t.cfg.Allocation == Preserving && t.byPort[inside] == nil {
-		return inside, true
-	}
-	if t.taken == portCount {
-		return 0, false
-	}
-	next := t.nextPort
-	if t.cfg.Allocation != Sequential {
-		next = firstPort + uint16(t.rng.IntN(portCount))
-		for tries := 0; tries < 16 && t.byPort[next] != nil; tries++ {
-			next = firstPort + uint16(t.rng.IntN(portCount))
+	expire := func(list *mapping, life time.Duration) {
+		for m := list.next; life >= 0 && m != list && m.last+life <= now; m = list.next {
+			t.remove(m)
+			t.expired++
 		}
 	}
-	for {
-		port := next
-		if next++; next < firstPort {
-			next = firstPort
-		}
-		if t.byPort[port] == nil {
-			t.nextPort = next
-			return port, true
-		}
-	}
+	expire(&t.idle, t.cfg.Lifetime)
+	expire(&t.unreplied, t.cfg.Unreplied)
 }

@@ -5,10 +5,12 @@ import (
 	"sync"
 )
 
-// A packet is one IP packet that carries a UDP datagram.
+// A packet is one IP packet that carries a UDP datagram or, if tooBig is set,
+// an ICMP message.
 type packet struct {
 	src, dst netip.AddrPort
 	payload  []byte
+	tooBig   int // an ICMP message: the MTU of a link in bytes; zero: a UDP datagram
 }
 
 // headerBytes is what IPv4 and UDP add to a payload.
@@ -18,7 +20,12 @@ const headerBytes = 20 + 8
 const maxPayload = 65535 - headerBytes
 
 // size returns the length of the IP packet in bytes.
-func (p *packet) size() int { return len(p.payload) + headerBytes }
+func (p *packet) size() int {
+	if p.tooBig > 0 {
+		return 2 * headerBytes // RFC 792: the header of IP and 64 bits of the original
+	}
+	return len(p.payload) + headerBytes
+}
 
 // usualPayload holds what fits in an MTU of 1500; larger buffers are left to
 // the collector.
@@ -33,7 +40,7 @@ var packetPool = sync.Pool{New: func() any {
 // newPacket returns a packet that holds a copy of payload.
 func newPacket(src, dst netip.AddrPort, payload []byte) *packet {
 	p := packetPool.Get().(*packet)
-	p.src, p.dst = src, dst
+	p.src, p.dst, p.tooBig = src, dst, 0
 	p.payload = append(p.payload[:0], payload...)
 	return p
 }

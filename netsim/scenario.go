@@ -21,6 +21,8 @@ type Scenario struct {
 	Seed  uint64 // of every random choice
 	NATs  []NATNode
 	Hosts []HostNode
+	// Events happen by themselves while the scenario runs.
+	Events []Event
 }
 
 // A NATNode is a router that translates addresses between its inside and its
@@ -42,6 +44,10 @@ type HostNode struct {
 	Name   string
 	Parent string // a NAT's name; empty: a public host on the core
 	Uplink Link
+	// Of names the host whose further link this is, as a notebook's second
+	// uplink: it has its own name, address and sockets, and the program on
+	// the other host uses them as well. Empty: a host of its own.
+	Of string
 }
 
 // A Link describes one attachment, both directions alike unless Down is set.
@@ -56,7 +62,10 @@ type Link struct {
 	Duplicate float64
 	Reorder   float64 // share of packets that jitter may deliver out of order
 	MTU       int     // bytes of IP packet; zero: 1500; larger packets are dropped
-	Cut       bool    // nothing passes
+	// TooBig says that the sender of a packet above MTU is told (ICMP type 3,
+	// code 4, RFC 1191): its host then refuses to send larger ones there.
+	TooBig bool
+	Cut    bool // nothing passes
 	// Down is the direction toward the node where it differs from the
 	// direction toward the parent; its own Down is not used. Nil: alike.
 	Down *Link
@@ -83,8 +92,17 @@ type Allocation int
 
 const (
 	Preserving Allocation = iota // the inside port where it is free, else random
-	Sequential
+	Sequential                   // the last port plus Delta (contiguous allocation)
 	Random
+)
+
+// Pooling says which of several outside addresses a mapping gets (RFC 4787,
+// section 4.1, REQ-2).
+type Pooling int
+
+const (
+	Paired    Pooling = iota // all mappings of an inside address share one
+	Arbitrary                // each mapping has any of them
 )
 
 // NAT is the behavior of one NAT. The zero value is an endpoint-independent,
@@ -93,15 +111,64 @@ type NAT struct {
 	Mapping    Behavior
 	Filtering  Behavior
 	Allocation Allocation
+	// Delta is the step of sequential allocation; zero means 1, a negative
+	// value counts down.
+	Delta int
+	// CrossTraffic is how many mappings a second the neighbors behind the NAT
+	// make, on average (a Poisson process): each moves sequential allocation
+	// by one step.
+	CrossTraffic float64
+	// FirstPort and LastPort bound the outside ports; zero means 1024 and
+	// 65535. Where they are given, ports below are not preserved either.
+	FirstPort, LastPort uint16
+	// Block is how many outside ports each inside address has, side by side,
+	// as in a carrier's NAT (RFC 7422). Zero: all.
+	Block int
+	// Addresses is how many outside addresses the NAT has, from 1 to 200; zero
+	// means 1. The further ones follow its own.
+	Addresses int
+	Pooling   Pooling
 	// Lifetime is how long an idle mapping, and each remote that its filter
 	// lets in, is kept (RFC 4787, section 4.3). Zero means 2 min; a negative
 	// value keeps them until a reboot. Outbound packets refresh both.
 	Lifetime time.Duration
+	// Unreplied is the lifetime of a mapping through which nothing came in
+	// yet; the first inbound packet refreshes it. Zero means Lifetime.
+	Unreplied time.Duration
 	// InboundRefresh says that inbound packets refresh the mapping, too.
 	InboundRefresh bool
+	// NoOutboundRefresh says that outbound packets do not, save for the first
+	// (against RFC 4787, REQ-6).
+	NoOutboundRefresh bool
+	// Sessions is how many mappings an inside address may have; zero:
+	// any number. One more is refused or, with EvictOldest, takes the place of
+	// the one that was refreshed longest ago.
+	Sessions    int
+	EvictOldest bool
 	// Hairpinning says that insiders reach one another by their outside
 	// addresses, and see these as sources (RFC 4787, section 6).
 	Hairpinning bool
+	// HairpinInside says that they see the inside addresses as sources
+	// (against REQ-9). It needs Hairpinning.
+	HairpinInside bool
+	// Firewall is what the router forbids. Nil: nothing.
+	Firewall *Firewall
+}
+
+// A Firewall is what a router forbids besides its NAT's filtering, in both
+// directions.
+type Firewall struct {
+	BlockUDP bool
+	// Ports are the only remote ports that UDP may use; empty: all.
+	Ports []uint16
+	// PacketRate is how many packets a second pass, with a burst of a tenth of
+	// it and one; zero: any number.
+	PacketRate int
+	// DropFirst is how many packets of each new mapping are lost on their way
+	// out, as with inspection that decides late.
+	DropFirst int
+	// DropSTUN drops what has the magic cookie of STUN (RFC 8489, section 5).
+	DropSTUN bool
 }
 
 // A Network is a running scenario.

@@ -96,16 +96,23 @@ func (s *Sim) advance() time.Duration {
 	return now
 }
 
-// inject sends p from a host now.
-func (s *Sim) inject(from *node, p *packet) {
+// inject sends p from a host now. It reports false if p is known to be too
+// large for its way.
+func (s *Sim) inject(from *node, p *packet) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		p.free()
-		return
+		return true
 	}
 	s.advance()
-	s.core.inject(from, p)
+	sent := s.core.inject(from, p)
+	s.rearm()
+	return sent
+}
+
+// rearm has the driver wake for the earliest event, with the lock held.
+func (s *Sim) rearm() {
 	if at, ok := s.core.queue.next(); ok && at < s.armed {
 		s.armed = at
 		select {
@@ -173,6 +180,14 @@ func (s *Sim) SetUplink(node string, l Link) error {
 	return nil
 }
 
+// Apply does what e says, now; At, Every and Times are not used.
+func (s *Sim) Apply(e Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.advance()
+	return s.core.apply(e)
+}
+
 // Stats counts packets since the start.
 func (s *Sim) Stats() Stats {
 	s.mu.Lock()
@@ -227,13 +242,21 @@ type simHost struct {
 	node *node
 }
 
-func (h *simHost) Name() string     { return h.node.name }
-func (h *simHost) Addr() netip.Addr { return h.node.addr }
+func (h *simHost) Name() string { return h.node.name }
+
+// Addr returns the present address, which Renumber changes.
+func (h *simHost) Addr() netip.Addr { return h.sim.addrOf(h.node) }
+
+func (s *Sim) addrOf(n *node) netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return n.addr
+}
 
 // ListenPacket binds a UDP socket; port zero picks one from 49152 on. A port
 // that is taken gives syscall.EADDRINUSE in a *net.OpError.
 func (h *simHost) ListenPacket(ctx context.Context, port uint16) (net.PacketConn, error) {
-	addr := net.UDPAddrFromAddrPort(netip.AddrPortFrom(h.node.addr, port))
+	addr := net.UDPAddrFromAddrPort(netip.AddrPortFrom(h.Addr(), port))
 	if err := ctx.Err(); err != nil {
 		return nil, &net.OpError{Op: "listen", Net: "udp", Addr: addr, Err: err}
 	}
@@ -258,15 +281,15 @@ type Gateway struct {
 }
 
 func (g *Gateway) Name() string         { return g.node.name }
-func (g *Gateway) Addr() netip.Addr     { return g.node.addr }   // on its parent's network
-func (g *Gateway) Inside() netip.Prefix { return g.node.subnet } // the network behind it
+func (g *Gateway) Addr() netip.Addr     { return g.sim.addrOf(g.node) } // on its parent's network
+func (g *Gateway) Inside() netip.Prefix { return g.node.subnet }        // the network behind it
 
 // Mappings returns how many mappings are alive.
 func (g *Gateway) Mappings() int {
 	g.sim.mu.Lock()
 	defer g.sim.mu.Unlock()
 	g.node.nat.expire(g.sim.advance())
-	return len(g.node.nat.byPort)
+	return len(g.node.nat.byOutside)
 }
 
 // Expired returns how many mappings have ended since they were idle for a
@@ -276,6 +299,14 @@ func (g *Gateway) Expired() uint64 {
 	defer g.sim.mu.Unlock()
 	g.node.nat.expire(g.sim.advance())
 	return g.node.nat.expired
+}
+
+// Remap moves every mapping to another outside port, and returns how many
+// moved.
+func (g *Gateway) Remap() int {
+	g.sim.mu.Lock()
+	defer g.sim.mu.Unlock()
+	return g.node.nat.remap(g.sim.advance())
 }
 
 // Reboot makes the NAT forget all mappings; these do not count as expired.

@@ -98,6 +98,9 @@ func (s *Stepped) Reboot(nat string) error {
 	return nil
 }
 
+// Apply does what e says, now; At, Every and Times are not used.
+func (s *Stepped) Apply(e Event) error { return s.core.apply(e) }
+
 // Mappings returns how many mappings of a NAT are alive, and how many have
 // expired; zero if there is no such NAT.
 func (s *Stepped) Mappings(nat string) (alive int, expired uint64) {
@@ -106,7 +109,7 @@ func (s *Stepped) Mappings(nat string) (alive int, expired uint64) {
 		return 0, 0
 	}
 	n.nat.expire(s.core.now)
-	return len(n.nat.byPort), n.nat.expired
+	return len(n.nat.byOutside), n.nat.expired
 }
 
 // Stats counts packets since the start.
@@ -124,6 +127,9 @@ func (s *Stepped) record(at time.Duration, k TraceKind, place string, cause Drop
 	b = appendAddrPort(b, p.src)
 	b = appendAddrPort(b, p.dst)
 	h.Write(b)
+	if p.tooBig > 0 {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(p.tooBig)))
+	}
 	h.Write([]byte(place))
 	h.Write(p.payload)
 	s.hash = h.Sum64()
@@ -149,7 +155,8 @@ type Port struct {
 // Addr returns the transport address on the host's own network.
 func (p *Port) Addr() netip.AddrPort { return p.addr }
 
-// Send sends a datagram now. payload is copied.
+// Send sends a datagram now, unless the host knows that it is too large for
+// its way. payload is copied.
 func (p *Port) Send(to netip.AddrPort, payload []byte) {
 	p.s.core.inject(p.node, newPacket(p.addr, to, payload))
 }

@@ -37,12 +37,18 @@ type TraceEvent struct {
 	Place    string    // a node, "core" or a link's direction, as in Drop
 	Cause    DropCause // of TraceDrop
 	Src, Dst netip.AddrPort
-	Payload  []byte // valid during the call only
+	// TooBig is set in an ICMP message "packet too big": the MTU of the link,
+	// in bytes. Src and Dst are those of the packet that it quotes, exchanged.
+	TooBig  int
+	Payload []byte // valid during the call only
 }
 
 // String returns one line of a transcript, without the payload.
 func (e TraceEvent) String() string {
 	s := fmt.Sprintf("%12v %-9v %-16s %v -> %v %d bytes", e.At, e.Kind, e.Place, e.Src, e.Dst, len(e.Payload))
+	if e.TooBig > 0 {
+		s += fmt.Sprintf(" (too big for %d)", e.TooBig)
+	}
 	if e.Kind == TraceDrop {
 		s += " (" + e.Cause.String() + ")"
 	}
@@ -54,6 +60,6 @@ type tracer func(at time.Duration, k TraceKind, place string, cause DropCause, p
 // traceTo returns a tracer that calls f.
 func traceTo(f func(TraceEvent)) tracer {
 	return func(at time.Duration, k TraceKind, place string, cause DropCause, p *packet) {
-		f(TraceEvent{At: at, Kind: k, Place: place, Cause: cause, Src: p.src, Dst: p.dst, Payload: p.payload})
+		f(TraceEvent{At: at, Kind: k, Place: place, Cause: cause, Src: p.src, Dst: p.dst, TooBig: p.tooBig, Payload: p.payload})
 	}
 }

@@ -82,6 +82,10 @@ func (sc Scenario) Validate() error {
 		if err := n.NAT.validate(field+".nat", n.Name); err != nil {
 			return err
 		}
+		if n.NAT.Addresses > 1 && n.Parent != "" {
+			return &ScenarioError{Field: field + ".nat.addresses", Node: n.Name,
+				Reason: "only a NAT on the core may have several"}
+		}
 		if p := n.Inside; p.IsValid() && (!p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 29) {
 			return &ScenarioError{Field: field + ".inside", Node: n.Name,
 				Reason: fmt.Sprintf("%v is not an IPv4 network of /8 to /29", p)}
@@ -93,6 +97,24 @@ func (sc Scenario) Validate() error {
 			return err
 		}
 		if err := h.Uplink.validate(field+".uplink", h.Name); err != nil {
+			return err
+		}
+	}
+	hosts := make(map[string]bool)
+	for _, h := range sc.Hosts {
+		hosts[h.Name] = h.Of == ""
+	}
+	for i, h := range sc.Hosts {
+		if h.Of != "" && (!hosts[h.Of] || h.Of == h.Name) {
+			return &ScenarioError{Field: fmt.Sprintf("hosts[%d].of", i), Node: h.Name,
+				Reason: fmt.Sprintf("no host of its own is named %q", h.Of)}
+		}
+	}
+	for _, h := range sc.Hosts {
+		hosts[h.Name] = true
+	}
+	for i, e := range sc.Events {
+		if err := e.validate(fmt.Sprintf("events[%d]", i), nats, hosts); err != nil {
 			return err
 		}
 	}
@@ -190,16 +212,59 @@ const (
 )
 
 func (n NAT) validate(field, node string) error {
-	bad := func(name string, v int) error {
-		return &ScenarioError{Field: field + "." + name, Node: node, Reason: fmt.Sprintf("%d is not a known value", v)}
+	bad := func(name, format string, args ...any) error {
+		return &ScenarioError{Field: field + "." + name, Node: node, Reason: fmt.Sprintf(format, args...)}
 	}
+	const unknown = "%d is not a known value"
+	first, last := n.ports()
 	switch {
 	case n.Mapping < 0 || n.Mapping > AddressAndPortDependent:
-		return bad("mapping", int(n.Mapping))
+		return bad("mapping", unknown, int(n.Mapping))
 	case n.Filtering < 0 || n.Filtering > AddressAndPortDependent:
-		return bad("filtering", int(n.Filtering))
+		return bad("filtering", unknown, int(n.Filtering))
 	case n.Allocation < 0 || n.Allocation > Random:
-		return bad("allocation", int(n.Allocation))
+		return bad("allocation", unknown, int(n.Allocation))
+	case n.Pooling < 0 || n.Pooling > Arbitrary:
+		return bad("pooling", unknown, int(n.Pooling))
+	case n.Delta != 0 && n.Allocation != Sequential:
+		return bad("delta", "needs sequential allocation, whose step it is")
+	case n.Delta < -1000 || n.Delta > 1000:
+		return bad("delta", "%d is not in -1000 to 1000", n.Delta)
+	case !(n.CrossTraffic >= 0 && n.CrossTraffic <= 1e6): // not NaN either
+		return bad("cross_traffic", "%v mappings a second is not in 0 to 1000000", n.CrossTraffic)
+	case n.CrossTraffic > 0 && n.Allocation != Sequential:
+		return bad("cross_traffic", "needs sequential allocation, which it moves")
+	case first > last:
+		return bad("first_port", "%d is above the last port %d", first, last)
+	case n.Block != 0 && (n.Block < 1 || n.Block > int(last-first)+1):
+		return bad("block", "%d ports is not in 1 to %d", n.Block, int(last-first)+1)
+	case n.Addresses < 0 || n.Addresses > maxAddresses:
+		return bad("addresses", "%d is not in 1 to %d", n.Addresses, maxAddresses)
+	case n.Unreplied < 0:
+		return bad("unreplied", "%v is negative", n.Unreplied)
+	case n.Sessions < 0:
+		return bad("sessions", "%d is negative", n.Sessions)
+	case n.EvictOldest && n.Sessions == 0:
+		return bad("evict_oldest", "needs a number of sessions")
+	case n.HairpinInside && !n.Hairpinning:
+		return bad("hairpin_inside", "needs hairpinning")
+	}
+	if f := n.Firewall; f != nil {
+		for i, p := range f.Ports {
+			if p == 0 {
+				return bad(fmt.Sprintf("firewall.ports[%d]", i), "0 is not a port")
+			}
+		}
+		switch {
+		case f.PacketRate < 0:
+			return bad("firewall.packet_rate", "%d is negative", f.PacketRate)
+		case f.DropFirst < 0:
+			return bad("firewall.drop_first", "%d is negative", f.DropFirst)
+		}
 	}
 	return nil
 }
+
+// maxAddresses is how many outside addresses a NAT may have. They are those
+// of a /24, of which the address plan uses .10 for the node itself.
+const maxAddresses = 200

@@ -153,6 +153,8 @@ type yamlScenario struct {
 	Seed  yamlText   `yaml:"seed"`
 	NATs  []yamlNAT  `yaml:"nats"`
 	Hosts []yamlHost `yaml:"hosts"`
+
+	Events []yamlEvent `yaml:"events"`
 }
 
 type yamlNAT struct {
@@ -161,19 +163,50 @@ type yamlNAT struct {
 	Uplink yamlLink `yaml:"uplink"`
 	Inside yamlText `yaml:"inside"`
 	NAT    struct {
-		Mapping        yamlText `yaml:"mapping"`
-		Filtering      yamlText `yaml:"filtering"`
-		Allocation     yamlText `yaml:"allocation"`
-		Lifetime       yamlText `yaml:"lifetime"`
-		InboundRefresh yamlText `yaml:"inbound_refresh"`
-		Hairpinning    yamlText `yaml:"hairpinning"`
+		Mapping           yamlText      `yaml:"mapping"`
+		Filtering         yamlText      `yaml:"filtering"`
+		Allocation        yamlText      `yaml:"allocation"`
+		Delta             yamlText      `yaml:"delta"`
+		CrossTraffic      yamlText      `yaml:"cross_traffic"`
+		FirstPort         yamlText      `yaml:"first_port"`
+		LastPort          yamlText      `yaml:"last_port"`
+		Block             yamlText      `yaml:"block"`
+		Addresses         yamlText      `yaml:"addresses"`
+		Pooling           yamlText      `yaml:"pooling"`
+		Lifetime          yamlText      `yaml:"lifetime"`
+		Unreplied         yamlText      `yaml:"unreplied"`
+		InboundRefresh    yamlText      `yaml:"inbound_refresh"`
+		NoOutboundRefresh yamlText      `yaml:"no_outbound_refresh"`
+		Sessions          yamlText      `yaml:"sessions"`
+		EvictOldest       yamlText      `yaml:"evict_oldest"`
+		Hairpinning       yamlText      `yaml:"hairpinning"`
+		HairpinInside     yamlText      `yaml:"hairpin_inside"`
+		Firewall          *yamlFirewall `yaml:"firewall"`
 	} `yaml:"nat"`
+}
+
+type yamlFirewall struct {
+	BlockUDP   yamlText   `yaml:"block_udp"`
+	Ports      []yamlText `yaml:"ports"`
+	PacketRate yamlText   `yaml:"packet_rate"`
+	DropFirst  yamlText   `yaml:"drop_first"`
+	DropSTUN   yamlText   `yaml:"drop_stun"`
 }
 
 type yamlHost struct {
 	Name   yamlText `yaml:"name"`
 	Parent yamlText `yaml:"parent"`
 	Uplink yamlLink `yaml:"uplink"`
+	Of     yamlText `yaml:"of"`
+}
+
+type yamlEvent struct {
+	At     yamlText `yaml:"at"`
+	Node   yamlText `yaml:"node"`
+	Do     yamlText `yaml:"do"`
+	Uplink yamlLink `yaml:"uplink"`
+	Every  yamlText `yaml:"every"`
+	Times  yamlText `yaml:"times"`
 }
 
 type yamlLink struct {
@@ -186,6 +219,7 @@ type yamlLink struct {
 	Duplicate yamlText   `yaml:"duplicate"`
 	Reorder   yamlText   `yaml:"reorder"`
 	MTU       yamlText   `yaml:"mtu"`
+	TooBig    yamlText   `yaml:"too_big"`
 	Cut       yamlText   `yaml:"cut"`
 	Down      *yamlLink  `yaml:"down"`
 }
@@ -245,18 +279,60 @@ func (y *yamlScenario) scenario() (Scenario, error) {
 	for _, n := range y.NATs {
 		out := NATNode{Name: n.Name.text, Parent: n.Parent.text, Uplink: n.Uplink.link(&r)}
 		read(&r, n.Inside, &out.Inside, parseNetwork)
-		read(&r, n.NAT.Mapping, &out.NAT.Mapping, parseName[Behavior])
-		read(&r, n.NAT.Filtering, &out.NAT.Filtering, parseName[Behavior])
-		read(&r, n.NAT.Allocation, &out.NAT.Allocation, parseName[Allocation])
-		read(&r, n.NAT.Lifetime, &out.NAT.Lifetime, parseDuration)
-		read(&r, n.NAT.InboundRefresh, &out.NAT.InboundRefresh, parseBool)
-		read(&r, n.NAT.Hairpinning, &out.NAT.Hairpinning, parseBool)
+		out.NAT = n.nat(&r)
 		sc.NATs = append(sc.NATs, out)
 	}
 	for _, h := range y.Hosts {
-		sc.Hosts = append(sc.Hosts, HostNode{Name: h.Name.text, Parent: h.Parent.text, Uplink: h.Uplink.link(&r)})
+		sc.Hosts = append(sc.Hosts, HostNode{Name: h.Name.text, Parent: h.Parent.text, Uplink: h.Uplink.link(&r), Of: h.Of.text})
+	}
+	for _, e := range y.Events {
+		out := Event{Node: e.Node.text, Uplink: e.Uplink.link(&r)}
+		read(&r, e.At, &out.At, parseDuration)
+		read(&r, e.Do, &out.Do, parseName[Action])
+		read(&r, e.Every, &out.Every, parseDuration)
+		read(&r, e.Times, &out.Times, parseCount)
+		if e.Do.text == "" && r.err == nil {
+			r.err = &ScenarioError{Line: e.Node.line, Field: fmt.Sprintf("events[%d].do", len(sc.Events)), Reason: "is missing"}
+		}
+		sc.Events = append(sc.Events, out)
 	}
 	return sc, r.err
+}
+
+func (y *yamlNAT) nat(r *yamlReader) NAT {
+	var n NAT
+	from := &y.NAT
+	read(r, from.Mapping, &n.Mapping, parseName[Behavior])
+	read(r, from.Filtering, &n.Filtering, parseName[Behavior])
+	read(r, from.Allocation, &n.Allocation, parseName[Allocation])
+	read(r, from.Delta, &n.Delta, parseCount)
+	read(r, from.CrossTraffic, &n.CrossTraffic, parseRatio)
+	read(r, from.FirstPort, &n.FirstPort, parsePort)
+	read(r, from.LastPort, &n.LastPort, parsePort)
+	read(r, from.Block, &n.Block, parseCount)
+	read(r, from.Addresses, &n.Addresses, parseCount)
+	read(r, from.Pooling, &n.Pooling, parseName[Pooling])
+	read(r, from.Lifetime, &n.Lifetime, parseDuration)
+	read(r, from.Unreplied, &n.Unreplied, parseDuration)
+	read(r, from.InboundRefresh, &n.InboundRefresh, parseBool)
+	read(r, from.NoOutboundRefresh, &n.NoOutboundRefresh, parseBool)
+	read(r, from.Sessions, &n.Sessions, parseCount)
+	read(r, from.EvictOldest, &n.EvictOldest, parseBool)
+	read(r, from.Hairpinning, &n.Hairpinning, parseBool)
+	read(r, from.HairpinInside, &n.HairpinInside, parseBool)
+	if f := from.Firewall; f != nil {
+		n.Firewall = new(Firewall)
+		read(r, f.BlockUDP, &n.Firewall.BlockUDP, parseBool)
+		for _, p := range f.Ports {
+			var port uint16
+			read(r, p, &port, parsePort)
+			n.Firewall.Ports = append(n.Firewall.Ports, port)
+		}
+		read(r, f.PacketRate, &n.Firewall.PacketRate, parseCount)
+		read(r, f.DropFirst, &n.Firewall.DropFirst, parseCount)
+		read(r, f.DropSTUN, &n.Firewall.DropSTUN, parseBool)
+	}
+	return n
 }
 
 func (y *yamlLink) link(r *yamlReader) Link {
@@ -276,6 +352,7 @@ func (y *yamlLink) link(r *yamlReader) Link {
 	read(r, y.Duplicate, &l.Duplicate, parseShare)
 	read(r, y.Reorder, &l.Reorder, parseShare)
 	read(r, y.MTU, &l.MTU, parseBytes)
+	read(r, y.TooBig, &l.TooBig, parseBool)
 	read(r, y.Cut, &l.Cut, parseBool)
 	if y.Down != nil {
 		down := y.Down.link(r)
@@ -314,6 +391,30 @@ func parseBytes(s string) (int, error) {
 		return 0, fmt.Errorf("%q is not a number of bytes", s)
 	}
 	return int(v), nil
+}
+
+func parseCount(s string) (int, error) {
+	v, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a whole number", s)
+	}
+	return int(v), nil
+}
+
+func parseRatio(s string) (float64, error) {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a number such as 2.5", s)
+	}
+	return v, nil
+}
+
+func parsePort(s string) (uint16, error) {
+	v, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || v == 0 {
+		return 0, fmt.Errorf("%q is not a port from 1 to 65535", s)
+	}
+	return uint16(v), nil
 }
 
 func parseBool(s string) (bool, error) {

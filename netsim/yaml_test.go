@@ -16,8 +16,8 @@ import (
 
 func TestNamedScenarios(t *testing.T) {
 	names := netsim.Scenarios()
-	if len(names) != 5 {
-		t.Errorf("scenarios = %v, want five", names)
+	if len(names) != 11 {
+		t.Errorf("scenarios = %v, want eleven", names)
 	}
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +59,19 @@ nats:
       lifetime: 30s
       inbound_refresh: true
       hairpinning: true
+      hairpin_inside: true
+      delta: -2
+      cross_traffic: 2.5
+      first_port: 2000
+      last_port: 2999
+      block: 64
+      addresses: 4
+      pooling: arbitrary
+      unreplied: 20s
+      no_outbound_refresh: true
+      sessions: 30
+      evict_oldest: true
+      firewall: {block_udp: true, ports: [53, 443], packet_rate: 100, drop_first: 2, drop_stun: true}
   - name: home
     parent: carrier
     uplink:
@@ -71,11 +84,16 @@ nats:
       duplicate: 0.002
       reorder: 0.25
       mtu: 1400
+      too_big: true
       down: {rate: 1G, cut: true}
 hosts:
   - name: pc
     parent: home
     uplink:
+  - name: phone
+    of: pc
+events:
+  - {at: 2s, node: home, do: relink, uplink: {mtu: 1280}, every: 3s, times: 4}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -87,16 +105,21 @@ hosts:
 			{Name: "carrier", Inside: netip.MustParsePrefix("100.64.0.0/16"), NAT: netsim.NAT{
 				Mapping: netsim.AddressDependent, Filtering: netsim.AddressAndPortDependent,
 				Allocation: netsim.Sequential, Lifetime: 30 * time.Second,
-				InboundRefresh: true, Hairpinning: true,
+				InboundRefresh: true, Hairpinning: true, HairpinInside: true,
+				Delta: -2, CrossTraffic: 2.5, FirstPort: 2000, LastPort: 2999, Block: 64,
+				Addresses: 4, Pooling: netsim.Arbitrary, Unreplied: 20 * time.Second,
+				NoOutboundRefresh: true, Sessions: 30, EvictOldest: true,
+				Firewall: &netsim.Firewall{BlockUDP: true, Ports: []uint16{53, 443}, PacketRate: 100, DropFirst: 2, DropSTUN: true},
 			}},
 			{Name: "home", Parent: "carrier", Uplink: netsim.Link{
 				Delay: 10 * time.Millisecond, Jitter: 2 * time.Millisecond, Loss: 0.01,
 				Burst: &netsim.GilbertElliott{GoodToBad: 0.1, BadToGood: 0.5, LossGood: 0.001, LossBad: 0.9},
-				Rate:  20e6, Queue: 65536, Duplicate: 0.002, Reorder: 0.25, MTU: 1400,
+				Rate:  20e6, Queue: 65536, Duplicate: 0.002, Reorder: 0.25, MTU: 1400, TooBig: true,
 				Down: &netsim.Link{Rate: 1e9, Cut: true},
 			}},
 		},
-		Hosts: []netsim.HostNode{{Name: "pc", Parent: "home"}},
+		Hosts:  []netsim.HostNode{{Name: "pc", Parent: "home"}, {Name: "phone", Of: "pc"}},
+		Events: []netsim.Event{{At: 2 * time.Second, Node: "home", Do: netsim.Relink, Uplink: netsim.Link{MTU: 1280}, Every: 3 * time.Second, Times: 4}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -138,6 +161,21 @@ func TestParseScenarioErrors(t *testing.T) {
 		{"reorder alone", "hosts:\n- name: a\n  uplink: {reorder: 0.1}\n", "netsim: f.yaml:3: hosts[0].uplink.reorder (a): needs jitter, which is what reorders"},
 		{"queue alone", "hosts:\n- name: a\n  uplink: {queue: 1000}\n", "netsim: f.yaml:3: hosts[0].uplink.queue (a): needs a rate to wait for"},
 		{"small MTU", "hosts:\n- name: a\n  uplink: {mtu: 60}\n", "netsim: f.yaml:3: hosts[0].uplink.mtu (a): 60 is not in 68 to 65535"},
+		{"delta without sequence", "nats:\n- name: n\n  nat:\n    delta: 2\n", "netsim: f.yaml:4: nats[0].nat.delta (n): needs sequential allocation, whose step it is"},
+		{"ports reversed", "nats:\n- name: n\n  nat:\n    first_port: 3000\n    last_port: 2000\n", "netsim: f.yaml:4: nats[0].nat.first_port (n): 3000 is above the last port 2000"},
+		{"port zero", "nats:\n- name: n\n  nat:\n    first_port: 0\n", `netsim: f.yaml:4: nats[0].nat.first_port: "0" is not a port from 1 to 65535`},
+		{"huge block", "nats:\n- name: n\n  nat:\n    block: 70000\n", "netsim: f.yaml:4: nats[0].nat.block (n): 70000 ports is not in 1 to 64512"},
+		{"addresses within", "nats:\n- name: c\n- name: n\n  parent: c\n  nat:\n    addresses: 2\n", "netsim: f.yaml:6: nats[1].nat.addresses (n): only a NAT on the core may have several"},
+		{"firewall key", "nats:\n- name: n\n  nat:\n    firewall:\n      blok_udp: true\n", `netsim: f.yaml:5: unknown field "blok_udp"`},
+		{"firewall rate", "nats:\n- name: n\n  nat:\n    firewall:\n      packet_rate: -1\n", "netsim: f.yaml:5: nats[0].nat.firewall.packet_rate (n): -1 is negative"},
+		{"firewall port", "nats:\n- name: n\n  nat:\n    firewall:\n      ports: [53, x]\n", `netsim: f.yaml:5: nats[0].nat.firewall.ports[1]: "x" is not a port from 1 to 65535`},
+		{"of nobody", "hosts:\n- name: a\n- name: b\n  of: c\n", `netsim: f.yaml:4: hosts[1].of (b): no host of its own is named "c"`},
+		{"of a further link", "hosts:\n- name: a\n- name: b\n  of: a\n- name: c\n  of: b\n", `netsim: f.yaml:6: hosts[2].of (c): no host of its own is named "b"`},
+		{"event without action", "hosts:\n- name: a\nevents:\n- node: a\n", "netsim: f.yaml:4: events[0].do: is missing"},
+		{"event of nobody", "hosts:\n- name: a\nevents:\n- node: b\n  do: cut\n", `netsim: f.yaml:4: events[0].node (b): no node is named "b"`},
+		{"reboot of a host", "hosts:\n- name: a\nevents:\n- node: a\n  do: reboot\n", "netsim: f.yaml:5: events[0].do (a): reboot is for a NAT"},
+		{"unknown action", "hosts:\n- name: a\nevents:\n- node: a\n  do: explode\n", `netsim: f.yaml:5: events[0].do: "explode" is not one of cut, restore,`},
+		{"times alone", "hosts:\n- name: a\nevents:\n- node: a\n  do: cut\n  times: 3\n", "netsim: f.yaml:6: events[0].times (a): needs every, the time between two"},
 		{"IPv6 inside", "nats:\n- name: n\n  inside: fd00::/64\n", "netsim: f.yaml:3: nats[0].inside (n): fd00::/64 is not an IPv4 network of /8 to /29"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -22,9 +22,22 @@ const (
 )
 
 // A cell is one pair of NATs.
-type cell struct{ A, B netsim.NAT }
+type cell struct {
+	A, B netsim.NAT
+	// long says that names tell the allocation of ports, as in
+	// "EIM/APDF/random": it is one of 27 types, and not of nine.
+	long bool
+}
 
-func (c cell) String() string { return c.A.Type().String() + " - " + c.B.Type().String() }
+func (c cell) String() string { return c.nameOf(c.A) + " - " + c.nameOf(c.B) }
+
+// nameOf returns the name of a NAT's type.
+func (c cell) nameOf(n netsim.NAT) string {
+	if c.long {
+		return n.Type().String() + "/" + n.Allocation.String()
+	}
+	return n.Type().String()
+}
 
 // scenario puts a host behind each of the two NATs, and a rendezvous between
 // them.
@@ -85,25 +98,54 @@ func cells(b backend, allocation *netsim.Allocation) []cell {
 			nats = append(nats, n)
 		}
 	}
+	return pairs(nats, false)
+}
+
+// crossTraffic is how many mappings a second the neighbors behind a NAT with
+// contiguous ports make: a guess, some people who browse.
+const crossTraffic = 1
+
+// allCells returns the unordered pairs of the 27 NAT types that the back end
+// can make: three kinds each of mapping, filtering and allocation (the
+// classification of Roverso, El-Ansary and Haridi, NATCracker, 2009).
+func allCells(b backend) []cell {
+	var nats []netsim.NAT
+	for _, t := range netsim.NATTypes() {
+		for a := netsim.Preserving; a <= netsim.Random; a++ {
+			n := t.NAT()
+			n.Allocation = a
+			if a == netsim.Sequential && b == sim {
+				n.CrossTraffic = crossTraffic
+			}
+			if b == sim || kernel.Supports(n) == nil {
+				nats = append(nats, n)
+			}
+		}
+	}
+	return pairs(nats, true)
+}
+
+// pairs returns every unordered pair, each type with itself as well.
+func pairs(nats []netsim.NAT, long bool) []cell {
 	var all []cell
 	for i, a := range nats {
 		for _, b := range nats[i:] {
-			all = append(all, cell{a, b})
+			all = append(all, cell{a, b, long})
 		}
 	}
 	return all
 }
 
-// findCell returns the cell of two types, in either order; the order given is
-// kept.
-func findCell(all []cell, a, b netsim.NATType) (cell, error) {
+// findCell returns the cell of two types by their names, in either order; the
+// order given is kept.
+func findCell(all []cell, a, b string) (cell, error) {
 	for _, c := range all {
-		switch {
-		case c.A.Type() == a && c.B.Type() == b:
+		switch nameA, nameB := c.nameOf(c.A), c.nameOf(c.B); {
+		case nameA == a && nameB == b:
 			return c, nil
-		case c.A.Type() == b && c.B.Type() == a:
-			return cell{c.B, c.A}, nil
+		case nameA == b && nameB == a:
+			return cell{c.B, c.A, c.long}, nil
 		}
 	}
-	return cell{}, fmt.Errorf("this back end cannot make the pair %v - %v", a, b)
+	return cell{}, fmt.Errorf("this back end cannot make the pair %s - %s", a, b)
 }

@@ -107,8 +107,8 @@ func startKernel(sc netsim.Scenario) (netsim.Network, error) {
 }
 
 // startSim runs sc in the simulator, on the clock of the caller.
-func startSim(sc netsim.Scenario) (netsim.Network, error) {
-	n, err := netsim.Start(sc)
+func startSim(sc netsim.Scenario, opts ...netsim.Option) (netsim.Network, error) {
+	n, err := netsim.Start(sc, opts...)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,8 +22,10 @@ import (
 // matrixFlags are the flags of netsim matrix.
 type matrixFlags struct {
 	backend    string
+	types      int
 	allocation string
 	pair       string
+	html       string
 	seed       uint64
 	seeds      int
 	bytes      int64
@@ -34,27 +37,35 @@ func newMatrix() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "matrix",
 		Short: "Try every pair of NAT types, and tell which connect directly",
-		Long: `For each unordered pair of the nine NAT types (RFC 4787: three kinds of mapping,
-three of filtering), a rendezvous on a public host and two homes are set up,
-40 ms of round trip apart, and one home's node dials the other's and sends
-random bytes, whose hash is compared.
+		Long: `For each of 378 unordered pairs of 27 NAT types (three kinds each of mapping and
+filtering, RFC 4787, and of port allocation), a rendezvous on a public host and
+two homes are set up, 40 ms of round trip apart, and one home's node dials the
+other's and sends random bytes, whose hash is compared. --types 9 leaves the
+allocation out: 45 pairs, all with random ports.
 
 Times count from the dial, with both nodes registered. "first byte" is when the
 first application byte was written, "direct" when the session first sent on a
-proven direct path. Each pair is compared with the rule of which pairs can be
-direct at all; the exit code is 1 if one differs, or if bytes did not arrive.
+proven direct path. Pairs whose ports cannot be guessed are compared with the
+rule of which can be direct at all; the exit code is 1 if one differs, or if
+bytes did not arrive.
 
-The kernel back end uses network namespaces, and runs in real time.`,
+The kernel back end uses network namespaces, runs in real time, and tries nine
+types unless told.`,
 		Example: `netsim matrix
-netsim matrix --json --seeds 20
+netsim matrix --seeds 20 --json
+netsim matrix --seeds 20 --html nat-matrix.html
+netsim matrix --types 9
 netsim matrix --pair EIM/APDF,APDM/APDF
+netsim matrix --pair EIM/APDF/random,APDM/APDF/sequential
 netsim matrix --backend kernel`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runMatrix(cmd, f) },
 	}
 	flags := cmd.Flags()
+	flags.IntVar(&f.types, "types", 0, "NAT types: 27, or 9 without the kinds of allocation\n(default 27; 9 in the kernel and with --allocation)")
+	flags.StringVar(&f.html, "html", "", "write a heat map to this file, too")
 	flags.StringVar(&f.allocation, "allocation", "", "how NATs pick outside ports: preserving, sequential or random\n(default random; in the kernel EIM/APDF keeps ports, as Linux does)")
-	flags.StringVar(&f.pair, "pair", "", "run one pair only, as in EIM/APDF,APDM/ADF")
+	flags.StringVar(&f.pair, "pair", "", "run one pair only, as in EIM/APDF,APDM/ADF or EIM/APDF/random,APDM/ADF/random")
 	flags.Uint64Var(&f.seed, "seed", 1, "seed of the first run of each pair")
 	flags.IntVar(&f.seeds, "seeds", 1, "runs of each pair, with a seed each")
 	flags.Int64Var(&f.bytes, "bytes", 0, "bytes to send; 0: 1 MiB, and 256 KiB in the kernel")
@@ -111,14 +122,29 @@ func (f matrixFlags) plan(cmd *cobra.Command) (m matrix, err error) {
 			m.jobs = 4 // relayed pairs wait for seconds until they give up; more would slow each other down
 		}
 	}
-	m.cells = cells(m.backend, allocation)
+	a, b, _ := strings.Cut(f.pair, ",")
+	long := strings.Count(a, "/") == 2
+	switch {
+	case f.types == 0 && f.pair != "":
+	case f.types == 0:
+		long = allocation == nil && m.backend == sim
+	case f.types == 9 || f.types == 27:
+		long = f.types == 27
+	default:
+		return m, cli.Usagef(fmt.Sprintf("--types %d", f.types), help, "it is neither 9 nor 27")
+	}
+	switch {
+	case long && allocation != nil:
+		return m, cli.Usagef("--allocation "+f.allocation, help, "27 types have every allocation; choose --types 9")
+	case long:
+		m.cells = allCells(m.backend)
+	default:
+		m.cells = cells(m.backend, allocation)
+	}
 	if f.pair == "" {
 		return m, nil
 	}
-	left, right, _ := strings.Cut(f.pair, ",")
-	a, errA := netsim.ParseNATType(left)
-	b, errB := netsim.ParseNATType(right)
-	if errA != nil || errB != nil {
+	if !isType(a, long) || !isType(b, long) {
 		return m, cli.Usagef("--pair "+f.pair, cmd.CommandPath()+" --pair EIM/APDF,APDM/ADF", "it is not two NAT types with a comma between them")
 	}
 	c, err := findCell(m.cells, a, b)
@@ -129,10 +155,31 @@ func (f matrixFlags) plan(cmd *cobra.Command) (m matrix, err error) {
 	return m, nil
 }
 
+// isType reports whether s names one of nine NAT types or, if long, of 27.
+func isType(s string, long bool) bool {
+	if long {
+		i := strings.LastIndexByte(s, '/')
+		if i < 0 || new(netsim.Allocation).UnmarshalText([]byte(s[i+1:])) != nil {
+			return false
+		}
+		s = s[:i]
+	}
+	_, err := netsim.ParseNATType(s)
+	return err == nil
+}
+
 func runMatrix(cmd *cobra.Command, f matrixFlags) error {
 	m, err := f.plan(cmd)
 	if err != nil {
 		return err
+	}
+	// A file that cannot be written is known before minutes of work.
+	var page *os.File
+	if f.html != "" {
+		if page, err = os.Create(f.html); err != nil {
+			return &cli.Error{Object: "--html " + f.html, Cause: err.Error(), Next: "name a file that can be written", Code: cli.ExitUsage, Err: err}
+		}
+		defer page.Close()
 	}
 	start := time.Now()
 	progress := newProgressLine(cmd.ErrOrStderr())
@@ -147,6 +194,14 @@ func runMatrix(cmd *cobra.Command, f matrixFlags) error {
 	}
 	if err != nil {
 		return err
+	}
+	if page != nil {
+		if err := d.writePage(page); err != nil {
+			return fmt.Errorf("write %s: %w", f.html, err)
+		}
+		if err := page.Close(); err != nil {
+			return fmt.Errorf("write %s: %w", f.html, err)
+		}
 	}
 	if err := interrupted(cmd); err != nil {
 		return err
@@ -230,6 +285,20 @@ type totals struct {
 	Failed   int `json:"failed"`   // a run ended without any path
 	Expected int `json:"expected_direct"`
 	Differ   int `json:"differ"` // from what the rule expects
+
+	Runs       int `json:"runs"`
+	RunsDirect int `json:"runs_direct"`
+	// Of the pairs with at least one side that maps independently of the
+	// endpoint.
+	EIMPairs      int `json:"eim_pairs"`
+	EIMRuns       int `json:"eim_runs"`
+	EIMRunsDirect int `json:"eim_runs_direct"`
+	// Of the pairs in which both sides map by address and port, with
+	// contiguous ports.
+	ContiguousRuns       int `json:"contiguous_runs"`
+	ContiguousRunsDirect int `json:"contiguous_runs_direct"`
+
+	ProbesMax int `json:"probes_max"` // of one run
 }
 
 // A matrixRow says what became of one pair.
@@ -253,8 +322,10 @@ type matrixRow struct {
 	ExpectedDirect  bool           `json:"expected_direct"` // by the rule, for ports that cannot be guessed
 	Ruled           bool           `json:"ruled"`           // the rule speaks about these NATs
 	Differs         bool           `json:"differs"`         // the rule speaks, and a run ended otherwise
-	Disagreed       int            `json:"disagreed"`       // runs whose two ends showed different paths or reasons
-	NoReason        int            `json:"no_reason"`       // runs relayed without a reason
+	ProbesMedian    int            `json:"probes_median"`   // packets of both nodes, besides ri2n's, to others than the rendezvous; simulator only
+	ProbesMax       int            `json:"probes_max"`
+	Disagreed       int            `json:"disagreed"` // runs whose two ends showed different paths or reasons
+	NoReason        int            `json:"no_reason"` // runs relayed without a reason
 	Failure         string         `json:"failure,omitempty"`
 }
 
@@ -285,15 +356,33 @@ func (m matrix) document(outcomes [][]outcome) matrixDocument {
 		count(&t.Failed, row.path() == "failed")
 		count(&t.Expected, row.ExpectedDirect)
 		count(&t.Differ, row.Differs)
+		t.Runs += row.Runs
+		t.RunsDirect += row.Direct
+		if c.A.Mapping == netsim.EndpointIndependent || c.B.Mapping == netsim.EndpointIndependent {
+			t.EIMPairs++
+			t.EIMRuns += row.Runs
+			t.EIMRunsDirect += row.Direct
+		}
+		if hard := contiguous(c.A) && contiguous(c.B); hard {
+			t.ContiguousRuns += row.Runs
+			t.ContiguousRunsDirect += row.Direct
+		}
+		t.ProbesMax = max(t.ProbesMax, row.ProbesMax)
 	}
 	return d
+}
+
+// contiguous reports whether n maps by address and port, each time to the next
+// port.
+func contiguous(n netsim.NAT) bool {
+	return n.Mapping == netsim.AddressAndPortDependent && n.Allocation == netsim.Sequential
 }
 
 // rowOf sums up the runs of one cell.
 func rowOf(c cell, runs []outcome) matrixRow {
 	row := matrixRow{
-		A:              c.A.Type().String(),
-		B:              c.B.Type().String(),
+		A:              c.nameOf(c.A),
+		B:              c.nameOf(c.B),
 		AllocationA:    c.A.Allocation.String(),
 		AllocationB:    c.B.Allocation.String(),
 		Runs:           len(runs),
@@ -303,7 +392,9 @@ func rowOf(c cell, runs []outcome) matrixRow {
 	var first, atPeer, direct, done []time.Duration
 	reasons := make(map[string]int)
 	advice := make(map[string]string)
+	var probes []int
 	for _, o := range runs {
+		probes = append(probes, o.Probes)
 		if o.Failure != "" && row.Failure == "" {
 			row.Failure = o.Failure
 		}
@@ -328,6 +419,10 @@ func rowOf(c cell, runs []outcome) matrixRow {
 		if o.Path != "" && (o.Path != o.PeerPath || o.Reason != o.PeerReason) {
 			row.Disagreed++
 		}
+	}
+	slices.Sort(probes)
+	if len(probes) > 0 {
+		row.ProbesMedian, row.ProbesMax = probes[len(probes)/2], probes[len(probes)-1]
 	}
 	for reason, n := range reasons {
 		if most := reasons[row.Reason]; n > most || n == most && reason < row.Reason {
@@ -417,7 +512,7 @@ func (d matrixDocument) bad() (bad []matrixRow) {
 // write prints d as a table.
 func (d matrixDocument) write(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "a\tb\tpath\truns\tcomplete\tfirst byte\tdirect after\trule\treason")
+	fmt.Fprintln(w, "a\tb\tpath\truns\tcomplete\tfirst byte\tdirect after\tprobes\trule\treason")
 	ms := func(n cli.Number) string {
 		if math.IsNaN(float64(n)) {
 			return "-"
@@ -439,7 +534,7 @@ func (d matrixDocument) write(out io.Writer) error {
 		if p := r.problem(); p != "" {
 			reason = "PROBLEM: " + p
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", r.A, r.B, r.path(), r.Runs, r.Completed, ms(r.FirstByteMS), ms(r.DirectMS), rule, reason)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%d\t%s\t%s\n", r.A, r.B, r.path(), r.Runs, r.Completed, ms(r.FirstByteMS), ms(r.DirectMS), r.ProbesMax, rule, reason)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -447,5 +542,17 @@ func (d matrixDocument) write(out io.Writer) error {
 	t := d.Summary
 	_, err := fmt.Fprintf(out, "\n%d pairs: %d complete, %d direct, %d relayed, %d mixed, %d failed; %d differ from the rule (backend %s, seeds %d to %d, %d bytes, %.1f s)\n",
 		t.Pairs, t.Complete, t.Direct, t.Relayed, t.Mixed, t.Failed, t.Differ, d.Backend, d.Seed, d.Seed+uint64(d.Seeds)-1, d.Bytes, float64(d.WallSeconds))
+	if err == nil {
+		_, err = fmt.Fprintf(out, "%s of all runs are direct, %s of those with an endpoint-independent mapping on a side; at most %d probes\n",
+			share(t.RunsDirect, t.Runs), share(t.EIMRunsDirect, t.EIMRuns), t.ProbesMax)
+	}
 	return err
+}
+
+// share prints a part of a whole in per cent.
+func share(part, whole int) string {
+	if whole == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole))
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -48,15 +50,107 @@ func TestCells(t *testing.T) {
 	}
 }
 
+// 3 mapping x 3 filtering x 3 allocation = 27 types, 378 unordered pairs.
+func TestAllCells(t *testing.T) {
+	all := allCells(sim)
+	if len(all) != 378 {
+		t.Errorf("%d cells, want 378", len(all))
+	}
+	seen := make(map[string]bool)
+	for _, c := range all {
+		if seen[c.String()] {
+			t.Errorf("%v twice", c)
+		}
+		seen[c.String()] = true
+		if err := c.scenario(1).Validate(); err != nil {
+			t.Errorf("%v: %v", c, err)
+		}
+	}
+	for _, c := range []struct {
+		args []string
+		want int
+	}{
+		{nil, 378},
+		{[]string{"--types", "27"}, 378},
+		{[]string{"--types", "9"}, 45},
+		{[]string{"--allocation", "sequential"}, 45},
+		{[]string{"--pair", "EIM/APDF/random,ADM/ADF/sequential"}, 1},
+		{[]string{"--pair", "EIM/APDF,ADM/ADF"}, 1},
+	} {
+		var m matrix
+		cmd := newMatrix()
+		var f matrixFlags
+		f.seeds, f.backend = 1, string(sim)
+		cmd.Flags().Parse(c.args)
+		f.types, _ = cmd.Flags().GetInt("types")
+		f.allocation, _ = cmd.Flags().GetString("allocation")
+		f.pair, _ = cmd.Flags().GetString("pair")
+		m, err := f.plan(cmd)
+		if err != nil || len(m.cells) != c.want {
+			t.Errorf("%v: %d cells and error %v, want %d", c.args, len(m.cells), err, c.want)
+		}
+	}
+}
+
+// TestMatrixOfAllocations runs a sample of the 378 cells, in virtual time: each
+// type twice or more, and every thirteenth pair.
+func TestMatrixOfAllocations(t *testing.T) {
+	for i, c := range allCells(sim) {
+		if i%13 != 0 && c.nameOf(c.A) != c.nameOf(c.B) {
+			continue
+		}
+		t.Run(strings.ReplaceAll(c.String(), "/", "-"), func(t *testing.T) {
+			o := bubbles{t}.transfer(c.transfer(1, 4<<10), nil)
+			row := rowOf(c, []outcome{o})
+			if p := row.problem(); p != "" {
+				t.Errorf("%s: %+v", p, o)
+			}
+			if row.Direct == 1 && row.ProbesMax == 0 || row.ProbesMax > 2048 {
+				t.Errorf("%d probes", row.ProbesMax)
+			}
+		})
+	}
+}
+
+// TestPage: the heat map is one page that fetches nothing, with a square for
+// each two types.
+func TestPage(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "m.html")
+	code, _, stderr := command(t, "matrix", "--pair", "EIM/APDF/random,APDM/APDF/random", "--bytes", "1000", "--html", file)
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(page)
+	for _, want := range []string{"<!DOCTYPE html>", `<td class="relay" title="EIM/APDF/random with APDM/APDF/random: 0 of 1 runs direct, 1 relayed; first byte after 40 ms; at most`, "mapping-and-filtering</th><td>1 runs"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page has no %q:\n%s", want, text)
+		}
+	}
+	for _, not := range []string{"<script", "http://", "https://", "src="} {
+		if strings.Contains(text, not) {
+			t.Errorf("the page has %q", not)
+		}
+	}
+	if n := strings.Count(text, "<td class"); n != 4 {
+		t.Errorf("%d squares, want 4", n)
+	}
+	if code, _, stderr := command(t, "matrix", "--html", filepath.Join(t.TempDir(), "no", "m.html")); code != cli.ExitUsage || !strings.Contains(stderr, "--html") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
 // pair returns the cell of two types.
 func pair(t *testing.T, a, b string) cell {
 	t.Helper()
-	ta, errA := netsim.ParseNATType(a)
-	tb, errB := netsim.ParseNATType(b)
-	if errA != nil || errB != nil {
-		t.Fatal(errA, errB)
+	all := cells(sim, nil)
+	if strings.Count(a, "/") == 2 {
+		all = allCells(sim)
 	}
-	c, err := findCell(cells(sim, nil), ta, tb)
+	c, err := findCell(all, a, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +295,7 @@ func matrixJSON(t *testing.T, stdout string) (d struct {
 		Direct, Relayed int
 		FirstByteMS     *float64 `json:"first_byte_ms_median"`
 		DirectMS        *float64 `json:"direct_ms_median"`
+		ProbesMax       *int     `json:"probes_max"`
 		Reason          string
 		ExpectedDirect  *bool `json:"expected_direct"`
 	}
@@ -225,7 +320,7 @@ func TestMatrixCommand(t *testing.T) {
 	if code != 0 || len(d.Rows) != 1 {
 		t.Fatalf("exit code %d with %d rows: %s", code, len(d.Rows), stderr)
 	}
-	if r := d.Rows[0]; r.Runs != 3 || r.Completed != 3 || r.Direct != 3 || r.Relayed != 0 || r.FirstByteMS == nil || r.DirectMS == nil || r.ExpectedDirect == nil || !*r.ExpectedDirect {
+	if r := d.Rows[0]; r.Runs != 3 || r.Completed != 3 || r.Direct != 3 || r.Relayed != 0 || r.FirstByteMS == nil || r.DirectMS == nil || r.ProbesMax == nil || *r.ProbesMax == 0 || r.ExpectedDirect == nil || !*r.ExpectedDirect {
 		t.Errorf("row = %+v", r)
 	}
 	if stderr != "" {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/instantgrid/instantgrid/netsim"
 	"github.com/instantgrid/instantgrid/netsim/kernel"
 )
 
@@ -36,6 +37,43 @@ func TestRunCommand(t *testing.T) {
 	}
 	if len(lines) < 4 {
 		t.Errorf("%d lines: events are missing", len(lines))
+	}
+}
+
+// TestScenarios runs what comes with the program, in virtual time.
+func TestScenarios(t *testing.T) {
+	want := map[string]struct{ path, reason, failure string }{
+		"cafe-wifi":                 {path: "direct"},
+		"cgn-both":                  {path: "direct"},
+		"corporate-udp-blocked":     {failure: "register the node on a: "}, // until there is a path over TCP
+		"double-nat":                {path: "relay", reason: "no-valid-pair"},
+		"home-and-public":           {path: "direct"},
+		"hotel-mtu-1124":            {path: "direct"},
+		"laptop-sleeps":             {path: "direct"},
+		"lossy-wifi":                {path: "direct"},
+		"symmetric-pair":            {path: "relay", reason: "mapping-both"},
+		"two-homes-port-restricted": {path: "direct"},
+		"two-uplinks":               {path: "direct"},
+	}
+	for _, name := range netsim.Scenarios() {
+		t.Run(name, func(t *testing.T) {
+			sc, err := netsim.NamedScenario(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			from, to, err := sendersOf(sc, "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := bubbles{t}.transfer(transfer{Scenario: sc, Rendezvous: rendezvousHost, From: from, To: to, Bytes: 1 << 20}, nil)
+			w := want[name]
+			if !strings.HasPrefix(o.Failure, w.failure) || w.failure == "" && o.Failure != "" {
+				t.Fatalf("failure %q, want %q", o.Failure, w.failure)
+			}
+			if o.Path != w.path || o.Reason != w.reason || o.Intact != (w.failure == "") {
+				t.Errorf("path %q with reason %q, all bytes %v; want %q, %q: %+v", o.Path, o.Reason, o.Intact, w.path, w.reason, o)
+			}
+		})
 	}
 }
 

@@ -68,9 +68,9 @@ func describe(name string) (scenarioRow, error) {
 			row.Text += ", "
 		}
 		row.Text += text
-		if err := kernel.Supports(n.NAT); err != nil && row.Kernel {
-			row.Kernel, row.Why = false, n.Name+": "+err.Error()
-		}
+	}
+	if err := kernel.SupportsScenario(sc); err != nil {
+		row.Kernel, row.Why = false, err.Error()
 	}
 	for _, h := range sc.Hosts {
 		row.Hosts = append(row.Hosts, h.Name)
@@ -85,8 +85,8 @@ func sendersOf(sc netsim.Scenario, from, to string) (string, string, error) {
 	known := make(map[string]bool)
 	var free []string
 	for _, h := range sc.Hosts {
-		known[h.Name] = true
-		if h.Name != rendezvousHost && h.Name != from && h.Name != to {
+		known[h.Name] = h.Of == ""
+		if h.Of == "" && h.Name != rendezvousHost && h.Name != from && h.Name != to {
 			free = append(free, h.Name)
 		}
 	}

@@ -59,6 +59,10 @@ type outcome struct {
 	Packets netsim.Stats // in the simulator
 	Drops   []string     // why packets ended early, in the simulator
 
+	// Probes is how many packets the two nodes sent to others than the
+	// rendezvous besides those of their sessions; counted in the simulator.
+	Probes int
+
 	Failure string // what went wrong; empty: nothing
 }
 
@@ -220,11 +224,7 @@ func (r *running) startRendezvous(ctx context.Context) (string, error) {
 
 // startNode runs a node that admits one peer.
 func (r *running) startNode(ctx context.Context, name, address string, id *ri2n.Identity, peer ri2n.PeerID) (*overlay.Node, error) {
-	host := r.network.Host(name)
-	if host == nil {
-		return nil, fmt.Errorf("the scenario has no host %q", name)
-	}
-	pc, err := host.ListenPacket(ctx, 0)
+	links, err := r.links(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func (r *running) startNode(ctx context.Context, name, address string, id *ri2n.
 		Identity:   id,
 		Rendezvous: address,
 		Allow:      []ri2n.PeerID{peer},
-		Links:      []overlay.LinkConfig{{Name: "uplink", Conn: pc, OwnPrefixes: []netip.Prefix{r.prefixOf(host)}}},
+		Links:      links,
 	})
 	if err != nil {
 		return nil, err
@@ -248,8 +248,41 @@ func (r *running) startNode(ctx context.Context, name, address string, id *ri2n.
 		r.onClose(func() error { cancel(); return nil })
 	}
 	r.onClose(n.Close)
-	r.tell(event{Host: name, Kind: "node-start", Detail: fmt.Sprintf("%v on %v", id.PeerID().Short(), pc.LocalAddr())})
+	r.tell(event{Host: name, Kind: "node-start", Detail: fmt.Sprintf("%v on %v", id.PeerID().Short(), links[0].Conn.LocalAddr())})
 	return n, nil
+}
+
+// links binds a socket on a host, and one on each of its further links.
+func (r *running) links(ctx context.Context, name string) (links []overlay.LinkConfig, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range links {
+				l.Conn.Close()
+			}
+		}
+	}()
+	names := []string{name}
+	for _, h := range r.Scenario.Hosts {
+		if h.Of == name {
+			names = append(names, h.Name)
+		}
+	}
+	for i, name := range names {
+		host := r.network.Host(name)
+		if host == nil {
+			return links, fmt.Errorf("the scenario has no host %q", name)
+		}
+		pc, err := host.ListenPacket(ctx, 0)
+		if err != nil {
+			return links, err
+		}
+		link := "uplink"
+		if i > 0 {
+			link = name
+		}
+		links = append(links, overlay.LinkConfig{Name: link, Conn: pc, OwnPrefixes: []netip.Prefix{r.prefixOf(host)}})
+	}
+	return links, nil
 }
 
 // prefixOf returns the prefix of a host's own network.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/instantgrid/instantgrid/netsim"
 )
 
 // Transfers in the simulator run in worker processes, which are this program
@@ -72,13 +74,15 @@ func serve(b bubbles, in io.Reader, out io.Writer) error {
 // transfer runs x in the simulator, in virtual time.
 func (b bubbles) transfer(x transfer, report func(event)) (o outcome) {
 	b.run(func() {
-		network, err := startSim(x.Scenario)
+		var probes probeCount
+		network, err := startSim(x.Scenario, netsim.WithTrace(probes.see(x)))
 		if err != nil {
 			o.Failure = err.Error()
 			return
 		}
 		defer network.Close()
 		o = x.run(context.Background(), network, report)
+		o.Probes = int(probes.Load())
 	})
 	return o
 }

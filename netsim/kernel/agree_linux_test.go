@@ -21,6 +21,9 @@ func TestAgreesWithSimulator(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if err := SupportsScenario(sc); err != nil {
+				t.Skip(err)
+			}
 			model, err := netsim.Start(sc)
 			if err != nil {
 				t.Fatal(err)

@@ -27,10 +27,39 @@ func Supports(n netsim.NAT) error {
 	unsupported := func(reason string) error {
 		return fmt.Errorf("kernel: NAT with %s: %w", reason, ErrUnsupported)
 	}
+	plain := netsim.NAT{
+		Mapping: n.Mapping, Filtering: n.Filtering, Allocation: n.Allocation,
+		Lifetime: n.Lifetime, InboundRefresh: n.InboundRefresh, Hairpinning: n.Hairpinning,
+	}
 	switch {
+	case n != plain:
+		return unsupported("more than mapping, filtering, allocation, lifetime, inbound refresh and hairpinning")
 	case n.InboundRefresh && !tracked(n) && n.Filtering < n.Mapping:
 		return unsupported("inbound refresh and a filter weaker than the mapping: " +
 			"a packet from a stranger does not tell which mapping to refresh")
+	}
+	return nil
+}
+
+// SupportsScenario reports whether each part of a scenario can be made here;
+// if not, the error wraps ErrUnsupported and gives the reason.
+func SupportsScenario(sc netsim.Scenario) error {
+	tells := func(l netsim.Link) bool { return l.TooBig || l.Down != nil && l.Down.TooBig }
+	for _, n := range sc.NATs {
+		if err := Supports(n.NAT); err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+		if tells(n.Uplink) {
+			return fmt.Errorf("kernel: %s: link that answers packets that are too big: %w", n.Name, ErrUnsupported)
+		}
+	}
+	for _, h := range sc.Hosts {
+		if tells(h.Uplink) {
+			return fmt.Errorf("kernel: %s: link that answers packets that are too big: %w", h.Name, ErrUnsupported)
+		}
+	}
+	if len(sc.Events) > 0 {
+		return fmt.Errorf("kernel: scenario with events: %w", ErrUnsupported)
 	}
 	return nil
 }

@@ -64,17 +64,15 @@ func Check() error {
 
 // Start builds the scenario and returns the running network; the caller ends
 // it with Close. The error wraps ErrNotPermitted where the system refuses,
-// ErrUnsupported for a NAT that Supports refuses, and is a
+// ErrUnsupported for what SupportsScenario refuses, and is a
 // *netsim.ScenarioError where the scenario is wrong.
 func Start(sc netsim.Scenario) (*Network, error) {
 	addresses, err := sc.Addresses()
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range sc.NATs {
-		if err := Supports(n.NAT); err != nil {
-			return nil, fmt.Errorf("%s: %w", n.Name, err)
-		}
+	if err := SupportsScenario(sc); err != nil {
+		return nil, err
 	}
 	pool := newPacketPool(bufferSize(sc))
 	n := &Network{
