@@ -385,6 +385,10 @@ func (k *pathKeeper) punch(ctx context.Context, first bool, pairs []punch.LinkPa
 		k.trying[p] = struct{}{}
 	}
 	k.mu.Unlock()
+	if len(pairs) == 0 { // there is no link
+		k.conclude(punch.NoValidPair)
+		return
+	}
 	k.attempt(agent, pairs)
 	k.wake()
 }
