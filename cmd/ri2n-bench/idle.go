@@ -125,8 +125,9 @@ func measureIdle(ctx context.Context, d dialer, count int, during time.Duration)
 		return idle{}, err
 	}
 	took := time.Since(start)
-	// Handshakes leave timers, probes and retransmissions that end soon.
-	if err := sleep(ctx, max(2*time.Second, during/2)); err != nil {
+	// Handshakes leave timers, probes, retransmissions and records of what they
+	// refused that end within seconds, of whichever contender.
+	if err := sleep(ctx, max(2*time.Second, during*3/5)); err != nil {
 		return idle{}, err
 	}
 	after, err := bothEnds(ctx, d)

@@ -118,7 +118,7 @@ var scenarios = []scenario{
 		{links: lossyLinks, measure: measuresPing, pings: 500, contenders: []string{"ri2n-redundant", "ri2n", "mptcp"}},
 	}},
 	{"idle", "sessions without traffic: memory and goroutines of the dearer end for each session, processor time of both", []variant{
-		{links: []netsim.Link{perfect}, measure: measuresIdle, longer: 10.0 / 3, once: true, contenders: streams},
+		{links: []netsim.Link{perfect}, measure: measuresIdle, longer: 20.0 / 3, once: true, contenders: streams},
 	}},
 	{"fair", "one stream beside one of kernel TCP on a link of 100 Mbit/s and 40 ms", []variant{
 		{name: "beside CUBIC", links: []netsim.Link{line(100, 40*time.Millisecond, 0)}, measure: measuresBulk, longer: 5, rival: "tcp-cubic", contenders: []string{"ri2n", "ri2n-cubic", "quic", "kcp", "tcp-bbr"}},

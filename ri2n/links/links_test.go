@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,8 +62,14 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		eth, wlan := on("eth0", up, "192.0.2.7/24"), on("wlan0", up, "198.51.100.7/24")
+		var mu sync.Mutex // guards the two that follow
 		var list []attachment
 		var failing error
+		set := func(err error, to ...attachment) {
+			mu.Lock()
+			defer mu.Unlock()
+			list, failing = to, err
+		}
 		wake := make(chan struct{}, 1)
 		type seen struct {
 			at        time.Duration
@@ -71,20 +78,25 @@ func TestWatch(t *testing.T) {
 		var got []seen
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
-		list = []attachment{eth}
+		set(nil, eth)
 		go func() {
 			c := Config{}
 			c.setDefaults(true)
-			ended <- c.watch(ctx, wake, func() ([]attachment, error) { return list, failing }, func(ch Change) {
+			ended <- c.watch(ctx, wake, func() ([]attachment, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				return list, failing
+			}, func(ch Change) {
 				got = append(got, seen{time.Since(begun), texts(ch.Gone), texts(ch.New)})
 			})
 		}()
-		change := func(to ...attachment) {
+		changeBut := func(err error, to ...attachment) {
 			synctest.Wait()
-			list = to
+			set(err, to...)
 			wake <- struct{}{}
 			synctest.Wait()
 		}
+		change := func(to ...attachment) { changeBut(nil, to...) }
 		time.Sleep(time.Second)
 		change(eth, wlan) // comes at 1 s
 		time.Sleep(200 * time.Millisecond)
@@ -92,12 +104,10 @@ func TestWatch(t *testing.T) {
 		time.Sleep(800 * time.Millisecond)
 		change(eth, wlan) // comes again at 2 s
 		time.Sleep(2 * time.Second)
-		failing = errors.New("no answer")
-		change() // a look that fails changes nothing
-		failing = nil
-		change(wlan) // the wire is pulled at 4 s
+		changeBut(errors.New("no answer")) // a look that fails changes nothing
+		change(wlan)                       // the wire is pulled at 4 s
 		synctest.Wait()
-		list = []attachment{eth, wlan} // nobody tells; a look finds it within 5 s
+		set(nil, eth, wlan) // nobody tells; a look finds it within 5 s
 		time.Sleep(6 * time.Second)
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
