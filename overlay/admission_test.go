@@ -88,7 +88,7 @@ func TestWrongPeerAtARememberedAddress(t *testing.T) {
 		a := r.start(r.hostA, 1, func(c *Config) { c.Rendezvous = "" })
 		b := r.start(r.world.Host(), 2, func(c *Config) { c.Rendezvous = ""; c.Allow = []ri2n.PeerID{a.PeerID()} })
 		other := identity(t, 77).PeerID()
-		a.remembered.add(time.Now(), other, b.links.list[0].local)
+		a.remembered.add(time.Now(), other, b.links.all()[0].local)
 		err := dialError(t, a, other)
 		if errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("dial = %v", err)

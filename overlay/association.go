@@ -58,6 +58,8 @@ type association struct {
 	paths pathKeeper
 	fetch listFetch
 
+	toldLinks atomic.Bool // the client has a list of our links
+
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed
 	greeted bool       // ready is closed
@@ -223,6 +225,7 @@ func (a *association) run(control *ri2n.Stream) {
 			if own := a.node.grid.ownProof(); own != nil {
 				a.send(memberMessage{membership.AppendProof(nil, own)})
 			}
+			a.tellLinks()
 		}
 		a.peer.join(a)
 		running.Go(func() { a.paths.run(ctx) })
@@ -522,6 +525,10 @@ func (a *association) handle(m message) error {
 			return fmt.Errorf("%w: a report from the TLS server", errMalformed)
 		}
 		a.paths.told(m.reason)
+	case linkList:
+		if a.client {
+			a.paths.peerHas(m.ids)
+		}
 	}
 	return nil
 }

@@ -41,11 +41,22 @@ type Config struct {
 	Policy string
 
 	// Links are the sockets to use, one for each local network attachment.
-	// The node owns them from Start on, also when Start fails. Empty: one
-	// UDP socket on ListenPort on all IPv4 addresses.
+	// The node owns them from Start on, also when Start fails. Empty: those of
+	// Uplinks.
 	Links []LinkConfig
 
-	// ListenPort is the UDP port of the default socket. Zero: any.
+	// Uplinks reports attachments that come and go; the node has a socket on
+	// each of the first four, besides Links. Nil, where Links is empty too:
+	// this computer's, one for each interface with an IPv4 address, if it has
+	// more than one when the node starts; otherwise one UDP socket on all IPv4
+	// addresses, which goes where the routing table says and outlives changes
+	// of the address. Tunnels and container networks do not count, and where
+	// the way to the rendezvous leads through a tunnel or ends on this
+	// computer, it is the one socket.
+	Uplinks Uplinks
+
+	// ListenPort is the UDP port of the sockets that the node opens on its
+	// own. Zero: any.
 	ListenPort uint16
 
 	// Resolve looks up the rendezvous's host name. Nil: the system's resolver.

@@ -112,6 +112,9 @@ type PortError struct {
 func (e *PortError) Error() string { return "overlay: " + e.Object() + ": " + e.Cause() }
 func (e *PortError) Unwrap() error { return syscall.ECONNREFUSED }
 
+// Policy reports whether the peer's policy closes the port to us.
+func (e *PortError) Policy() bool { return e.Code == resetPolicy }
+
 // Object names peer and port.
 func (e *PortError) Object() string { return Addr{e.Peer, e.Port}.String() }
 

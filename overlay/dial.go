@@ -169,7 +169,7 @@ func (n *Node) directCandidates(p *Peer) []ri2n.Remote {
 	}
 	var list []ri2n.Remote
 	for _, addr := range n.remembered.of(p.id) {
-		for _, l := range n.links.list {
+		for _, l := range n.links.all() {
 			if l.reaches(addr.Addr()) && len(list) < maxDirectCandidates {
 				list = append(list, ri2n.Remote{Link: l.link, Addr: addr})
 			}

@@ -18,8 +18,13 @@
 //	conn, err := node.DialContext(ctx, "tcp", peer.String()+":7000")
 //
 // A node accepts nobody unless told: the peers of Config.Allow and of the allow
-// file in its directory, and the one holder of each token made with
-// [Node.Invite]. [PeerOf] names the verified peer behind a connection.
+// file in its directory, the one holder of each token made with [Node.Invite],
+// and the members of its grid, to whom its policy file opens ports. [PeerOf]
+// names the verified peer behind a connection.
+//
+// A grid is made with [Found] and joined with [Join]; its members are dialed by
+// name, "alice.lab.grid:7000" (docs/membership.md). The node keeps its own
+// membership fresh, and ends the sessions of those who are revoked.
 //
 // Whatever is not direct says why: [PathStatus] holds a reason from punch's
 // closed list and what would change it. The TLS client of a session decides
@@ -30,9 +35,11 @@
 //
 // Files in Config.Dir, all of mode 0600: key (the identity), allow (one peer ID
 // on a line), rendezvous (HOST:PORT#PEERID), addresses (where peers were
-// reached last), invitations (open tokens, one in a file).
+// reached last), invitations (open tokens, one in a file), policy.yaml (which
+// ports are open to which members), grid, membership, revocations and members (of
+// a member), grid.key (of an admin).
 //
-// Not handled: names, membership, discovery on the LAN, proxies, port mapping,
+// Not handled: discovery on the LAN, proxies, port mapping,
 // UDP-less networks. The formats of streams and of the control stream are
 // laid down in docs/overlay-protocol.md.
 package overlay

@@ -542,6 +542,26 @@ func TestPolicyFiles(t *testing.T) {
 	}
 }
 
+// The example in the guide is a policy.
+func TestPolicyOfTheGuide(t *testing.T) {
+	b, err := os.ReadFile("../docs/membership.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(b), "```yaml\n")
+	text, _, end := strings.Cut(text, "```")
+	if !found || !end {
+		t.Fatal("docs/membership.md shows no policy")
+	}
+	p, err := parsePolicy("docs/membership.md", []byte(strings.ReplaceAll(text, "PEERID", (ri2n.PeerID{1}).String())))
+	if err != nil || len(p.rules) != 3 {
+		t.Errorf("policy = %+v, %v", p, err)
+	}
+	if got := p.opens(&membership.Member{Name: "build-7", Roles: membership.Worker}, 8005); !got {
+		t.Error("its second rule does not hold")
+	}
+}
+
 func FuzzParsePolicy(f *testing.F) {
 	f.Add([]byte("stale: refuse\nrules:\n- roles: [worker]\n  names: [\"a*\"]\n  ports: [80, \"8000-8010\", all]\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -38,7 +38,7 @@ func (r *rig) stranger(number int) *badPeer {
 
 func (s *badPeer) dial(n *Node) *ri2n.Session {
 	s.t.Helper()
-	session, err := s.endpoint.Dial(s.t.Context(), n.PeerID(), ri2n.Remote{Link: s.link, Addr: n.links.list[0].local})
+	session, err := s.endpoint.Dial(s.t.Context(), n.PeerID(), ri2n.Remote{Link: s.link, Addr: n.links.all()[0].local})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestNetConn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	a.remembered.add(time.Now(), b.PeerID(), b.links.list[0].local)
+	a.remembered.add(time.Now(), b.PeerID(), b.links.all()[0].local)
 	ln, err := b.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ const maxHosts = 6
 
 // A nodeLink is one socket, shared by ri2n and punch.
 type nodeLink struct {
-	id    uint16 // punch's, from 1
+	id    uint16 // punch's, from 1; never used again
 	link  *ri2n.Link
 	mux   *punch.Mux
 	local netip.AddrPort
@@ -27,85 +28,186 @@ type nodeLink struct {
 	mu         sync.Mutex // guards what follows
 	candidates []punch.Candidate
 	behavior   punch.Behavior
+	asked      bool // servers were asked at least once
+	heard      bool // one of them answered the last time
 }
 
-// nodeLinks are the links of a node. The list never changes.
+// nodeLinks are the links of a node, which come and go.
 type nodeLinks struct {
-	list    []*nodeLink
-	log     *slog.Logger
-	servers func() []netip.AddrPort // STUN
+	endpoint *ri2n.Endpoint
+	log      *slog.Logger
+	budget   *punch.Budget
+	servers  func() []netip.AddrPort // STUN
 
-	mu       sync.Mutex // guards what follows
-	gathered time.Time  // zero: never
+	mu       sync.Mutex  // guards what follows
+	list     []*nodeLink // in the order they came; replaced, not changed
+	lastID   uint16
+	closed   bool
+	gathered time.Time // zero: never
 	running  chan struct{}
 }
 
-// openLinks makes links and muxes of the configured sockets.
-func openLinks(endpoint *ri2n.Endpoint, configured []LinkConfig, log *slog.Logger) (*nodeLinks, error) {
-	ls := &nodeLinks{log: log}
-	budget := punch.NewBudget()
-	for i, c := range configured {
-		name := c.Name
-		if name == "" {
-			name = fmt.Sprintf("link%d", i+1)
-		}
-		l := &nodeLink{id: uint16(i + 1), local: addrPortOf(c.Conn.LocalAddr())}
-		filter := punch.Filter{}
-		_, real := c.Conn.(*net.UDPConn)
-		switch {
-		case c.OwnPrefixes != nil:
-			l.own = func() []netip.Prefix { return c.OwnPrefixes }
-		case real:
-			l.own = punch.InterfacePrefixes
-		}
-		filter.Own = l.own
-		if real {
-			filter.Gateways = punch.DefaultGateways
-		}
-		link, err := endpoint.AddLink(name, c.Conn)
-		if err != nil {
+func newNodeLinks(endpoint *ri2n.Endpoint, log *slog.Logger) *nodeLinks {
+	return &nodeLinks{endpoint: endpoint, log: log, budget: punch.NewBudget()}
+}
+
+// open makes links and muxes of the configured sockets. After an error the
+// sockets are the caller's to close.
+func (ls *nodeLinks) open(configured []LinkConfig) error {
+	for _, c := range configured {
+		if _, err := ls.add(c); err != nil {
 			ls.close()
-			return nil, &LinkError{Name: "link " + name, Err: err}
+			return err
 		}
-		l.link = link
-		l.mux, err = punch.NewMux(link.Other(), punch.MuxConfig{Logger: log, Filter: filter, Budget: budget})
-		if err != nil {
-			link.Close()
-			ls.close()
-			return nil, &LinkError{Name: "link " + name, Err: err}
-		}
-		ls.list = append(ls.list, l)
 	}
-	return ls, nil
+	return nil
+}
+
+// add makes a link of a socket. After an error the socket is the caller's.
+func (ls *nodeLinks) add(c LinkConfig) (*nodeLink, error) {
+	ls.mu.Lock()
+	if ls.closed {
+		ls.mu.Unlock()
+		return nil, ErrClosed
+	}
+	ls.lastID++
+	if ls.lastID == 0 {
+		ls.lastID = 1
+	}
+	id := ls.lastID
+	name := c.Name
+	if name == "" {
+		name = fmt.Sprintf("link%d", id)
+	}
+	if slices.ContainsFunc(ls.list, func(l *nodeLink) bool { return l.link.Name() == name }) {
+		name = fmt.Sprintf("%s-%d", name, id)
+	}
+	ls.mu.Unlock()
+
+	l := &nodeLink{id: id, local: addrPortOf(c.Conn.LocalAddr())}
+	filter := punch.Filter{}
+	_, real := c.Conn.(*net.UDPConn)
+	switch {
+	case c.OwnPrefixes != nil:
+		l.own = func() []netip.Prefix { return c.OwnPrefixes }
+	case real:
+		l.own = punch.InterfacePrefixes
+	}
+	filter.Own = l.own
+	if real {
+		filter.Gateways = punch.DefaultGateways
+	}
+	link, err := ls.endpoint.AddLink(name, c.Conn)
+	if err != nil {
+		return nil, &LinkError{Name: "link " + name, Err: err}
+	}
+	l.link = link
+	l.mux, err = punch.NewMux(link.Other(), punch.MuxConfig{Logger: ls.log, Filter: filter, Budget: ls.budget})
+	if err != nil {
+		link.Close()
+		return nil, &LinkError{Name: "link " + name, Err: err}
+	}
+	ls.mu.Lock()
+	closed := ls.closed
+	if !closed {
+		ls.list = append(slices.Clip(ls.list), l)
+	}
+	ls.mu.Unlock()
+	if closed {
+		l.close()
+		return nil, ErrClosed
+	}
+	return l, nil
+}
+
+// remove takes a link out of use: nothing new begins on it. The caller closes
+// it.
+func (ls *nodeLinks) remove(l *nodeLink) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if i := slices.Index(ls.list, l); i >= 0 {
+		ls.list = slices.Delete(slices.Clone(ls.list), i, i+1)
+	}
+}
+
+// close ends attempts and paths on the link, and its socket.
+func (l *nodeLink) close() {
+	l.mux.Close()
+	l.link.Close()
 }
 
 func (ls *nodeLinks) close() {
-	for _, l := range ls.list {
+	ls.mu.Lock()
+	ls.closed = true
+	list := ls.list
+	ls.mu.Unlock()
+	for _, l := range list {
 		l.mux.Close()
 	}
 }
 
+// all returns the links, those first over which servers have answered.
+func (ls *nodeLinks) all() []*nodeLink {
+	ls.mu.Lock()
+	list := slices.Clone(ls.list)
+	ls.mu.Unlock()
+	rank := make(map[*nodeLink]int, len(list))
+	for _, l := range list {
+		l.mu.Lock()
+		if !l.heard {
+			rank[l] = 1
+		}
+		l.mu.Unlock()
+	}
+	slices.SortStableFunc(list, func(a, b *nodeLink) int { return rank[a] - rank[b] })
+	return list
+}
+
+// ids returns the links' IDs in the order of all.
+func (ls *nodeLinks) ids() []uint16 {
+	var ids []uint16
+	for _, l := range ls.all() {
+		ids = append(ids, l.id)
+	}
+	return ids[:min(len(ids), maxLinksTold)]
+}
+
 // sockets returns the links for the rendezvous.
 func (ls *nodeLinks) sockets() []*ri2n.Link {
-	list := make([]*ri2n.Link, len(ls.list))
-	for i, l := range ls.list {
-		list[i] = l.link
+	var list []*ri2n.Link
+	for _, l := range ls.all() {
+		list = append(list, l.link)
 	}
 	return list
 }
 
 func (ls *nodeLinks) byID(id uint16) *nodeLink {
-	if id == 0 || int(id) > len(ls.list) {
-		return nil
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.list {
+		if l.id == id {
+			return l
+		}
 	}
-	return ls.list[id-1]
+	return nil
+}
+
+func (ls *nodeLinks) byName(name string) *nodeLink {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.list {
+		if l.link.Name() == name {
+			return l
+		}
+	}
+	return nil
 }
 
 // punchLinks returns the links as attempts see them.
 func (ls *nodeLinks) punchLinks() []punch.Link {
-	list := make([]punch.Link, len(ls.list))
-	for i, l := range ls.list {
-		list[i] = l.snapshot()
+	var list []punch.Link
+	for _, l := range ls.all() {
+		list = append(list, l.snapshot())
 	}
 	return list
 }
@@ -173,13 +275,24 @@ func (ls *nodeLinks) fresh(age time.Duration) bool {
 }
 
 // gather makes the candidates of every link true again unless they are younger
-// than age. It takes at most limit; whoever comes while it runs waits for the
-// same result.
+// than age; those of a link that has come since are found in any case. It takes
+// at most limit; whoever comes while it runs waits for the same result.
 func (ls *nodeLinks) gather(ctx context.Context, age, limit time.Duration) {
 	ls.mu.Lock()
+	list := ls.list
 	if age > 0 && !ls.gathered.IsZero() && time.Since(ls.gathered) < age {
-		ls.mu.Unlock()
-		return
+		var fresh []*nodeLink
+		for _, l := range list {
+			l.mu.Lock()
+			if !l.asked {
+				fresh = append(fresh, l)
+			}
+			l.mu.Unlock()
+		}
+		if list = fresh; len(list) == 0 {
+			ls.mu.Unlock()
+			return
+		}
 	}
 	if running := ls.running; running != nil {
 		ls.mu.Unlock()
@@ -199,7 +312,7 @@ func (ls *nodeLinks) gather(ctx context.Context, age, limit time.Duration) {
 	heard := false
 	var links sync.WaitGroup
 	var mu sync.Mutex
-	for _, l := range ls.list {
+	for _, l := range list {
 		links.Go(func() {
 			if l.gather(ctx, servers) {
 				mu.Lock()
@@ -211,7 +324,7 @@ func (ls *nodeLinks) gather(ctx context.Context, age, limit time.Duration) {
 	links.Wait()
 
 	ls.mu.Lock()
-	if heard {
+	if heard && len(list) == len(ls.list) {
 		ls.gathered = time.Now()
 	}
 	ls.running = nil
@@ -240,6 +353,7 @@ func (l *nodeLink) gather(ctx context.Context, servers []netip.AddrPort) bool {
 	defer l.mu.Unlock()
 	// A socket with a public address has no reflexive candidate of its own.
 	heard = heard || behavior.Translated == punch.No
+	l.asked, l.heard = true, heard
 	if heard || l.candidates == nil {
 		l.candidates, l.behavior = candidates, behavior
 	}
@@ -248,8 +362,9 @@ func (l *nodeLink) gather(ctx context.Context, servers []netip.AddrPort) bool {
 
 // status returns the links for people.
 func (ls *nodeLinks) status() []LinkStatus {
-	list := make([]LinkStatus, len(ls.list))
-	for i, l := range ls.list {
+	links := ls.all()
+	list := make([]LinkStatus, len(links))
+	for i, l := range links {
 		list[i] = LinkStatus{Name: l.link.Name(), Local: l.local, Outside: l.outside()}
 		l.mu.Lock()
 		if l.behavior != (punch.Behavior{}) {

@@ -18,6 +18,7 @@ const (
 	maxMessageBody   = 4096 // bytes; punch's messages have at most about 2 KiB
 	maxSoftware      = 64   // bytes of hello.software
 	maxReason        = 32   // bytes of report.reason
+	maxLinksTold     = 8    // links of linkList
 )
 
 // Kinds of message on the control stream (docs/overlay-protocol.md,
@@ -35,6 +36,7 @@ const (
 	kindListAt     = 0x41
 	kindListGet    = 0x42
 	kindListPart   = 0x43
+	kindLinks      = 0x45
 )
 
 // A message travels on the control stream.
@@ -84,6 +86,10 @@ type listPart struct {
 	data          []byte
 }
 
+// A linkList names the links of the server, as punch's descriptions do, the
+// preferred one first.
+type linkList struct{ ids []uint16 }
+
 // An unknown is a message of a later version that may be skipped.
 type unknown struct {
 	code byte
@@ -100,6 +106,7 @@ func (memberMessage) kind() byte { return kindMember }
 func (listAt) kind() byte        { return kindListAt }
 func (listGet) kind() byte       { return kindListGet }
 func (listPart) kind() byte      { return kindListPart }
+func (linkList) kind() byte      { return kindLinks }
 func (m unknown) kind() byte     { return m.code }
 
 func (m proof) appendBody(b []byte) []byte { return append(b, m.mac[:]...) }
@@ -127,6 +134,13 @@ func (m listPart) appendBody(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, m.sequence)
 	b = binary.BigEndian.AppendUint32(b, m.total)
 	return append(binary.BigEndian.AppendUint32(b, m.offset), m.data...)
+}
+
+func (m linkList) appendBody(b []byte) []byte {
+	for _, id := range m.ids {
+		b = binary.BigEndian.AppendUint16(b, id)
+	}
+	return b
 }
 
 // appendMessage extends b by m with its header.
@@ -243,6 +257,16 @@ func parseBody(kind byte, b []byte) (message, error) {
 			sequence: binary.BigEndian.Uint64(b), total: binary.BigEndian.Uint32(b[8:]),
 			offset: binary.BigEndian.Uint32(b[12:]), data: append([]byte(nil), b[16:]...),
 		}, nil
+	}
+	if kind == kindLinks {
+		if len(b)%2 != 0 || len(b) > 2*maxLinksTold {
+			return bad()
+		}
+		var m linkList
+		for ; len(b) > 0; b = b[2:] {
+			m.ids = append(m.ids, binary.BigEndian.Uint16(b))
+		}
+		return m, nil
 	}
 	if kind < firstExtension {
 		return bad()

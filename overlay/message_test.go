@@ -35,6 +35,7 @@ var golden = []struct {
 	{"list-at", listAt{sequence: 7}},
 	{"list-get", listGet{sequence: 7, offset: 3072}},
 	{"list-part", listPart{sequence: 7, total: 4000, offset: 3072, data: []byte{1, 2, 3}}},
+	{"links", linkList{ids: []uint16{1, 0x0203}}},
 	{"extension", unknown{code: 0x44, body: []byte("later")}},
 }
 
@@ -77,6 +78,8 @@ func TestMessagesRefused(t *testing.T) {
 		{"short ping", "04 0007 00000000000000"},
 		{"long pong", "05 0009 000000000000000000"},
 		{"unknown reason", "06 0004 66756e21"},
+		{"half a link", "45 0003 000100"},
+		{"nine links", "45 0012" + strings.Repeat("0001", 9)},
 		{"long reason", "06 0021" + strings.Repeat("61", 33)},
 	} {
 		b, err := hex.DecodeString(strings.ReplaceAll(tt.bytes, " ", ""))

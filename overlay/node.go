@@ -83,7 +83,11 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		closeLinks()
 		return nil, err
 	}
-	if len(cfg.Links) == 0 {
+	uplinks := cfg.Uplinks
+	if len(cfg.Links) == 0 && uplinks == nil && severalUplinks(address) {
+		uplinks = systemUplinks(cfg.ListenPort)
+	}
+	if len(cfg.Links) == 0 && uplinks == nil {
 		if n.cfg.Links, err = defaultLinks(cfg.ListenPort); err != nil {
 			return nil, err
 		}
@@ -100,14 +104,20 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.links, err = openLinks(n.endpoint, n.cfg.Links, n.log)
+	n.links = newNodeLinks(n.endpoint, n.log)
+	n.links.servers = n.stunServers
+	err = n.links.open(n.cfg.Links)
+	if err == nil && uplinks != nil {
+		err = n.startUplinks(ctx, uplinks)
+	}
 	if err != nil {
 		closeLinks()
 		n.cancel()
+		n.links.close()
 		n.endpoint.Close()
+		n.running.Wait()
 		return nil, err
 	}
-	n.links.servers = n.stunServers
 	for inv := range n.invitations.open {
 		inv.node = n
 	}

@@ -23,11 +23,19 @@ const (
 	freshAgain = 3 * time.Second
 	gatherTime = 500 * time.Millisecond
 
+	// fillSoon is how long after its start a session takes its candidates to
+	// be those that it began with.
+	fillSoon = 5 * time.Second
+
 	// relayRetry is the pause between two attempts to bring the relay back.
 	relayRetry = 5 * time.Second
 	// messageGap tells one attempt's messages from the next one's.
 	messageGap = time.Second
 )
+
+// moreAgain are the pauses between attempts to bring further links into a
+// session that is direct already; the last one repeats.
+var moreAgain = [...]time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 60 * time.Second, 5 * time.Minute}
 
 // punchAgain are the pauses between attempts while a session is relayed; the
 // last one repeats.
@@ -42,21 +50,27 @@ type pathKeeper struct {
 
 	mu        sync.Mutex // guards what follows
 	closed    bool
-	agent     *punch.Agent // nil: policy, or not started
-	remote    PathPolicy   // the peer's
-	why       punch.Reason // Direct, or why not
-	direct    bool         // this side sends on a direct path
-	punching  bool         // an attempt is under way
-	starting  bool         // candidates are gathered for one
-	result    punch.Reason // of the last attempt
-	tooOld    bool         // the peer does not speak our version of punch
-	failures  int          // attempts since the last direct path
-	again     time.Time    // of the next attempt; zero: none
+	agent     *punch.Agent                // nil: policy, or not started
+	remote    PathPolicy                  // the peer's
+	why       punch.Reason                // Direct, or why not
+	direct    bool                        // this side sends on a direct path
+	trying    map[punch.LinkPair]struct{} // attempts under way, as asked for
+	starting  bool                        // candidates are gathered for some
+	result    punch.Reason                // of the last attempt
+	tooOld    bool                        // the peer does not speak our version of punch
+	failures  int                         // attempts since the last direct path
+	again     time.Time                   // of the next attempt; zero: none
 	proofs    map[proofKey]*proofState
 	relayDue  time.Time // before it the relay is not tried again
 	relaying  bool
 	lastHeard time.Time // the last message of punch
 	offers    int       // runs of messages so far
+
+	// Of sessions with several links on either side; see links of paths.
+	peerLinks    []uint16            // the peer's, as told; none: it has one
+	routes       map[proofKey]uint16 // the peer's link that an address leads to
+	more         time.Time           // of the next attempt on links without a path; zero: none
+	moreFailures int                 // such attempts since the last change of links
 }
 
 // A proofKey is one remote transport address on one of our links.
@@ -77,6 +91,8 @@ func (k *pathKeeper) init(a *association) {
 	k.kick = make(chan struct{}, 1)
 	k.why = punch.Connecting
 	k.proofs = make(map[proofKey]*proofState)
+	k.trying = make(map[punch.LinkPair]struct{})
+	k.routes = make(map[proofKey]uint16)
 }
 
 // policy returns the stricter policy of both sides.
@@ -127,13 +143,31 @@ func (k *pathKeeper) begin() bool {
 		k.mu.Unlock()
 		return false
 	}
-	k.punching = true
-	k.mu.Unlock()
-	if err := agent.Punch(); err != nil {
-		k.onResult(punch.Result{Reason: punch.NoValidPair})
+	ids := k.a.node.links.ids()
+	if len(ids) == 0 {
+		k.mu.Unlock()
 		return false
 	}
-	return true
+	// The links that are left wait until the peer has told its own.
+	pair := punch.LinkPair{Link: ids[0]}
+	k.trying[pair] = struct{}{}
+	k.mu.Unlock()
+	return k.attempt(agent, []punch.LinkPair{pair})
+}
+
+// attempt begins an attempt on each pair, which is in trying, and reports
+// whether all have begun.
+func (k *pathKeeper) attempt(agent *punch.Agent, pairs []punch.LinkPair) bool {
+	begun, err := agent.PunchPairs(pairs)
+	if err != nil {
+		k.a.log.Debug("punch", "err", err)
+	}
+	for _, p := range pairs {
+		if !slices.Contains(begun, p) {
+			k.onResult(punch.Result{Asked: p, Reason: punch.NoValidPair})
+		}
+	}
+	return len(begun) == len(pairs)
 }
 
 // run keeps the paths until ctx ends or the session does.
@@ -247,7 +281,7 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 		case k.why == punch.Policy:
 			k.why = punch.Connecting
 			k.again = now
-		case k.again.IsZero() && !k.punching && !k.starting && !k.provingLocked():
+		case k.again.IsZero() && len(k.trying) == 0 && !k.starting && !k.provingLocked():
 			k.again = now // the first attempt
 			if len(k.proofs) > 0 || k.failures > 0 {
 				k.again = now.Add(punchAgain[0]) // a path came and went
@@ -256,10 +290,17 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	}
 	why := k.why
 	punchNow := a.client && !direct && policy != PathRelayOnly && k.agent != nil &&
-		!k.punching && !k.starting && !k.again.IsZero() && !now.Before(k.again)
+		len(k.trying) == 0 && !k.starting && !k.again.IsZero() && !now.Before(k.again)
+	var pairs []punch.LinkPair
 	if punchNow {
 		k.again = time.Time{}
 		k.starting = true
+		pairs = k.allPairsLocked()
+	}
+	fill := !punchNow && a.client && policy != PathRelayOnly && k.agent != nil && k.fillLocked(paths, now)
+	if fill {
+		k.starting = true
+		pairs = k.idlePairsLocked(paths)
 	}
 	first := k.failures == 0 && !died && why == punch.Connecting
 	relayNow := a.client && !carrier && policy != PathDirectOnly && !k.relaying && !now.Before(k.relayDue)
@@ -272,16 +313,19 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	}
 	dropRelay := policy == PathDirectOnly && direct && carrier
 	next := time.Hour
-	if !k.again.IsZero() && !k.punching && !k.starting && k.agent != nil {
+	if !k.again.IsZero() && len(k.trying) == 0 && !k.starting && k.agent != nil {
 		next = min(next, k.again.Sub(now))
+	}
+	if !k.more.IsZero() && !k.starting && k.agent != nil && (direct || len(k.trying) > 0 || k.provingLocked()) {
+		next = min(next, k.more.Sub(now))
 	}
 	if a.client && !carrier && policy != PathDirectOnly {
 		next = min(next, max(k.relayDue.Sub(now), relayRetry))
 	}
 	k.mu.Unlock()
 
-	if punchNow {
-		a.node.running.Go(func() { k.punch(ctx, first) })
+	if punchNow || fill {
+		a.node.running.Go(func() { k.punch(ctx, first || fill && now.Sub(a.since) < fillSoon, pairs, fill) })
 	}
 	if relayNow {
 		a.node.running.Go(func() { k.addRelay(ctx) })
@@ -313,8 +357,9 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	return max(next, 0)
 }
 
-// punch starts one attempt, with candidates that are true now.
-func (k *pathKeeper) punch(ctx context.Context, first bool) {
+// punch starts an attempt on each pair, with candidates that are true now.
+// Fill says that the session may have direct paths already.
+func (k *pathKeeper) punch(ctx context.Context, first bool, pairs []punch.LinkPair, fill bool) {
 	age := freshAgain
 	if first {
 		age = freshDial
@@ -323,16 +368,29 @@ func (k *pathKeeper) punch(ctx context.Context, first bool) {
 	k.mu.Lock()
 	agent := k.agent
 	k.starting = false
-	k.punching = agent != nil
-	k.proofs = make(map[proofKey]*proofState)
-	k.mu.Unlock()
 	if agent == nil {
+		k.mu.Unlock()
 		return
 	}
-	if err := agent.Punch(); err != nil {
-		k.a.log.Debug("punch", "err", err)
-		k.onResult(punch.Result{Reason: punch.NoValidPair})
+	if !fill {
+		k.proofs = make(map[proofKey]*proofState)
 	}
+	for key, st := range k.proofs {
+		link := k.a.node.links.byID(key.link)
+		if !st.running && (link == nil || !k.hasDirect(link, key.remote)) {
+			delete(k.proofs, key)
+		}
+	}
+	for _, p := range pairs {
+		k.trying[p] = struct{}{}
+	}
+	k.mu.Unlock()
+	if len(pairs) == 0 { // there is no link
+		k.conclude(punch.NoValidPair)
+		return
+	}
+	k.attempt(agent, pairs)
+	k.wake()
 }
 
 // onPair has a transport address that seems to work proven by the session,
@@ -347,6 +405,7 @@ func (k *pathKeeper) prove(p punch.Pair) (begun bool) {
 	key := proofKey{p.Link, p.Remote}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.noteRouteLocked(key, p.PeerLink)
 	if k.closed || k.policyLocked() == PathRelayOnly {
 		return false
 	}
@@ -376,7 +435,7 @@ func (k *pathKeeper) runProof(ctx context.Context, p punch.Pair, link *nodeLink,
 		ctx, cancel := context.WithTimeout(ctx, proofPatience)
 		_, err := k.a.session.AddPath(ctx, ri2n.Remote{Link: link.link, Addr: p.Remote})
 		cancel()
-		if err != nil && k.hasDirect(p.Remote) {
+		if err != nil && k.hasDirect(link, p.Remote) {
 			err = nil // the peer's path to the same address was faster
 		}
 		k.mu.Lock()
@@ -386,7 +445,7 @@ func (k *pathKeeper) runProof(ctx context.Context, p punch.Pair, link *nodeLink,
 			continue
 		}
 		st.running, st.proven = false, err == nil
-		failed := err != nil && !k.punching && !k.anyProofLocked()
+		failed := err != nil && len(k.trying) == 0 && !k.anyProofLocked()
 		result := k.result
 		k.mu.Unlock()
 		k.a.log.Debug("proof", "remote", p.Remote, "stage", p.Stage.String(), "err", err)
@@ -401,10 +460,10 @@ func (k *pathKeeper) runProof(ctx context.Context, p punch.Pair, link *nodeLink,
 	}
 }
 
-// hasDirect reports whether the session has a proven path to remote.
-func (k *pathKeeper) hasDirect(remote netip.AddrPort) bool {
+// hasDirect reports whether the session has a proven path from link to remote.
+func (k *pathKeeper) hasDirect(link *nodeLink, remote netip.AddrPort) bool {
 	return slices.ContainsFunc(k.a.session.Paths(), func(p ri2n.PathInfo) bool {
-		return !p.Carrier && p.Remote == remote && (p.State == ri2n.PathActive || p.State == ri2n.PathStandby)
+		return !p.Carrier && p.Remote == remote && p.Link == link.link.Name() && (p.State == ri2n.PathActive || p.State == ri2n.PathStandby)
 	})
 }
 
@@ -430,17 +489,22 @@ func (k *pathKeeper) provingLocked() bool {
 // onResult takes the end of an attempt.
 func (k *pathKeeper) onResult(r punch.Result) {
 	k.mu.Lock()
-	k.punching = false
+	delete(k.trying, r.Asked)
 	k.result = r.Reason
+	others := len(k.trying) > 0
 	k.mu.Unlock()
 	if r.Reason != punch.Direct {
+		if others {
+			k.wake()
+			return
+		}
 		k.conclude(r.Reason)
 		return
 	}
 	r.Pair.Stage = punch.Selected
 	k.prove(r.Pair)
 	k.mu.Lock()
-	failed := !k.anyProofLocked()
+	failed := !k.anyProofLocked() && len(k.trying) == 0
 	k.mu.Unlock()
 	if failed {
 		k.conclude(punch.ProofFailed)
@@ -515,7 +579,7 @@ func (k *pathKeeper) greeted(policy PathPolicy) {
 	var agent *punch.Agent
 	if k.policyLocked() == PathRelayOnly {
 		agent, k.agent = k.agent, nil
-		k.punching = false
+		clear(k.trying)
 	}
 	k.mu.Unlock()
 	if agent != nil {

@@ -83,7 +83,7 @@ type AgentConfig struct {
 }
 
 // An Agent does all NAT traversal with one peer. It runs attempts, at most one
-// for each of our links and generation, and keeps none of them once they have
+// for each pair of links and generation, and keeps none of them once they have
 // ended. It is safe for concurrent use.
 type Agent struct {
 	cfg     AgentConfig
@@ -119,6 +119,10 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 // errNoLink reports that Links returned none that can be used.
 var errNoLink = errors.New("punch: no local link")
 
+// A LinkPair names one of our links and one of the peer's; zero for the peer's
+// leaves the choice to it.
+type LinkPair struct{ Link, PeerLink uint16 }
+
 // Punch starts an attempt of a new generation on each of our links. Attempts
 // under way go on until the new ones have a result, and paths in use are not
 // touched: make before break. The controlled side asks the other to do it.
@@ -130,20 +134,47 @@ func (a *Agent) Punch() error {
 	if len(links) == 0 {
 		return errNoLink
 	}
+	pairs := make([]LinkPair, len(links))
+	for i, l := range links {
+		pairs[i].Link = l.ID
+	}
+	_, err := a.punch(links, pairs)
+	return err
+}
+
+// PunchPairs starts an attempt of a new generation for each pair, at most
+// eight, and returns those begun: each of them has a result, unless the agent
+// is closed. It is for the controlling side.
+func (a *Agent) PunchPairs(pairs []LinkPair) ([]LinkPair, error) {
+	if !a.cfg.Controlling {
+		return nil, errors.New("punch: the controlled side names no links")
+	}
+	return a.punch(a.cfg.Links(), pairs)
+}
+
+func (a *Agent) punch(links []Link, pairs []LinkPair) (begun []LinkPair, err error) {
 	a.mu.Lock()
 	a.generation++
 	generation := a.generation
 	a.mu.Unlock()
 	var errs []error
-	for _, l := range links[:min(len(links), maxAttempts)] {
+	for _, pair := range pairs[:min(len(pairs), maxAttempts)] {
+		i := slices.IndexFunc(links, func(l Link) bool { return l.ID == pair.Link })
+		if i < 0 {
+			errs = append(errs, errNoLink)
+			continue
+		}
 		var id [8]byte
 		if _, err := io.ReadFull(a.cfg.Rand, id[:]); err != nil {
-			return fmt.Errorf("punch: read attempt ID: %w", err)
+			return begun, fmt.Errorf("punch: read attempt ID: %w", err)
 		}
-		_, err := a.start(l, binary.BigEndian.Uint64(id[:])|1, generation, 0)
+		_, err := a.start(links[i], binary.BigEndian.Uint64(id[:])|1, generation, pair.PeerLink)
 		errs = append(errs, err)
+		if err == nil {
+			begun = append(begun, pair)
+		}
 	}
-	return errors.Join(errs...)
+	return begun, errors.Join(errs...)
 }
 
 // start makes and runs one attempt.
@@ -205,8 +236,10 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 	}
 	a.recent = append(a.recent, id)
 	if len(a.attempts) == maxAttempts {
-		a.attempts[0].stop()
-		a.attempts = append(a.attempts[:0], a.attempts[1:]...)
+		// One that has its result only answers late checks.
+		i := max(0, slices.IndexFunc(a.attempts, func(at *attempt) bool { return at.decided.Load() }))
+		a.attempts[i].stop()
+		a.attempts = slices.Delete(a.attempts, i, i+1)
 	}
 	a.attempts = append(a.attempts, at)
 	a.done.Go(func() {
@@ -231,10 +264,11 @@ func (a *Agent) credentials() (ufrag, pwd string, err error) {
 	return text[:ufragLength], text[ufragLength:], nil
 }
 
-// concluded passes a result on and ends older attempts on the same link.
+// concluded passes a result on and ends older attempts on the same pair of
+// links.
 func (a *Agent) concluded(id uint64, r Result) {
 	a.each(func(at *attempt) {
-		if at.id != id && at.local.Link == r.Link && at.local.Generation < r.Generation {
+		if at.id != id && at.asked() == r.Asked && at.local.Generation < r.Generation {
 			at.stop()
 		}
 	})

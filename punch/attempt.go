@@ -41,6 +41,7 @@ type Pair struct {
 // A Result is how an attempt ended.
 type Result struct {
 	Pair                 // of a direct result
+	Asked  LinkPair      // as the attempt was begun
 	Reason Reason        // Direct, or why not
 	Took   time.Duration // since the offer left or arrived
 	// LocalBehavior and RemoteBehavior are what both sides saw of themselves.
@@ -141,6 +142,9 @@ func newAttempt(cfg attemptConfig) (*attempt, error) {
 	}
 	return a, nil
 }
+
+// asked returns the links that the attempt was begun for.
+func (a *attempt) asked() LinkPair { return LinkPair{a.local.Link, a.local.PeerLink} }
 
 // post hands an event to the loop. There is room for all that can happen.
 func (a *attempt) post(remote netip.AddrPort, s Stage) {
@@ -411,6 +415,7 @@ func (a *attempt) finish(now time.Time, r Reason) {
 	}
 	result := Result{
 		Pair:   Pair{Link: a.local.Link, PeerLink: a.remote.Link, Generation: a.local.Generation},
+		Asked:  a.asked(),
 		Reason: r, Took: now.Sub(a.began),
 		LocalBehavior: a.local.Behavior, RemoteBehavior: a.remote.Behavior,
 	}

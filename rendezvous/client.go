@@ -229,6 +229,21 @@ func (c *Client) Retry() {
 	c.wake()
 }
 
+// LinksChanged tells that what [Config.Links] returns is different now. A
+// session whose paths were all on links that have gone goes on over another
+// one; LinksChanged returns when it does, or after a few seconds.
+func (c *Client) LinksChanged() {
+	c.mu.Lock()
+	up := c.up
+	c.mu.Unlock()
+	if up != nil {
+		if s, ok := up.session.(overRI2N); ok {
+			s.move(c.cfg.Links())
+		}
+	}
+	c.Retry()
+}
+
 func (c *Client) wake() {
 	select {
 	case c.kick <- struct{}{}:

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
+	"time"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -46,6 +48,39 @@ func (s overRI2N) Remote() (remote netip.AddrPort) {
 	}
 	return remote
 }
+
+// moveTime bounds the search for a new way of a session that has none.
+const moveTime = 3 * time.Second
+
+// move opens paths from the given links if no path of the session works. It
+// returns once one does, or none will.
+func (s overRI2N) move(links []*ri2n.Link) {
+	remote := s.Remote()
+	for _, p := range s.Paths() {
+		if p.State == ri2n.PathActive || p.State == ri2n.PathStandby {
+			return
+		}
+	}
+	if !remote.IsValid() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), moveTime)
+	defer cancel()
+	var opening sync.WaitGroup
+	for _, l := range links[:min(len(links), maxMoves)] {
+		if !l.IsCarrier() && reaches(l.LocalAddr(), remote.Addr()) {
+			opening.Go(func() {
+				if _, err := s.AddPath(ctx, ri2n.Remote{Link: l, Addr: remote}); err == nil {
+					cancel()
+				}
+			})
+		}
+	}
+	opening.Wait()
+}
+
+// maxMoves bounds the paths that are tried at once.
+const maxMoves = 4
 
 // maxCandidates bounds the addresses tried at once.
 const maxCandidates = 8

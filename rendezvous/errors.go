@@ -131,7 +131,7 @@ func (e *RefusedError) Next() string {
 		if !e.Peer.IsZero() {
 			return "ask for a token of that peer, or for membership"
 		}
-		return "ask the operator to add this line to the members file: " + e.Self.String()
+		return "join a grid that it keeps (grid join TOKEN), or ask the operator to add this line to the members file: " + e.Self.String()
 	case ReasonTokenUnknown, ReasonTokenExpired, ReasonTokenUsed:
 		return "ask the sender for a new token: grid send FILE"
 	case ReasonQuota:

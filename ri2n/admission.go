@@ -79,6 +79,7 @@ func (a *admission) refund(cost time.Duration, prefix netip.Prefix) {
 	a.left = min(handshakeBurst, a.left+cost)
 	if prefix.IsValid() {
 		a.modest.giveBack(prefix, 2*modestInterval)
+		a.replies.giveBack(prefix, 2*replyInterval)
 	}
 }
 

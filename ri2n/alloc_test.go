@@ -133,8 +133,9 @@ func TestFlowDoesNotAllocate(t *testing.T) {
 	send(blocks)
 	runtime.ReadMemStats(&after)
 	sent = packets() - sent
-	// What is left is the search for the path's MTU and the like.
-	if n := after.Mallocs - before.Mallocs; n > blocks/20 || n > sent/20 {
+	// What is left is the search for the path's MTU and the like, and what the
+	// runtime does when the machine is busy.
+	if n := after.Mallocs - before.Mallocs; n > blocks/10 || n > sent/50 {
 		t.Errorf("%d allocations for %d blocks in %d packets", n, blocks, sent)
 	}
 }

@@ -85,12 +85,13 @@ func TestBBRAfterALongPause(t *testing.T) {
 	}
 }
 
-// Ten flows that begin one after another share a link.
+// Ten flows that begin one after another share a link. Jain's index is 0.88 to 0.97
+// and 0.80 to 0.91 over seeds; a regression falls to a half.
 func TestTenBBRFlows(t *testing.T) {
 	if raceEnabled {
 		return // one goroutine, and slow: make test runs it without the detector
 	}
-	for _, queue := range []int{500_000, 1_250_000} {
+	for queue, least := range map[int]float64{500_000: 0.85, 1_250_000: 0.75} {
 		b := bbrLink
 		b.queue = queue
 		l := &bottleneckLink{now: t0, linkFree: t0}
@@ -113,8 +114,8 @@ func TestTenBBRFlows(t *testing.T) {
 			sum += shares[len(shares)-1]
 		}
 		t.Logf("queue %d: %.3f, in all %.3f, Jain %.3f", queue, shares, sum, jain(shares...))
-		if j := jain(shares...); j < 0.9 || sum < 0.95 {
-			t.Errorf("queue %d: shares %.3f of %.3f in all, Jain %.3f, want at least 0.9", queue, shares, sum, j)
+		if j := jain(shares...); j < least || sum < 0.95 {
+			t.Errorf("queue %d: shares %.3f of %.3f in all, Jain %.3f, want at least %.2f", queue, shares, sum, j, least)
 		}
 	}
 }

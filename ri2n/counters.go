@@ -68,6 +68,7 @@ type counters struct {
 
 	datagramInboxDropped atomic.Uint64
 	datagramQueueDropped atomic.Uint64
+	windowsHeld          atomic.Uint64 // that did not grow, see Config.BufferBudget
 
 	burstsDistrusted atomic.Uint64 // paths on which the kernel no longer cuts up bursts
 
@@ -92,6 +93,7 @@ type Stats struct {
 	PathsRefused, PathFailovers, ClosedPathPackets                 uint64
 	ChallengesDropped, AcksStarved                                 uint64
 	StreamGapsRefused, OtherDatagramsDropped                       uint64
+	WindowsHeld                                                    uint64 // see Config.BufferBudget
 	DatagramInboxDropped, DatagramQueueDropped                     uint64
 	BurstsDistrusted                                               uint64
 	DatagramCopiesReceived, BytesCopied, CopiesDropped             uint64
@@ -168,6 +170,7 @@ func (e *Endpoint) Stats() Stats {
 
 		DatagramInboxDropped: c.datagramInboxDropped.Load(),
 		DatagramQueueDropped: c.datagramQueueDropped.Load(),
+		WindowsHeld:          c.windowsHeld.Load(),
 
 		BurstsDistrusted: c.burstsDistrusted.Load(),
 

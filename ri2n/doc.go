@@ -11,6 +11,9 @@
 // like another's loss. A [Stream] is a [net.Conn] with CloseWrite; it does not
 // notice when the session moves to another path.
 //
+// What a side sends goes over its paths as its [Policy] says: over all of them
+// for bandwidth unless another is chosen, for a session or for a stream.
+//
 // The first calls are [NewEndpoint], [Endpoint.AddLink] and [Endpoint.Dial] or
 // [Endpoint.Accept].
 //

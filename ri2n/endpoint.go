@@ -125,6 +125,7 @@ type Endpoint struct {
 	work     chan func() // handshake jobs, which run crypto/tls
 	accepted chan *Session
 	initials waitingQueue
+	buffers  bufferBudget
 
 	certificates certificateCache
 	done         chan struct{} // closed by Close
@@ -169,6 +170,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		return nil, fmt.Errorf("ri2n: derive reset key: %w", err)
 	}
 	copy(e.resetKey[:], reset)
+	e.buffers.limit, e.buffers.held = cfg.BufferBudget, &e.counters.windowsHeld
 	e.initials.dropped = &e.counters.handshakeJobsDropped
 	e.mac1 = newMAC1Hasher(e.macKey)
 	e.retries.New = func() any { return new(retryScratch) }

@@ -43,6 +43,9 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 		}
 	}
 	p := s.pathByID(pkt.path)
+	if q := s.abandoned; p == nil && q != nil && q.id == pkt.path && len(s.paths) == 1 && now.Sub(s.abandonedAt) <= reopenWait {
+		p = q // if the peer abandons the other path, it says so on this one
+	}
 	if p == nil {
 		if slices.Contains(s.retired, pkt.path) {
 			s.endpoint.counters.closedPathPackets.Add(1)

@@ -370,6 +370,9 @@ func (e *Endpoint) holdEarly(l *Link, from netip.AddrPort, b []byte) bool {
 func (e *Endpoint) refund(h *handshake) {
 	e.mu.Lock()
 	e.halfOpen.refund(h.charged, h.prefix)
+	// The two Initials of a dial that succeeds are no part of a flood, or
+	// thousands who come back at once would keep each other out.
+	e.halfOpen.initials = max(0, e.halfOpen.initials-2)
 	e.mu.Unlock()
 }
 

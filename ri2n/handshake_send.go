@@ -74,7 +74,7 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 		if len(datagram) == 0 {
 			return
 		}
-		// Datagrams of one size leave together, with one system call.
+		// Datagrams of one size leave together, within one limit.
 		if len(burst) > 0 && (last != segment || len(datagram) > segment) {
 			h.transmit(t, burst, segment)
 			burst = nil
@@ -214,5 +214,6 @@ func (h *handshake) transmit(t *tuple, burst []byte, size int) {
 		return
 	}
 	t.sent += len(burst)
-	t.link.send(burst, size, t.addr)
+	// A path that does not answer may be one that loses bursts only.
+	t.link.sendBurst(burst, size, t.addr, h.attempts == 0)
 }

@@ -654,7 +654,8 @@ func (d *lossDetector) outstandingFrom(from packetNumber, yield func(*sentPacket
 // controller, and ACKs that come after all undo nothing.
 func (d *lossDetector) markAllLost(out *ackOutcome) { d.markLostSince(time.Time{}, out) }
 
-// markLostSince is markAllLost for what has left after t.
+// markLostSince is markAllLost for what has left after t, and for what is
+// missing below the newest that has arrived.
 func (d *lossDetector) markLostSince(t time.Time, out *ackOutcome) {
 	from := int64(-1)
 	if !t.IsZero() && !d.epoch.IsZero() {
@@ -662,7 +663,7 @@ func (d *lossDetector) markLostSince(t time.Time, out *ackOutcome) {
 	}
 	d.advance()
 	for n := d.cursor; n < d.ring.next && d.eliciting > 0; n++ {
-		if p := d.ring.at(n); p.state == sentOutstanding && p.ackEliciting && p.sentAt > from {
+		if p := d.ring.at(n); p.state == sentOutstanding && p.ackEliciting && (p.sentAt > from || d.anyAcked && n < d.largestAcked) {
 			d.leave(p, out)
 			p.state = sentGivenUp
 		}

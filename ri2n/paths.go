@@ -312,7 +312,7 @@ func (s *Session) revive(p *path, now time.Time) {
 		return
 	}
 	if p.lastReceived.Before(p.suspectSince) {
-		p.probeAt = now.Add(backoffPTO(p.rtt.pto(maxAckDelay), p.ptoCount))
+		p.probeAt = now.Add(min(backoffPTO(p.rtt.pto(maxAckDelay), p.ptoCount), suspectProbe))
 		return
 	}
 	p.ptoCount = 0
@@ -334,8 +334,8 @@ func (s *Session) failPath(p *path, now time.Time) {
 	}
 	s.reinject(p)
 	p.state = PathFailed
-	p.probeWait = time.Second
-	p.probeAt = now.Add(p.probeWait)
+	p.probeWait = time.Second / 2
+	p.probeAt = now
 	p.ptoCount = 0
 	p.ping = false
 	p.probes = 0
@@ -351,6 +351,7 @@ func (s *Session) abandon(p *path, now time.Time, code uint64) {
 	s.dropPath(p)
 	if p.proven && !p.link.closed.Load() {
 		s.abandoned, s.abandonedAt = p, now
+		p.challengeAt = time.Time{}
 	}
 }
 
@@ -497,7 +498,7 @@ func (s *Session) advancePath(p *path, now time.Time) {
 			s.onPTO(p, now) // what was in flight has been reported on another path
 		}
 	}
-	if t := p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount); !t.IsZero() && !now.Before(t) {
+	if t := p.ptoDeadline(); !t.IsZero() && !now.Before(t) {
 		s.onPTO(p, now)
 	}
 	if !p.challengeAt.IsZero() && !now.Before(p.challengeAt) && p.challenges >= s.challengeTries(p) {
@@ -561,7 +562,7 @@ func (s *Session) onPTO(p *path, now time.Time) {
 	if p.state == PathSuspect {
 		p.ping = true
 		p.probes = 1
-		p.probeAt = now.Add(backoffPTO(p.rtt.pto(maxAckDelay), p.ptoCount))
+		p.probeAt = now.Add(min(backoffPTO(p.rtt.pto(maxAckDelay), p.ptoCount), suspectProbe))
 		return
 	}
 	// Send the oldest data again as the probe, which also repairs a tail loss.
@@ -577,6 +578,21 @@ func (s *Session) onPTO(p *path, now time.Time) {
 		}
 	})
 	p.ping = true
+}
+
+// suspectProbe is the longest time between the PINGs on a suspect path with a
+// shorter PTO, so that a link that was gone for a moment is soon in use again.
+const suspectProbe = 100 * time.Millisecond
+
+// ptoDeadline returns when the path's probe time-out is due, or zero.
+func (p *path) ptoDeadline() time.Time {
+	count := p.ptoCount
+	if pto := p.rtt.pto(maxAckDelay); p.state == PathSuspect {
+		for count > 0 && backoffPTO(pto, count) > suspectProbe {
+			count--
+		}
+	}
+	return p.loss.ptoDeadline(&p.rtt, maxAckDelay, count)
 }
 
 // challengeTries is how many challenges go unanswered before p is given up.

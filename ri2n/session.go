@@ -207,7 +207,7 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 		credit: credit{
 			sendCredit: h.params.maxData,
 			recvCredit: initialSessionWindow,
-			recvWindow: creditWindow{size: initialSessionWindow, cap: maxSessionWindow},
+			recvWindow: creditWindow{size: initialSessionWindow, cap: maxSessionWindow, budget: &e.buffers},
 		},
 		owed:         owed{doneDue: !h.client},
 		lastReceived: now,
@@ -650,6 +650,8 @@ func (s *Session) leave() {
 	}
 	s.notePathChange()
 	e.timers.set(&s.timer, time.Time{})
+	e.buffers.give(s.recvWindow.size - initialSessionWindow)
+	s.recvWindow.size = initialSessionWindow
 	e.removeSession(s)
 	if s.lingered != nil {
 		close(s.lingered)
@@ -764,7 +766,7 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 		} else {
 			sooner(t)
 		}
-		sooner(p.loss.ptoDeadline(&p.rtt, maxAckDelay, p.ptoCount))
+		sooner(p.ptoDeadline())
 		sooner(s.stallDeadline(p))
 		if p.previous.Link != nil {
 			sooner(p.returnAt)

@@ -159,12 +159,19 @@ func (p *path) sendBudget(now time.Time) int {
 func (p *path) view(s *Session, now time.Time) pathView {
 	size, cwnd, inFlight := p.packetSize(), p.cc.Cwnd(), p.loss.bytesInFlight()
 	v := pathView{srtt: p.rtt.srtt(), rttvar: p.rtt.variance, favored: p == s.sending}
-	// What an RTT has above the least is our own queue, on the way there.
-	v.oneWay = v.srtt - min(p.rtt.min, v.srtt)/2
 	v.rate = max(float64(cwnd)/max(v.srtt, time.Microsecond).Seconds(), 1)
 	if r := p.cc.PacingRate(); r > 0 {
 		v.rate = min(v.rate, r)
 	}
+	// What an RTT has above the least is our own queue, on the way there. It is
+	// no longer than what is in flight: an RTT is old news on a path that has
+	// been idle since.
+	least := min(p.rtt.min, v.srtt)
+	if p.rtt.samples == 0 {
+		least = v.srtt
+	}
+	queue := time.Duration(float64(inFlight)/v.rate*1e9) - least
+	v.oneWay = least/2 + min(max(queue, 0), v.srtt-least)
 	switch budget := p.sendBudget(now); {
 	case p.probes > 0:
 		v.room = p.probes * size

@@ -129,7 +129,7 @@ func TestAggregate(t *testing.T) {
 		least float64 // Mbit/s
 	}{
 		{"one", []netsim.Link{simLine(100, 10*time.Millisecond)}, 85},
-		{"equal", []netsim.Link{simLine(100, 10*time.Millisecond), simLine(100, 10*time.Millisecond)}, 171},
+		{"equal", []netsim.Link{simLine(100, 10*time.Millisecond), simLine(100, 10*time.Millisecond)}, 176},
 		{"10 and 100 ms", []netsim.Link{simLine(100, 10*time.Millisecond), simLine(100, 100*time.Millisecond)}, 153},
 		{"100 and 10 Mbit/s", []netsim.Link{simLine(100, 10*time.Millisecond), simLine(10, 10*time.Millisecond)}, 95},
 	} {
@@ -180,8 +180,8 @@ func TestLinkDies(t *testing.T) {
 						t.Logf("longest gap %v at %v; %.1f Mbit/s before, %.1f in the first half second, %.1f then",
 							gap, when-cut, f.rate(time.Second, cut), f.rate(cut, cut+500*time.Millisecond), after)
 						logPaths(t, client)
-						if gap > 100*time.Millisecond {
-							t.Errorf("longest gap %v, want 100 ms", gap)
+						if gap > 60*time.Millisecond { // asked are 100 ms
+							t.Errorf("longest gap %v, want 60 ms", gap)
 						}
 						if after < 0.9*90 {
 							t.Errorf("%.1f Mbit/s on the link that is left", after)

@@ -168,13 +168,23 @@ func (st *Stream) consumed(n uint64) {
 // our own, in the receiver's socket, and would grow with the credit.
 func (s *Session) creditRTT() time.Duration {
 	var longest time.Duration
+	usable := 0
 	for _, p := range s.paths {
 		if p.state == PathActive || p.state == PathStandby {
 			longest = max(longest, min(p.rtt.smoothed, 4*p.rtt.min+creditSlack))
+			usable++
 		}
+	}
+	if usable > 1 {
+		longest = max(longest, reorderTime)
 	}
 	return longest
 }
+
+// reorderTime is what data may wait at the receiver, with several paths, for
+// what the peer has sent before on a path with a queue, of which our own RTT
+// tells nothing: with creditTrips, the queue of a usual line.
+const reorderTime = 20 * time.Millisecond
 
 // creditSlack is the part of creditRTT that is granted to the scheduling of the
 // two ends.

@@ -145,7 +145,8 @@ func (s *Session) onMaxStreamData(f maxStreamDataFrame) *violation {
 type creditWindow struct {
 	size, cap uint64
 	startedAt time.Time
-	startedBy uint64 // consumed when the measurement began
+	startedBy uint64        // consumed when the measurement began
+	budget    *bufferBudget // of a session's window; nil: growth is free
 }
 
 // extend returns the new limit if it is time to tell one.
@@ -158,7 +159,10 @@ func (w *creditWindow) extend(now time.Time, rtt time.Duration, consumed, limit 
 		w.startedAt, w.startedBy = now, consumed
 	} else if used, took := consumed-w.startedBy, now.Sub(w.startedAt); used >= w.size/2 && took >= max(rtt, creditPeriod) {
 		if took < creditTrips*rtt*time.Duration(used)/time.Duration(w.size) {
-			w.size = min(2*w.size, w.cap)
+			bigger := min(2*w.size, w.cap)
+			if bigger == w.size || w.budget == nil || w.budget.take(bigger-w.size) {
+				w.size = bigger
+			}
 		}
 		w.startedAt, w.startedBy = now, consumed
 	}

@@ -113,7 +113,7 @@ func TestStatsAndTraceAgree(t *testing.T) {
 			t.Errorf("traced %d losses, counted %d", n, s.PacketsLost)
 		}
 		client.Close()
-		<-client.lingered
+		<-client.Ended()
 		all(count(log, func(TraceClosed) bool { return true }), 1, "ends")
 	})
 }

@@ -10,7 +10,7 @@ import (
 // is at its other end.
 type Messenger interface {
 	// Send takes msg, which belongs to the messenger from then on, towards
-	// to. It does not block, and does not call the node before it returns.
+	// to, of whom only the peer ID may be known. It does not block, and does not call the node before it returns.
 	// Messages may be lost, repeated and reordered, but not changed; what
 	// cannot be sent is dropped. A messenger that has no session with to may
 	// open one. Messages have at most MaxMessage bytes.
@@ -58,8 +58,9 @@ type Config struct {
 	// a session can be opened through a relay.
 	RequestTimeout time.Duration
 
-	// HedgeAfter is how long an answer may take before a lookup or a routed
-	// message also tries somebody else. Zero means 400 ms.
+	// HedgeAfter is how long an answer may take before the request is sent
+	// again, and a lookup or a routed message also tries somebody else. Zero
+	// means 400 ms.
 	HedgeAfter time.Duration
 
 	// LookupTimeout bounds a lookup. Zero means 30 s.

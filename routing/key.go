@@ -44,8 +44,9 @@ func (k Key) String() string { return hex.EncodeToString(k[:]) }
 // position. It is the same for a peer at each renewal of its record.
 type Nonce [32]byte
 
-// positionDomain separates positions from other uses of SHA-256.
-const positionDomain = "instantgrid position v1\x00"
+// positionDomain separates positions from other uses of SHA-256. The ledger's
+// records use the same.
+const positionDomain = "instantgrid position 1 "
 
 // Position returns the point of the key space where peer lives: SHA-256 of
 // the domain, the peer ID and the nonce (docs/routing-protocol.md, section 2).

@@ -67,7 +67,7 @@ func (n *Node) take(now time.Time, from *Member, m message) {
 func TestPositionIsHashed(t *testing.T) {
 	got := Position(PeerID{1}, Nonce{2}).String()
 	// SHA-256 of the domain, 01 and 31 zeros, 02 and 31 zeros.
-	if want := "564a3aed2e2e42b79f33c6963aa4a46d14af25f6e51cc26a6cda3f62f16c0633"; got != want {
+	if want := "70243cd6fe05c2591f69dc8b5117baa8436442318f65dd6ad19e03d1d6142f59"; got != want {
 		t.Errorf("position = %s, want %s", got, want)
 	}
 }
@@ -268,7 +268,7 @@ func TestRouteGoesNearer(t *testing.T) {
 }
 
 func TestRequestsTimeOut(t *testing.T) {
-	n, _ := testNode(t, func(c *Config) { c.MaxRequests = 3 })
+	n, out := testNode(t, func(c *Config) { c.MaxRequests = 3 })
 	var errs []error
 	for range 4 {
 		n.Ask(testStart, numbered(1), 1, nil, func(_ time.Time, _ []byte, err error) { errs = append(errs, err) })
@@ -276,7 +276,16 @@ func TestRequestsTimeOut(t *testing.T) {
 	if len(errs) != 1 || !errors.Is(errs[0], ErrBusy) {
 		t.Fatalf("beyond the limit: %v", errs)
 	}
+	// They are sent again once.
 	d := n.Deadline()
+	if want := testStart.Add(400 * time.Millisecond); !d.Equal(want) {
+		t.Errorf("deadline = %v, want %v", d, want)
+	}
+	n.Advance(d)
+	if len(out.sent) != 6 || out.sent[0].request != out.sent[3].request {
+		t.Errorf("%d messages sent, want each of three twice", len(out.sent))
+	}
+	d = n.Deadline()
 	if want := testStart.Add(3 * time.Second); !d.Equal(want) {
 		t.Errorf("deadline = %v, want %v", d, want)
 	}

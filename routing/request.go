@@ -27,8 +27,10 @@ func (n *Node) Handle(s Service, h Handler) {
 }
 
 // Ask sends a request of service s to the member to and calls done once, with
-// the answer or with [ErrTimeout], [ErrBusy] or a [*RefusedError]. body is
-// copied and has at most [MaxPayload] bytes; more panics.
+// the answer or with [ErrTimeout], [ErrBusy] or a [*RefusedError]. It is sent
+// again once when there is no answer after HedgeAfter, so the member may serve
+// it twice. body must not be changed afterwards, and has at most [MaxPayload]
+// bytes; more panics.
 func (n *Node) Ask(now time.Time, to *Member, s Service, body []byte, done func(now time.Time, answer []byte, err error)) {
 	if len(body) > MaxPayload {
 		panic("routing: a request is at most MaxPayload bytes")
@@ -71,6 +73,7 @@ func (n *Node) asked(now time.Time, from *Member, m *message) {
 type request struct {
 	id   uint64
 	to   *Member
+	m    *message // to send again after HedgeAfter; nil: nothing
 	sent time.Time
 	done func(now time.Time, m *message, err error) // nil once it was called
 	slow func(now time.Time)                        // called once after HedgeAfter; may be nil
@@ -81,7 +84,7 @@ type request struct {
 type requests struct {
 	waiting map[uint64]*request
 	queue   []*request // in the order sent; those done are still in it
-	hedged  int        // how many of the queue's front were told that they are slow
+	hedged  int        // how many of the queue's front are slow, which was dealt with
 }
 
 // deadline returns when the next of them becomes slow or times out.
@@ -90,7 +93,7 @@ func (r *requests) deadline(hedge, timeout time.Duration) (d time.Time) {
 	if len(r.queue) > 0 {
 		d = r.queue[0].sent.Add(timeout)
 	}
-	for r.hedged < len(r.queue) && (r.queue[r.hedged].done == nil || r.queue[r.hedged].slow == nil) {
+	for r.hedged < len(r.queue) && r.queue[r.hedged].done == nil {
 		r.hedged++
 	}
 	if r.hedged < len(r.queue) {
@@ -120,7 +123,7 @@ func (n *Node) request(now time.Time, to *Member, m *message, done func(now time
 }
 
 // requestSlow does the same and calls slow once when HedgeAfter has passed
-// without an answer.
+// without an answer. m is kept.
 func (n *Node) requestSlow(now time.Time, to *Member, m *message, done func(time.Time, *message, error), slow func(time.Time)) (*request, error) {
 	r := &n.requests
 	if len(r.waiting) >= n.cfg.MaxRequests {
@@ -128,6 +131,9 @@ func (n *Node) requestSlow(now time.Time, to *Member, m *message, done func(time
 		return nil, ErrBusy
 	}
 	q := &request{id: n.rand.Uint64(), to: to, sent: now, done: done, slow: slow}
+	if m.kind != kindRoute { // which goes elsewhere instead
+		q.m = m
+	}
 	if r.waiting == nil {
 		r.waiting = make(map[uint64]*request)
 	}
@@ -144,7 +150,7 @@ func (n *Node) requestSlow(now time.Time, to *Member, m *message, done func(time
 // finish ends q.
 func (n *Node) finish(now time.Time, q *request, m *message, err error) {
 	done := q.done
-	q.done, q.slow = nil, nil
+	q.done, q.slow, q.m = nil, nil, nil
 	delete(n.requests.waiting, q.id)
 	if len(n.requests.waiting) == 0 {
 		n.requests.waiting = nil // an idle node holds no map
@@ -185,7 +191,10 @@ func (n *Node) expire(now time.Time) {
 	for r.hedged < len(r.queue) && !now.Before(r.queue[r.hedged].sent.Add(n.cfg.HedgeAfter)) {
 		q := r.queue[r.hedged]
 		r.hedged++
-		if q.done != nil && q.slow != nil {
+		if q.m != nil {
+			n.send(q.to, q.m)
+		}
+		if q.slow != nil {
 			q.slow(now)
 		}
 	}

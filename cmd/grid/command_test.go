@@ -443,3 +443,41 @@ func TestReport(t *testing.T) {
 		t.Errorf("rate %v", last.BytesPerSecond)
 	}
 }
+
+// Every command of the guide to membership has the flags and the number of
+// arguments that it shows.
+func TestCommandsOfTheGuide(t *testing.T) {
+	b, err := os.ReadFile("../../docs/membership.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	blocks := strings.Split(string(b), "```")
+	for i := 1; i < len(blocks); i += 2 {
+		for line := range strings.Lines(blocks[i]) {
+			words := strings.Fields(strings.ReplaceAll(line, "'", ""))
+			if len(words) < 2 || words[0] != "grid" || !strings.HasPrefix(blocks[i], "sh\n") {
+				continue
+			}
+			for j, w := range words {
+				if w == "HOST:PORT#PEERID" {
+					words[j] = "192.0.2.1:3478#" + peerID(1).String()
+				}
+			}
+			count++
+			cmd, args, err := newRoot().Find(words[1:])
+			if err == nil {
+				err = cmd.ParseFlags(args)
+			}
+			if err == nil {
+				err = cmd.ValidateArgs(cmd.Flags().Args())
+			}
+			if err != nil {
+				t.Errorf("%s: %v", strings.TrimSpace(line), err)
+			}
+		}
+	}
+	if count < 8 {
+		t.Errorf("%d commands found", count)
+	}
+}

@@ -20,12 +20,17 @@ import (
 )
 
 // The agent answers other grid commands of the same user over HTTP on a Unix
-// socket in its state directory: GET /v1/status and GET /v1/ping?peer=PEERID.
+// socket in its state directory: GET /v1/status, GET /v1/ping?peer=PEERID, GET
+// /v1/resolve?name=NAME, GET /v1/members, and GET and POST /v1/revocations.
 // Errors come as the document "instantgrid/error/1".
 
 const (
 	statusPath = "/v1/status"
 	pingPath   = "/v1/ping"
+
+	resolvePath     = "/v1/resolve"
+	membersPath     = "/v1/members"
+	revocationsPath = "/v1/revocations"
 
 	// maxSocketPath is what the smallest sun_path holds, with its end.
 	maxSocketPath = 103
@@ -84,6 +89,7 @@ func serveControl(dir string, node *overlay.Node) (*controlServer, error) {
 		}
 		answer(w, "ping-answer", pingAnswer{rtt, path})
 	})
+	serveMembers(mux, node)
 	s := &controlServer{
 		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10},
 		done: make(chan struct{}),
@@ -168,7 +174,11 @@ func findAgent(dir string) (*agentClient, error) {
 // get asks for path and decodes the document into v. It returns the document
 // too.
 func (a *agentClient) get(ctx context.Context, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+path, nil)
+	return a.do(ctx, http.MethodGet, path, nil, v)
+}
+
+func (a *agentClient) do(ctx context.Context, method, path string, body io.Reader, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/rendezvous"
+	"github.com/instantgrid/instantgrid/rendezvous/membership"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -40,9 +41,14 @@ func codeOf(err error) int {
 		mismatch    *ri2n.PeerMismatchError
 		timeout     interface{ Timeout() bool }
 	)
+	var member *membership.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return cli.ExitInterrupted
+	case errors.As(err, &member) && member.Problem == membership.BadToken:
+		return cli.ExitUsage
+	case errors.As(err, &member):
+		return cli.ExitRefused
 	case errors.As(err, &token) && token.Problem == rendezvous.TokenExpired:
 		return cli.ExitRefused
 	case errors.As(err, &address), errors.As(err, &token):

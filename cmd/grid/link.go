@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
@@ -68,8 +69,8 @@ func (p *persister) run(ctx context.Context) (transfer.Result, error) {
 		if reached {
 			alive, away, pause = time.Now(), nil, retryPause
 			var lost *transfer.LostError
-			if !errors.As(err, &lost) {
-				return result, err
+			if !errors.As(err, &lost) || errors.Is(err, syscall.ECONNREFUSED) {
+				return result, err // a port that is closed stays so
 			}
 		} else if alive.IsZero() || refusal(err) || time.Since(alive) >= p.patience {
 			return result, err

@@ -38,6 +38,11 @@ grid recv TOKEN`,
 	f.StringVar(&o.trace, "qlog", "", "write a trace of the transport to this `file`, for ri2n-bench plot")
 	root.AddCommand(
 		idCommand(o),
+		initCommand(o),
+		inviteCommand(o),
+		joinCommand(o),
+		membersCommand(o),
+		revokeCommand(o),
 		upCommand(o),
 		statusCommand(o),
 		pingCommand(o),

@@ -63,6 +63,7 @@ With --until-direct it ends as soon as the path is direct (exit code 0), or when
 the time is over: 3 if the peer answers through the relay, 1 if it does not
 answer. The agent is asked if it runs; otherwise a node is started for this.`,
 		Example: `grid ping PEERID
+grid ping NAME
 grid ping --until-direct --timeout 10s PEERID`,
 		Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -72,14 +73,10 @@ grid ping --until-direct --timeout 10s PEERID`,
 			return o.livePeers(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			peers, err := parsePeers(args, "")
-			if err != nil {
-				return err
-			}
 			if f.count < 1 {
 				return cli.Usagef(fmt.Sprintf("--count %d", f.count), "grid ping --count 4 PEER", "at least one ping is needed")
 			}
-			return o.ping(cmd, f, peers[0])
+			return o.ping(cmd, f, args[0])
 		},
 	}
 	flags := cmd.Flags()
@@ -93,14 +90,21 @@ grid ping --until-direct --timeout 10s PEERID`,
 // A pingFunc measures one round trip.
 type pingFunc func(ctx context.Context, peer ri2n.PeerID) (time.Duration, overlay.PathStatus, error)
 
-func (o *options) ping(cmd *cobra.Command, f pingFlags, peer ri2n.PeerID) error {
+func (o *options) ping(cmd *cobra.Command, f pingFlags, to string) error {
 	ctx := cmd.Context()
 	dir, err := o.stateDir()
 	if err != nil {
 		return err
 	}
+	if err := o.checkPeer(dir, to); err != nil {
+		return err
+	}
 	agent, err := findAgent(dir)
 	if err == nil {
+		peer, err := agent.resolve(ctx, to)
+		if err != nil {
+			return err
+		}
 		return ping(cmd, f, peer, agent.ping)
 	}
 	if !errors.Is(err, errNoAgent) {
@@ -125,6 +129,10 @@ func (o *options) ping(cmd *cobra.Command, f pingFlags, peer ri2n.PeerID) error 
 		return err
 	}
 	defer node.Close()
+	peer, err := node.Resolve(ctx, to)
+	if err != nil {
+		return err
+	}
 	return ping(cmd, f, peer, func(ctx context.Context, peer ri2n.PeerID) (time.Duration, overlay.PathStatus, error) {
 		return pingOnce(ctx, node, peer)
 	})

@@ -309,6 +309,10 @@ func explainRefusedPort(err error, peer ri2n.PeerID) error {
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return err
 	}
+	var port *overlay.PortError
+	if errors.As(err, &port) && port.Policy() {
+		return &cli.Error{Object: port.Object(), Cause: port.Cause(), Next: port.Next(), Code: cli.ExitRefused, Err: err}
+	}
 	return &cli.Error{
 		Object: "peer " + peer.String(),
 		Cause:  "it is there, and takes no files",

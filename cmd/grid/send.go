@@ -90,13 +90,11 @@ grid send photos.tar PEERID`,
 // sendTo delivers to a peer that waits for it.
 func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, to string) error {
 	ctx := cmd.Context()
-	peers, err := parsePeers([]string{to}, "")
+	dir, err := o.stateDir()
 	if err != nil {
 		return err
 	}
-	peer := peers[0]
-	dir, err := o.stateDir()
-	if err != nil {
+	if err := o.checkPeer(dir, to); err != nil {
 		return err
 	}
 	address, err := o.needRendezvous(dir, "grid send FILE PEER")
@@ -118,6 +116,10 @@ func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, 
 		return err
 	}
 	defer node.Close()
+	peer, err := node.Resolve(ctx, to)
+	if err != nil {
+		return err
+	}
 	r := newReport(cmd, "send", f.watch)
 	defer r.closeBar()
 	p := &persister{

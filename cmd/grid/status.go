@@ -74,6 +74,14 @@ func printStatus(cmd *cobra.Command, s overlay.Status, watch, first bool) error 
 // writeStatus writes s for people. Nothing in it is told by colour.
 func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
 	fmt.Fprintf(w, "peer ID     %s\n", s.PeerID)
+	if g := s.Grid; g != nil && g.Self != nil {
+		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, g.Self.Address, g.Members)
+	} else if g != nil {
+		fmt.Fprintf(w, "grid        %s  not a member now: %s\n", g.Name, g.Error)
+	}
+	if g := s.Grid; g != nil && (g.Stale || g.Hidden) {
+		fmt.Fprintf(w, "            the revocation list was last confirmed %s ago\n", now.Sub(g.Confirmed).Round(time.Second))
+	}
 	switch r := s.Rendezvous; {
 	case r.Address == "":
 		fmt.Fprintf(w, "rendezvous  none\n")

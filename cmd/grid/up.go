@@ -21,6 +21,7 @@ import (
 // upDocument is "instantgrid/up/1", printed once the agent is registered.
 type upDocument struct {
 	PeerID     ri2n.PeerID `json:"peer_id"`
+	Name       string      `json:"name,omitempty"` // NAME.GRID.grid
 	Rendezvous string      `json:"rendezvous"`
 	Registered bool        `json:"registered"` // false: it goes on trying
 	Control    string      `json:"control"`    // the socket for grid status and grid ping
@@ -49,7 +50,9 @@ func upCommand(o *options) *cobra.Command {
 		Long: `Run the agent in the foreground: it stays registered at the rendezvous, lets in
 the peers that are allowed, and answers grid status and grid ping of this user.
 Nobody is allowed unless --allow, --allow-file or the file allow in the state
-directory says so.
+directory says so. In a grid (grid join), its members may ping, and may connect
+to the ports that the file policy.yaml in the state directory opens to them; it
+is read again when it changes.
 
 It prints the peer ID, and ends at an interrupt.`,
 		Example: `grid up --allow PEERID
@@ -158,6 +161,12 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, w
 		Control: filepath.Join(dir, socketFile), Receive: f.receive,
 		Next: "grid ping " + node.PeerID().String(),
 	}
+	if g := status.Grid; g != nil && g.Self != nil {
+		doc.Name = fullName(g.Self.Name, g.Name)
+		doc.Next = "grid ping " + doc.Name
+	} else if g != nil {
+		cli.Note(cmd, "grid: %s", g.Error)
+	}
 	if web != nil {
 		doc.Metrics = "http://" + web.Addr().String() + "/metrics"
 		cli.Note(cmd, "metrics: %s", doc.Metrics)
@@ -174,8 +183,15 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, w
 	}
 	w := cmd.OutOrStdout()
 	fmt.Fprintf(w, "peer ID     %s\n", doc.PeerID)
+	if doc.Name != "" {
+		fmt.Fprintf(w, "name        %s\n", doc.Name)
+	}
 	_, err = fmt.Fprintf(w, "rendezvous  %s\n", doc.Rendezvous)
-	cli.Note(cmd, "next, on another computer that this one allows: grid ping --rendezvous %s %s", doc.Rendezvous, doc.PeerID)
+	if doc.Name != "" {
+		cli.Note(cmd, "next, on another member of the grid: %s", doc.Next)
+	} else {
+		cli.Note(cmd, "next, on another computer that this one allows: grid ping --rendezvous %s %s", doc.Rendezvous, doc.PeerID)
+	}
 	return err
 }
 

@@ -28,7 +28,7 @@ type contender struct {
 var contenders = append([]contender{
 	{"ri2n", "this project's transport with its default congestion control, BBR", "udp", true, ri2nKind{}.listen, ri2nKind{}.dialer},
 	{"ri2n-cubic", "the same with CUBIC in place of BBR", "udp", true, withCUBIC.listen, withCUBIC.dialer},
-	{"ri2n-redundant", "the same with all data on two paths", "udp", true, onTwoPaths.listen, onTwoPaths.dialer},
+	{"ri2n-redundant", "the same as ri2n with all data on two paths", "udp", true, onTwoPaths.listen, onTwoPaths.dialer},
 	{"tls", "TLS 1.3 over kernel TCP", "tcp", true, listenTLS, newTLSDialer},
 	{"quic", "quic-go", "udp", true, listenQUIC, newQUICDialer},
 	{"kcp", "kcp-go with AES-GCM and smux", "udp", false, listenKCP, newKCPDialer},

@@ -361,7 +361,7 @@ func TestStrangerIsRefusedAndToldWhatToDo(t *testing.T) {
 		if !errors.As(err, &refused) || !errors.Is(err, rendezvous.ErrNotAdmitted) {
 			t.Fatalf("Wait = %v, want a RefusedError that is ErrNotAdmitted", err)
 		}
-		line := "ask the operator to add this line to the members file: " + identity(t, 2).PeerID().String()
+		line := "join a grid that it keeps (grid join TOKEN), or ask the operator to add this line to the members file: " + identity(t, 2).PeerID().String()
 		if refused.Next() != line {
 			t.Errorf("next: %q, want %q", refused.Next(), line)
 		}

@@ -3,7 +3,8 @@
 //
 // A record belongs to an owner, the key pair of a job, and a rank; both make
 // its key, so nobody else can occupy it. Records are kept by the nodes nearest
-// to their key ([Config.Replicas] of them), move with the key space when nodes
+// to their key ([Config.Replicas] of them, and as many copies as there are
+// [Config.Witnesses]), move with the key space when nodes
 // come and go, and end when the node that holds the process stops renewing
 // their lease.
 //

@@ -56,7 +56,7 @@ func TestFlood(t *testing.T) {
 		r := &Record{Rank: rank, Incarnation: 1, Lease: time.Hour, Data: bytes.Repeat([]byte{1}, MaxData),
 			Grant: NewGrant(creator, key, Owner(owner.Public().(ed25519.PublicKey)))}
 		r.Sign(owner)
-		return s.serve(now, creator, &request{op: opAccept, key: r.Key(), ballot: ballot{1, 1}, record: r}).status
+		return s.serve(now, creator, &request{op: opAccept, key: r.Key(), record: r}).status
 	}
 	grant := func(who byte) Grant {
 		creator, key := creatorOf(who, "proof")
@@ -71,7 +71,7 @@ func TestFlood(t *testing.T) {
 	for i := range *floods {
 		// What is beyond the cap is refused before its signature is looked at.
 		r := &Record{Owner: Owner(owner.Public().(ed25519.PublicKey)), Rank: uint64(1000 + i), Incarnation: 1, Lease: time.Hour, Grant: grant}
-		if got := s.serve(now, grant.Creator, &request{op: opAccept, key: r.Key(), ballot: ballot{1, 1}, record: r}).status; got != statusFull {
+		if got := s.serve(now, grant.Creator, &request{op: opAccept, key: r.Key(), record: r}).status; got != statusFull {
 			t.Fatalf("record %d beyond the cap: status %d", i, got)
 		}
 	}
@@ -95,7 +95,10 @@ func TestFlood(t *testing.T) {
 	// Promises alone take places as well.
 	for i := range 300 {
 		stranger := routing.NewMember(routing.PeerID{99}, routing.Nonce{}, nil)
-		s.serve(now, stranger, &request{op: opPrepare, key: routing.Key{byte(i >> 8), byte(i), 1}, ballot: ballot{1, 1}})
+		r := &request{op: opPrepare, owner: Owner(owner.Public().(ed25519.PublicKey)), rank: uint64(9000 + i)}
+		r.key = KeyOf(r.owner, r.rank)
+		r.ballot = signBallot(owner, r.key, 1, 1)
+		s.serve(now, stranger, r)
 	}
 	if len(s.store.entries) > 200 {
 		t.Errorf("%d entries, want at most 200", len(s.store.entries))
@@ -133,7 +136,7 @@ func TestForgedRecordsAreRefused(t *testing.T) {
 			r := &Record{Rank: 1, Incarnation: 1, Lease: time.Minute, Grant: tt.grant}
 			r.Sign(owner)
 			tt.spoil(r)
-			if got := s.serve(now, member, &request{op: o, key: r.Key(), ballot: ballot{1, 1}, remaining: time.Minute, record: r}).status; got != tt.want {
+			if got := s.serve(now, member, &request{op: o, key: r.Key(), remaining: time.Minute, record: r}).status; got != tt.want {
 				t.Errorf("%s, op %d: status %d, want %d", tt.name, o, got, tt.want)
 			}
 		}
@@ -156,31 +159,37 @@ func TestReplicaRules(t *testing.T) {
 		return r
 	}
 	key := rec(1).Key()
+	at := func(count, node uint64) ballot { return signBallot(owner, key, count, node) }
+	forged := at(9, 9)
+	forged.count = 1 << 63
 	for i, tt := range []struct {
 		name string
 		from *routing.Member
 		r    request
 		want status
 	}{
-		{"a promise", member, request{op: opPrepare, ballot: ballot{5, 1}}, statusNone},
-		{"a smaller promise", member, request{op: opPrepare, ballot: ballot{4, 9}}, statusRejected},
-		{"below the promise", member, request{op: opAccept, ballot: ballot{4, 9}, record: rec(3)}, statusRejected},
-		{"as promised", member, request{op: opAccept, ballot: ballot{5, 1}, record: rec(3)}, statusDone},
-		{"an earlier incarnation", member, request{op: opAccept, ballot: ballot{9, 1}, record: rec(2)}, statusConflict},
-		{"an earlier one is handed on", member, request{op: opPush, ballot: ballot{9, 1}, record: rec(2)}, statusDone},
+		{"a promise", member, request{op: opPrepare, ballot: at(5, 1)}, statusNone},
+		{"a promise that the owner has not signed", member, request{op: opPrepare, ballot: forged}, statusFull},
+		{"a smaller promise", member, request{op: opPrepare, ballot: at(4, 9)}, statusRejected},
+		{"below the promise", member, request{op: opAccept, ballot: at(4, 9), record: rec(3)}, statusRejected},
+		{"as promised", member, request{op: opAccept, ballot: at(5, 1), record: rec(3)}, statusDone},
+		{"with a ballot that the owner has not signed", member, request{op: opAccept, ballot: forged, record: rec(4)}, statusNone},
+		{"the same handed on", member, request{op: opPush, ballot: forged, record: rec(4)}, statusNone},
+		{"an earlier incarnation", member, request{op: opAccept, ballot: at(9, 1), record: rec(2)}, statusConflict},
+		{"an earlier one is handed on", member, request{op: opPush, ballot: at(9, 1), record: rec(2)}, statusDone},
 		{"what is held", member, request{op: opGet}, statusEntry},
 		{"renewed by the holder", holder, request{op: opRenew, incarnation: 3}, statusDone},
 		{"renewed by another", other, request{op: opRenew, incarnation: 3}, statusConflict},
 		{"renewed too late", holder, request{op: opRenew, incarnation: 2}, statusConflict},
 		{"renewed of what is unknown", holder, request{op: opRenew, incarnation: 4}, statusNone},
 	} {
-		tt.r.key = key
+		tt.r.key, tt.r.owner, tt.r.rank = key, rec(1).Owner, 1
 		if got := s.serve(now, tt.from, &tt.r).status; got != tt.want {
 			t.Errorf("%d, %s: status %d, want %d", i, tt.name, got, tt.want)
 		}
 	}
 	now = now.Add(50 * time.Second)
-	s.serve(now, other, &request{op: opPush, key: key, ballot: ballot{5, 1}, remaining: time.Minute, record: rec(3)})
+	s.serve(now, other, &request{op: opPush, key: key, ballot: at(5, 1), remaining: time.Minute, record: rec(3)})
 	if got := s.serve(now, other, &request{op: opGet, key: key}).remaining; got != 10*time.Second {
 		t.Errorf("after it was handed on again, %v remain, want 10 s", got)
 	}

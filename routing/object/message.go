@@ -1,6 +1,7 @@
 package object
 
 import (
+	"crypto/ed25519"
 	"encoding/binary"
 	"time"
 
@@ -19,31 +20,56 @@ const (
 	opDeliver op = 6 // give this to the process
 )
 
-// A ballot orders the attempts to change a record.
+// A ballot orders the attempts to change a record. The owner signs it, so that
+// nobody else can promise a key away; the zero ballot, below all others, is
+// not signed.
 type ballot struct {
-	count uint64
-	node  uint64 // the first bytes of the proposer's peer ID
+	count     uint64
+	node      uint64 // the first bytes of the proposer's peer ID
+	signature [64]byte
 }
 
 func (b ballot) less(o ballot) bool {
 	return b.count < o.count || b.count == o.count && b.node < o.node
 }
 
+// signBallot returns a ballot for key, which belongs to owner.
+func signBallot(owner ed25519.PrivateKey, key routing.Key, count, node uint64) ballot {
+	b := ballot{count: count, node: node}
+	b.signature = [64]byte(ed25519.Sign(owner, b.signed(key)))
+	return b
+}
+
+// signed returns what the owner's signature covers.
+func (b ballot) signed(key routing.Key) []byte {
+	text := append(make([]byte, 0, 80), "instantgrid ballot v1\x00"...)
+	text = append(text, key[:]...)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(text, b.count), b.node)
+}
+
+// valid reports whether owner has signed b for key.
+func (b ballot) valid(owner Owner, key routing.Key) bool {
+	return b == ballot{} || ed25519.Verify(owner[:], b.signed(key), b.signature[:])
+}
+
 func appendBallot(b []byte, v ballot) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, v.count), v.node)
+	b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, v.count), v.node)
+	return append(b, v.signature[:]...)
 }
 
 func parseBallot(b []byte) (v ballot, rest []byte, err error) {
-	if len(b) < 16 {
+	if len(b) < 80 {
 		return v, nil, malformed("a ballot is cut short")
 	}
-	return ballot{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, b[16:], nil
+	return ballot{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), [64]byte(b[16:])}, b[80:], nil
 }
 
 // A request is one of every op; fields that its op does not have are zero.
 type request struct {
 	op          op
 	key         routing.Key
+	owner       Owner         // PREPARE: with rank, it makes the key
+	rank        uint64        // PREPARE
 	ballot      ballot        // PREPARE, ACCEPT, PUSH: the one it was accepted with
 	remaining   time.Duration // PUSH: of the lease, in milliseconds
 	incarnation uint64        // RENEW
@@ -57,6 +83,8 @@ func appendRequest(b []byte, r *request) []byte {
 	b = append(b, r.key[:]...)
 	switch r.op {
 	case opPrepare:
+		b = append(b, r.owner[:]...)
+		b = binary.BigEndian.AppendUint64(b, r.rank)
 		b = appendBallot(b, r.ballot)
 	case opAccept:
 		b = AppendRecord(appendBallot(b, r.ballot), r.record)
@@ -81,7 +109,14 @@ func parseRequest(b []byte) (r request, err error) {
 	switch r.op {
 	case opGet:
 	case opPrepare:
-		r.ballot, b, err = parseBallot(b)
+		if len(b) < 40 {
+			return r, malformed("a request is cut short")
+		}
+		r.owner, r.rank = Owner(b[:32]), binary.BigEndian.Uint64(b[32:])
+		if KeyOf(r.owner, r.rank) != r.key {
+			return r, malformed("the owner has another key")
+		}
+		r.ballot, b, err = parseBallot(b[40:])
 	case opAccept, opPush:
 		if r.ballot, b, err = parseBallot(b); err != nil {
 			return r, err

@@ -40,13 +40,14 @@ func requests() []struct {
 	r    request
 } {
 	rec := testRecord()
-	key, b := rec.Key(), ballot{2, 9}
+	key := rec.Key()
+	b := signBallot(testKey(2), key, 2, 9)
 	return []struct {
 		name string
 		r    request
 	}{
 		{"get", request{op: opGet, key: key}},
-		{"prepare", request{op: opPrepare, key: key, ballot: b}},
+		{"prepare", request{op: opPrepare, key: key, owner: rec.Owner, rank: rec.Rank, ballot: b}},
 		{"accept", request{op: opAccept, key: key, ballot: b, record: rec}},
 		{"push", request{op: opPush, key: key, ballot: b, remaining: 1500 * time.Millisecond, record: rec}},
 		{"renew", request{op: opRenew, key: key, incarnation: 4}},
@@ -59,15 +60,16 @@ func answers() []struct {
 	a    answer
 } {
 	rec := testRecord()
+	b := signBallot(testKey(2), rec.Key(), 2, 9)
 	return []struct {
 		name string
 		a    answer
 	}{
 		{"none", answer{status: statusNone}},
-		{"entry", answer{status: statusEntry, ballot: ballot{2, 9}, remaining: time.Second, record: rec}},
+		{"entry", answer{status: statusEntry, ballot: b, remaining: time.Second, record: rec}},
 		{"done", answer{status: statusDone}},
-		{"rejected", answer{status: statusRejected, ballot: ballot{3, 8}}},
-		{"conflict", answer{status: statusConflict, ballot: ballot{2, 9}, record: rec}},
+		{"rejected", answer{status: statusRejected, ballot: b}},
+		{"conflict", answer{status: statusConflict, ballot: b, record: rec}},
 		{"full", answer{status: statusFull}},
 	}
 }

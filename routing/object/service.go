@@ -26,12 +26,13 @@ var ErrNotFound = errors.New("object: there is no record")
 
 // A Config says how a service behaves. The zero value works.
 type Config struct {
-	// Replicas is how many of the nodes nearest to a key hold its record. Zero
-	// means 3.
+	// Replicas is how many of the nodes nearest to a key decide about its
+	// record. Zero means 3.
 	Replicas int
 
-	// Witnesses is how many of the next ones are asked as well, for records
-	// that have not been handed on yet. Zero means 2; negative means none.
+	// Witnesses is how many of the next ones keep a copy without a say: they
+	// are there when those who decide die at the same time. Zero means 2;
+	// negative means none.
 	Witnesses int
 
 	// MaxRecords bounds what this node stores for others. Zero means 16384.
@@ -189,11 +190,12 @@ func (s *Service) after(now time.Time, d time.Duration, f func(now time.Time)) {
 	s.timers = append(s.timers, timer{now.Add(d), f})
 }
 
-// valid reports whether the signatures of r are right and its creator is a
-// member; the member takes the place of the parsed one.
-func (s *Service) valid(r *Record) bool {
+// valid reports whether the signatures of r, and of the ballot that it was
+// accepted with, are right and its creator is a member; the member takes the
+// place of the parsed one.
+func (s *Service) valid(r *Record, b ballot) bool {
 	creator, _, err := s.node.Verified(routing.AppendMember(nil, r.Grant.Creator))
-	if err != nil || s.checkGrant(r) != nil || !r.signedByOwner() {
+	if err != nil || s.checkGrant(r) != nil || !r.signedByOwner() || !b.valid(r.Owner, r.Key()) {
 		s.counters.Forged++
 		return false
 	}
@@ -269,15 +271,23 @@ func (s *Service) serve(now time.Time, from *routing.Member, r *request) *answer
 const promiseFor = 30 * time.Second
 
 func (s *Service) prepare(now time.Time, from *routing.Member, r *request, e *entry) *answer {
+	if e != nil && r.ballot.less(e.promised) {
+		return &answer{status: statusRejected, ballot: e.promised}
+	}
+	if e == nil && s.store.full(from.Peer) {
+		s.counters.Full++
+		return &answer{status: statusFull}
+	}
+	if !r.ballot.valid(r.owner, r.key) {
+		s.counters.Forged++
+		return &answer{status: statusFull}
+	}
 	if e == nil {
 		e = &entry{}
 		if !s.store.charge(r.key, e, from.Peer) {
 			s.counters.Full++
 			return &answer{status: statusFull}
 		}
-	}
-	if r.ballot.less(e.promised) {
-		return &answer{status: statusRejected, ballot: e.promised}
 	}
 	e.promised = r.ballot
 	if e.record == nil {
@@ -295,7 +305,7 @@ func (s *Service) accept(now time.Time, r *request, e *entry) *answer {
 	if e != nil && e.record != nil && r.record.Incarnation < e.record.Incarnation {
 		return answerFor(now, statusConflict, e)
 	}
-	if st := s.admit(r.record, e); st != statusDone {
+	if st := s.admit(r, e); st != statusDone {
 		return &answer{status: st}
 	}
 	if e == nil {
@@ -310,12 +320,12 @@ func (s *Service) accept(now time.Time, r *request, e *entry) *answer {
 
 // admit reports by statusDone that r may take the place of e, which may be
 // nil. A creator without room costs no check of signatures.
-func (s *Service) admit(r *Record, e *entry) status {
-	if creator := r.Grant.Creator.Peer; (e == nil || e.by != creator) && s.store.full(creator) {
+func (s *Service) admit(r *request, e *entry) status {
+	if creator := r.record.Grant.Creator.Peer; (e == nil || e.by != creator) && s.store.full(creator) {
 		s.counters.Full++
 		return statusFull
 	}
-	if !s.valid(r) {
+	if !s.valid(r.record, r.ballot) {
 		return statusNone
 	}
 	return statusDone
@@ -347,7 +357,7 @@ func (s *Service) adopt(now time.Time, r *request, e *entry) *answer {
 			return &answer{status: statusDone}
 		}
 	}
-	if st := s.admit(r.record, e); st != statusDone {
+	if st := s.admit(r, e); st != statusDone {
 		return &answer{status: st}
 	}
 	if e == nil {
@@ -417,18 +427,20 @@ func (s *Service) sweep(now time.Time) {
 // and returns how many these are. A node that is far from being among them
 // forgets the record once they all have it.
 func (s *Service) handOn(now time.Time, key routing.Key, e *entry) (pushes int) {
-	nearest := s.node.Closest(key, 2*s.cfg.Replicas)
+	far := 2 * (s.cfg.Replicas + max(0, s.cfg.Witnesses))
+	nearest := s.node.Closest(key, far)
 	rank := 0 // how many are nearer than this node
 	self := s.node.Self().Position()
 	for rank < len(nearest) && key.Xor(nearest[rank].Position()).Compare(key.Xor(self)) < 0 {
 		rank++
 	}
-	replicas := nearest[:min(len(nearest), s.cfg.Replicas)]
-	if rank < s.cfg.Replicas && len(replicas) == s.cfg.Replicas {
-		replicas = replicas[:s.cfg.Replicas-1] // this node is one of them
+	copies := s.cfg.Replicas + max(0, s.cfg.Witnesses)
+	if rank < copies {
+		copies-- // this node is one of them
 	}
+	keepers := nearest[:min(len(nearest), copies)]
 	had := 0
-	for _, m := range replicas {
+	for _, m := range keepers {
 		if contains(e.pushed, m.Peer) {
 			had++
 			continue
@@ -441,12 +453,12 @@ func (s *Service) handOn(now time.Time, key routing.Key, e *entry) (pushes int) 
 			if err != nil {
 				return
 			}
-			if a, err := parseAnswer(b); err == nil && a.status == statusDone && e.record == record && len(e.pushed) < 8*s.cfg.Replicas {
+			if a, err := parseAnswer(b); err == nil && a.status == statusDone && e.record == record && len(e.pushed) < 4*far {
 				e.pushed = append(e.pushed, m.Peer)
 			}
 		})
 	}
-	if rank >= 2*s.cfg.Replicas && had == len(replicas) && e.remaining(now) == 0 {
+	if rank >= far && had == len(keepers) && e.remaining(now) == 0 {
 		s.counters.Dropped++
 		s.store.remove(key)
 	}

@@ -1,25 +1,42 @@
 package object
 
 import (
+	"crypto/ed25519"
 	"time"
 
 	"github.com/instantgrid/instantgrid/routing"
 )
 
-// Swap makes record, which is signed, the one at its key if what is there now
-// has the incarnation expected; zero expects that there is none. It calls done
-// once: with nil; with [ErrConflict] and the entry that is there; or with
-// [ErrUnavailable].
+// Swap makes record, which owner has signed, the one at its key if what is
+// there now has the incarnation expected; zero expects that there is none. It
+// calls done once: with nil; with [ErrConflict] and the entry that is there; or
+// with [ErrUnavailable].
 //
-// The record's incarnation must be greater than expected; it panics otherwise.
+// owner signs the attempts as well, and is forgotten when they are over. The
+// record's incarnation must be greater than expected; it panics otherwise.
 // After ErrUnavailable the swap may have happened: Get tells, and calling Swap
 // again with the same record is safe.
-func (s *Service) Swap(now time.Time, expected uint64, record *Record, done func(now time.Time, current Entry, err error)) {
+func (s *Service) Swap(now time.Time, expected uint64, record *Record, owner ed25519.PrivateKey, done func(now time.Time, current Entry, err error)) {
 	if record.Incarnation <= expected {
 		panic("object: a swap must make the incarnation grow")
 	}
-	w := &swap{s: s, key: record.Key(), expected: expected, record: record, done: done}
+	w := &swap{s: s, key: record.Key(), owner: owner, expected: expected, record: record, done: done}
 	w.attempt(now)
+}
+
+// unanimous is how many attempts of a swap want the word of every acceptor.
+// Two nodes that see slightly different grids have different acceptors, and two
+// majorities of these may not meet; all of one and all of the other do, as long
+// as they share one. Later attempts make do with a majority, lest one node that
+// answers lookups and nothing else blocks the key.
+const unanimous = 3
+
+// quorum returns how many acceptors must agree at this attempt.
+func (w *swap) quorum() int {
+	if w.attempts <= unanimous {
+		return len(w.targets.acceptors)
+	}
+	return w.targets.majority()
 }
 
 // maxAttempts bounds the attempts of one swap. They take about 6 s of pauses
@@ -30,11 +47,13 @@ const maxAttempts = 6
 type swap struct {
 	s        *Service
 	key      routing.Key
+	owner    ed25519.PrivateKey
 	expected uint64
 	record   *Record
 	done     func(time.Time, Entry, error)
 
 	ballot   ballot
+	highest  uint64 // count of the highest ballot seen
 	attempts int
 	targets  targets
 	current  best
@@ -63,12 +82,12 @@ func (w *swap) retry(now time.Time) {
 }
 
 func (w *swap) prepare(now time.Time) {
-	w.ballot = ballot{w.ballot.count + 1, w.s.nodeNumber()}
+	w.highest++
+	w.ballot = signBallot(w.owner, w.key, w.highest, w.s.nodeNumber())
 	w.current = best{}
-	promised, agreed, highest := 0, 0, w.ballot
-	all := append(append([]*routing.Member(nil), w.targets.acceptors...), w.targets.others...)
+	promised, agreed := 0, 0
 	held := make([]*Record, len(w.targets.acceptors))
-	w.s.askAll(now, all, &request{op: opPrepare, key: w.key, ballot: w.ballot}, func(now time.Time, i int, a *answer, last bool) {
+	w.s.askAll(now, w.targets.all(), &request{op: opPrepare, key: w.key, owner: w.record.Owner, rank: w.record.Rank, ballot: w.ballot}, func(now time.Time, i int, a *answer, last bool) {
 		w.current.see(a)
 		if i < len(w.targets.acceptors) && a != nil {
 			switch a.status {
@@ -76,9 +95,8 @@ func (w *swap) prepare(now time.Time) {
 				promised++
 				held[i] = a.record
 			case statusRejected:
-				if highest.less(a.ballot) {
-					highest = a.ballot
-				}
+				// Next time it must be outbid.
+				w.highest = max(w.highest, a.ballot.count)
 			}
 		}
 		if !last {
@@ -89,9 +107,7 @@ func (w *swap) prepare(now time.Time) {
 				agreed++
 			}
 		}
-		// Whoever promised more to somebody else must be outbid next time.
-		w.ballot.count = highest.count
-		if promised < w.targets.majority() {
+		if promised < w.quorum() {
 			w.retry(now)
 			return
 		}
@@ -99,12 +115,12 @@ func (w *swap) prepare(now time.Time) {
 	})
 }
 
-// decide goes on once a majority has promised; agreed of the acceptors hold
+// decide goes on once enough have promised; agreed of the acceptors hold
 // the current record.
 func (w *swap) decide(now time.Time, agreed int) {
 	ours := w.current.Record.same(w.record)
 	if !ours && w.current.incarnation() != w.expected {
-		if agreed >= w.targets.majority() {
+		if agreed >= w.quorum() {
 			w.conflict(now)
 			return
 		}
@@ -125,19 +141,22 @@ func (w *swap) conflict(now time.Time) {
 	w.done(now, w.current.Entry, ErrConflict)
 }
 
-// accept has the acceptors take record, and calls then when a majority did.
+// accept has the acceptors take record, and calls then when enough did.
 func (w *swap) accept(now time.Time, record *Record, then func(now time.Time)) {
 	accepted := 0
-	all := append(append([]*routing.Member(nil), w.targets.acceptors...), w.targets.others[:w.targets.told]...)
-	b := ballot{w.ballot.count, w.s.nodeNumber()}
-	w.s.askAll(now, all, &request{op: opAccept, key: w.key, ballot: b, record: record}, func(now time.Time, i int, a *answer, last bool) {
-		if i < len(w.targets.acceptors) && a != nil && a.status == statusDone {
-			accepted++
+	w.s.askAll(now, w.targets.all(), &request{op: opAccept, key: w.key, ballot: w.ballot, record: record}, func(now time.Time, i int, a *answer, last bool) {
+		if i < len(w.targets.acceptors) && a != nil {
+			switch a.status {
+			case statusDone:
+				accepted++
+			case statusRejected:
+				w.highest = max(w.highest, a.ballot.count)
+			}
 		}
 		if !last {
 			return
 		}
-		if accepted < w.targets.majority() {
+		if accepted < w.quorum() {
 			w.retry(now)
 			return
 		}
@@ -156,8 +175,7 @@ func (s *Service) Get(now time.Time, key routing.Key, done func(now time.Time, e
 		}
 		var found best
 		answers, over := 0, false
-		all := append(append([]*routing.Member(nil), t.acceptors...), t.others...)
-		s.askAll(now, all, &request{op: opGet, key: key}, func(now time.Time, i int, a *answer, last bool) {
+		s.askAll(now, t.all(), &request{op: opGet, key: key}, func(now time.Time, i int, a *answer, last bool) {
 			if over {
 				return
 			}
@@ -224,7 +242,7 @@ func (s *Service) renew(now time.Time, key routing.Key, h *held) {
 		if err != nil || s.held[key] != h {
 			return
 		}
-		all := append(append([]*routing.Member(nil), t.acceptors...), t.others[:t.told]...)
+		all := t.all()
 		s.askAll(now, all, &request{op: opRenew, key: key, incarnation: h.record.Incarnation}, func(now time.Time, i int, a *answer, _ bool) {
 			if a == nil || s.held[key] != h {
 				return

@@ -10,8 +10,12 @@ import (
 // targets are the nodes that matter for a key, as one lookup found them.
 type targets struct {
 	acceptors []*routing.Member // a majority of them decides
-	others    []*routing.Member // asked for what they hold; witnesses, or a crowd
-	told      int               // how many of others are told of changes as well
+	others    []*routing.Member // they keep copies: witnesses, or a crowd
+}
+
+// all returns everybody, the acceptors first.
+func (t *targets) all() []*routing.Member {
+	return append(slices.Clone(t.acceptors), t.others...)
 }
 
 // majority returns how many acceptors decide.
@@ -49,7 +53,6 @@ func (s *Service) choose(key routing.Key, r *routing.Result) (t targets) {
 	}
 	t.acceptors = near[:min(len(near), replicas)]
 	t.others = slices.Clone(crowd[:min(len(crowd), replicas)])
-	t.told = len(t.others)
 	if s.cfg.Witnesses > 0 {
 		t.others = append(t.others, near[len(t.acceptors):min(len(near), replicas+s.cfg.Witnesses)]...)
 	}
@@ -70,7 +73,7 @@ func (s *Service) call(now time.Time, m *routing.Member, r *request, done func(n
 			return
 		}
 		a, err := parseAnswer(b)
-		if err != nil || a.record != nil && (a.record.Key() != r.key || !s.valid(a.record)) {
+		if err != nil || !s.believe(r, &a) {
 			s.counters.Malformed++
 			done(now, nil)
 			return
@@ -79,7 +82,19 @@ func (s *Service) call(now time.Time, m *routing.Member, r *request, done func(n
 	})
 }
 
-// ask sends r to each of members and calls each for every answer, nil ones
+// believe reports whether what a says of others is signed by them.
+func (s *Service) believe(r *request, a *answer) bool {
+	if a.record != nil {
+		return a.record.Key() == r.key && s.valid(a.record, a.ballot)
+	}
+	owner := r.owner
+	if r.record != nil {
+		owner = r.record.Owner
+	}
+	return a.status != statusRejected || a.ballot.valid(owner, r.key)
+}
+
+// askAll sends r to each of members and calls each for every answer, nil ones
 // included, with the member's index. last is true once.
 func (s *Service) askAll(now time.Time, members []*routing.Member, r *request, each func(now time.Time, i int, a *answer, last bool)) {
 	left := len(members)

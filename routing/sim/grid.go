@@ -40,7 +40,7 @@ func NewGrid(seed uint64) *Grid {
 
 // proofSize is that of the proofs that simulated members carry: about that of
 // a ledger's record.
-const proofSize = 192
+const proofSize = 288
 
 // MakeMember returns a member that no other call with the same number does.
 func MakeMember(number uint64) *routing.Member {

@@ -12,10 +12,10 @@ import (
 )
 
 // nodes makes the simulations larger: go test ./routing/sim -nodes 10000.
-var nodes = flag.Int("nodes", 250, "nodes of each simulated grid")
+var nodes = flag.Int("nodes", 80, "nodes of each simulated grid")
 
 func TestLookups(t *testing.T) {
-	r, err := Run(Options{Seed: 1, Nodes: *nodes, Lookups: 300})
+	r, err := Run(Options{Seed: 1, Nodes: *nodes, Lookups: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestLookups(t *testing.T) {
 // A fifth of all nodes leave at once. After 30 s, 99.9 % of lookups are right
 // and no object is lost.
 func TestChurn(t *testing.T) {
-	r, err := Run(Options{Seed: 2, Nodes: *nodes, Lookups: 300, Churn: 0.2, Objects: 50})
+	r, err := Run(Options{Seed: 2, Nodes: *nodes, Lookups: 100, Churn: 0.2, Objects: 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestChurn(t *testing.T) {
 
 func TestSameSeedSameRun(t *testing.T) {
 	run := func() Report {
-		r, err := Run(Options{Seed: 3, Nodes: 80, Lookups: 50, Churn: 0.1, Objects: 10})
+		r, err := Run(Options{Seed: 3, Nodes: 40, Lookups: 20, Churn: 0.1, Objects: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,7 +74,7 @@ func TestRoute(t *testing.T) {
 			hops = max(hops, d.Hops)
 		}})
 	}
-	const messages = 300
+	const messages = 100
 	want := make(map[string]int)
 	for k := range messages {
 		i, key := g.RandomAlive(), g.RandomKey()
@@ -174,7 +174,8 @@ func TestSybils(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			g := NewGrid(5)
 			g.Grow(*nodes, max(50, *nodes/20))
-			o := g.store(3)
+			// One key in a small grid, three in a large one.
+			o := g.store(1 + 2*min(1, *nodes/1000))
 			asked, found, keys, named, gets, got := 0, 0, 0, 0, 0, 0
 			for _, r := range o.records {
 				key := r.Key()
@@ -187,7 +188,7 @@ func TestSybils(t *testing.T) {
 				target := g.Nodes[near].Self()
 				// What is written now has to be found, too.
 				g.Run(time.Minute)
-				for range 40 {
+				for range 20 {
 					i := g.RandomAlive()
 					for i == near {
 						i = g.RandomAlive()

@@ -157,7 +157,7 @@ func (g *Grid) store(count int) *Objects {
 		r.Sign(owner)
 		o.records, o.holders = append(o.records, r), append(o.holders, i)
 		g.After(time.Duration(rank)*20*time.Millisecond, func() {
-			o.services[i].Swap(g.now, 0, r, func(now time.Time, _ object.Entry, err error) {
+			o.services[i].Swap(g.now, 0, r, owner, func(now time.Time, _ object.Entry, err error) {
 				left--
 				if err == nil {
 					o.services[i].Hold(now, r, func(time.Time, object.Entry) {})

@@ -2,6 +2,7 @@ package swim_test
 
 import (
 	"crypto/sha256"
+	"flag"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -10,6 +11,9 @@ import (
 	"github.com/instantgrid/instantgrid/routing/sim"
 	"github.com/instantgrid/instantgrid/routing/swim"
 )
+
+// members makes the simulated groups larger: go test ./routing/swim -members 50.
+var members = flag.Int("members", 7, "members of each simulated group")
 
 // A change is one call of Config.Changed.
 type change struct {
@@ -121,7 +125,7 @@ func TestNobodyAliveIsRemoved(t *testing.T) {
 		{"10 % loss", func(g *group) { g.Loss = 0.1 }, true},
 		{"stopped for 10 s", func(g *group) {
 			for k := range 5 {
-				g.After(time.Duration(k)*time.Minute, func() { g.Stall(3+k, 10*time.Second) })
+				g.After(time.Duration(k)*time.Minute, func() { g.Stall(k+1, 10*time.Second) })
 			}
 		}, true},
 		{"two starved of processor time", func(g *group) {
@@ -137,7 +141,7 @@ func TestNobodyAliveIsRemoved(t *testing.T) {
 		}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newGroup(t, 1, 16)
+			g := newGroup(t, 1, *members)
 			tt.spoil(g)
 			g.Run(10 * time.Minute)
 			if got := g.count(swim.Removed, -1); got != 0 {
@@ -153,14 +157,14 @@ func TestNobodyAliveIsRemoved(t *testing.T) {
 				}
 			}
 			t.Logf("suspected %d times, %d messages a minute and node, %d bytes each",
-				suspected, g.Sent/10/16, g.Bytes/g.Sent)
+				suspected, g.Sent/10/uint64(*members), g.Bytes/g.Sent)
 		})
 	}
 }
 
 // A suspicion that was refuted leaves no trace.
 func TestRefutedSuspicionLeavesNoTrace(t *testing.T) {
-	g := newGroup(t, 2, 16)
+	g := newGroup(t, 2, *members)
 	g.Run(10 * time.Second)
 	g.Stall(5, 10*time.Second)
 	g.Run(9 * time.Second)
@@ -194,25 +198,25 @@ func TestDeathIsSuspectedWithinTwoSeconds(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var worst, worstAll time.Duration
-			for seed := range uint64(30) {
-				g := newGroup(t, seed, 16)
+			for seed := range uint64(5) {
+				g := newGroup(t, seed, *members)
 				g.MinDelay, g.MaxDelay, g.Loss = tt.min, tt.max, tt.loss
 				g.Run(20*time.Second + time.Duration(seed)*73*time.Millisecond)
 				at := g.Elapsed()
-				g.Kill(7)
+				g.Kill(6)
 				g.Run(40 * time.Second)
-				one, all := g.first(swim.Suspected, 7, at)
+				one, all := g.first(swim.Suspected, 6, at)
 				if one == 0 || one > 2*time.Second {
 					t.Errorf("seed %d: suspected after %v, want at most 2 s", seed, one)
 				}
 				worst, worstAll = max(worst, one), max(worstAll, all)
-				if got := g.count(swim.Removed, 7); got != 15 {
-					t.Errorf("seed %d: removed by %d, want 15", seed, got)
+				if got := g.count(swim.Removed, 6); got != *members-1 {
+					t.Errorf("seed %d: removed by %d, want all others", seed, got)
 				}
-				if one, _ := g.first(swim.Removed, 7, at); one < 30*time.Second {
+				if one, _ := g.first(swim.Removed, 6, at); one < 30*time.Second {
 					t.Errorf("seed %d: removed after %v", seed, one)
 				}
-				if got := g.count(swim.Removed, -1); got != 15 {
+				if got := g.count(swim.Removed, -1); got != *members-1 {
 					t.Errorf("seed %d: removed %d in all", seed, got)
 				}
 			}

@@ -1,0 +1,203 @@
+package overlay
+
+import (
+	"slices"
+	"time"
+
+	"github.com/instantgrid/instantgrid/punch"
+	"github.com/instantgrid/instantgrid/ri2n"
+)
+
+// maxRoutes bounds the addresses of which it is known to which of the peer's
+// links they lead.
+const maxRoutes = 64
+
+// noteRouteLocked notes that the address of key leads to the peer's link.
+func (k *pathKeeper) noteRouteLocked(key proofKey, peerLink uint16) {
+	if peerLink == 0 {
+		return
+	}
+	if _, known := k.routes[key]; !known && len(k.routes) >= maxRoutes {
+		clear(k.routes)
+	}
+	k.routes[key] = peerLink
+}
+
+// routeLocked returns the peer's link at the far end of a path, zero if it is
+// not known. A NAT may have given the path another port meanwhile.
+func (k *pathKeeper) routeLocked(key proofKey) (peerLink uint16) {
+	if id := k.routes[key]; id != 0 {
+		return id
+	}
+	for x, id := range k.routes {
+		if x.link == key.link && x.remote.Addr() == key.remote.Addr() {
+			if peerLink != 0 && peerLink != id {
+				return 0
+			}
+			peerLink = id
+		}
+	}
+	return peerLink
+}
+
+// A coverage says which links have a direct path, or will perhaps have one.
+type coverage struct{ ours, theirs map[uint16]bool }
+
+func (c coverage) add(p punch.LinkPair) {
+	c.ours[p.Link] = true
+	c.theirs[p.PeerLink] = true
+}
+
+// linksLocked returns the links of both sides; the peer's is zero alone where
+// it has told of none.
+func (k *pathKeeper) linksLocked() (ours, theirs []uint16) {
+	theirs = k.peerLinks
+	if len(theirs) == 0 {
+		theirs = []uint16{0}
+	}
+	ours = k.a.node.links.ids()
+	return ours[:min(len(ours), maxUplinks)], theirs
+}
+
+// coveredLocked looks at the direct paths.
+func (k *pathKeeper) coveredLocked(paths []ri2n.PathInfo, ours, theirs []uint16) coverage {
+	c := coverage{make(map[uint16]bool), make(map[uint16]bool)}
+	for _, p := range paths {
+		if p.Carrier || p.State != ri2n.PathActive && p.State != ri2n.PathStandby && p.State != ri2n.PathSuspect {
+			continue
+		}
+		link := k.a.node.links.byName(p.Link)
+		if link == nil {
+			continue
+		}
+		id := k.routeLocked(proofKey{link.id, p.Remote})
+		if len(theirs) == 1 {
+			id = theirs[0]
+		}
+		if id != 0 || len(theirs) == 1 {
+			c.add(punch.LinkPair{Link: link.id, PeerLink: id})
+		} else if len(ours) == 1 {
+			c.ours[link.id] = true
+		}
+	}
+	return c
+}
+
+// tryLocked counts what is under way as covered.
+func (k *pathKeeper) tryLocked(c coverage, theirs []uint16) {
+	add := func(p punch.LinkPair) {
+		if !slices.Contains(theirs, p.PeerLink) {
+			p.PeerLink = theirs[0] // the peer's choice is its first
+		}
+		c.add(p)
+	}
+	for p := range k.trying {
+		add(p)
+	}
+	for key, st := range k.proofs {
+		if st.running {
+			add(punch.LinkPair{Link: key.link, PeerLink: k.routeLocked(key)})
+		}
+	}
+}
+
+// match pairs the links that are not covered with one another, first with
+// first, and what is left over with any of the other side, so that every link
+// has a pair. There are never more pairs than links of one side.
+func match(c coverage, ours, theirs []uint16) (pairs []punch.LinkPair) {
+	if len(ours) == 0 || len(theirs) == 0 {
+		return nil
+	}
+	var mine, others []int
+	for i, id := range ours {
+		if !c.ours[id] {
+			mine = append(mine, i)
+		}
+	}
+	for i, id := range theirs {
+		if !c.theirs[id] {
+			others = append(others, i)
+		}
+	}
+	for i := range max(len(mine), len(others)) {
+		switch {
+		case i >= len(mine):
+			pairs = append(pairs, punch.LinkPair{Link: ours[others[i]%len(ours)], PeerLink: theirs[others[i]]})
+		case i >= len(others):
+			pairs = append(pairs, punch.LinkPair{Link: ours[mine[i]], PeerLink: theirs[mine[i]%len(theirs)]})
+		default:
+			pairs = append(pairs, punch.LinkPair{Link: ours[mine[i]], PeerLink: theirs[others[i]]})
+		}
+	}
+	return pairs
+}
+
+// allPairsLocked returns the pairs for a session that has no direct path.
+func (k *pathKeeper) allPairsLocked() []punch.LinkPair {
+	ours, theirs := k.linksLocked()
+	return match(coverage{}, ours, theirs)
+}
+
+// idlePairsLocked returns the pairs whose links have no direct path, and no
+// attempt under way.
+func (k *pathKeeper) idlePairsLocked(paths []ri2n.PathInfo) []punch.LinkPair {
+	ours, theirs := k.linksLocked()
+	c := k.coveredLocked(paths, ours, theirs)
+	k.tryLocked(c, theirs)
+	return match(c, ours, theirs)
+}
+
+// fillLocked reports whether links without a path are to be tried now, and
+// otherwise plans when.
+func (k *pathKeeper) fillLocked(paths []ri2n.PathInfo, now time.Time) bool {
+	ours, theirs := k.linksLocked()
+	if len(match(k.coveredLocked(paths, ours, theirs), ours, theirs)) == 0 {
+		k.more, k.moreFailures = time.Time{}, 0
+		return false
+	}
+	busy := len(k.trying) > 0 || k.provingLocked()
+	if k.starting || !k.direct && !busy {
+		return false // the first path comes first
+	}
+	if k.more.IsZero() {
+		if busy {
+			return false
+		}
+		k.more = now.Add(moreAgain[min(k.moreFailures, len(moreAgain)-1)])
+	}
+	if now.Before(k.more) {
+		return false
+	}
+	k.more = time.Time{}
+	if len(k.idlePairsLocked(paths)) == 0 {
+		return false
+	}
+	k.moreFailures++
+	return true
+}
+
+// peerHas takes the list of the peer's links.
+func (k *pathKeeper) peerHas(ids []uint16) {
+	k.mu.Lock()
+	k.peerLinks = nil
+	for _, id := range ids {
+		if id != 0 && !slices.Contains(k.peerLinks, id) && len(k.peerLinks) < maxUplinks {
+			k.peerLinks = append(k.peerLinks, id)
+		}
+	}
+	k.mu.Unlock()
+	k.linksChanged()
+}
+
+// linksChanged begins attempts on new links at once.
+func (k *pathKeeper) linksChanged() {
+	k.mu.Lock()
+	if k.a.client {
+		k.moreFailures, k.more = 0, time.Now()
+		if !k.direct && !k.again.IsZero() {
+			k.failures, k.again = 0, k.more
+		}
+	}
+	k.mu.Unlock()
+	k.wake()
+}
