@@ -176,6 +176,37 @@ func TestEqualSeedsGiveEqualTraces(t *testing.T) {
 	}
 }
 
+// TestEqualSeedsGiveEqualTracesOfScenarios: so do the scenarios that ship, with
+// their events, and whether or not somebody looks at the trace.
+func TestEqualSeedsGiveEqualTracesOfScenarios(t *testing.T) {
+	for _, name := range netsim.Scenarios() {
+		t.Run(name, func(t *testing.T) {
+			run := func(see func(netsim.TraceEvent)) uint64 {
+				sc, err := netsim.NamedScenario(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s, err := netsim.NewStepped(sc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Trace(see)
+				punch(t, s)
+				s.Run(20 * time.Second)
+				return s.Hash()
+			}
+			seen := 0
+			one, two := run(nil), run(func(netsim.TraceEvent) { seen++ })
+			if one != two {
+				t.Errorf("hash %x, then %x", one, two)
+			}
+			if seen < 100 {
+				t.Errorf("%d steps: too little happened", seen)
+			}
+		})
+	}
+}
+
 // TestPunchTranscript shows hole punching between two port-restricted homes,
 // packet by packet.
 func TestPunchTranscript(t *testing.T) {

@@ -324,8 +324,10 @@ type matrixRow struct {
 	Differs         bool           `json:"differs"`         // the rule speaks, and a run ended otherwise
 	ProbesMedian    int            `json:"probes_median"`   // packets of both nodes, besides ri2n's, to others than the rendezvous; simulator only
 	ProbesMax       int            `json:"probes_max"`
-	Disagreed       int            `json:"disagreed"` // runs whose two ends showed different paths or reasons
-	NoReason        int            `json:"no_reason"` // runs relayed without a reason
+	ProbeRateMax    int            `json:"probe_rate_max"`   // of one node, in a second
+	Broken          string         `json:"broken,omitempty"` // the first rule for all nodes that was broken
+	Disagreed       int            `json:"disagreed"`        // runs whose two ends showed different paths or reasons
+	NoReason        int            `json:"no_reason"`        // runs relayed without a reason
 	Failure         string         `json:"failure,omitempty"`
 }
 
@@ -398,6 +400,10 @@ func rowOf(c cell, runs []outcome) matrixRow {
 		if o.Failure != "" && row.Failure == "" {
 			row.Failure = o.Failure
 		}
+		if o.Broken != "" && row.Broken == "" {
+			row.Broken = o.Broken
+		}
+		row.ProbeRateMax = max(row.ProbeRateMax, o.ProbeRate)
 		if o.Intact {
 			row.Completed++
 		}
@@ -480,6 +486,8 @@ func (r matrixRow) problem() string {
 	switch {
 	case r.Failure != "":
 		return firstLine(r.Failure)
+	case r.Broken != "":
+		return r.Broken
 	case r.Completed < r.Runs:
 		return fmt.Sprintf("%d of %d runs complete", r.Completed, r.Runs)
 	case r.Differs && r.ExpectedDirect:

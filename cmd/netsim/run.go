@@ -14,7 +14,7 @@ import (
 )
 
 func newRun() *cobra.Command {
-	var from, to string
+	var from, to, capture string
 	var seed uint64
 	var bytes int64
 	cmd := &cobra.Command{
@@ -27,7 +27,8 @@ second. Events are printed as they happen, with --json as JSON lines; the last
 document is the result.`,
 		Example: `netsim run two-homes-port-restricted
 netsim run symmetric-pair --json
-netsim run lossy-wifi --bytes 10000000 --seed 7`,
+netsim run lossy-wifi --bytes 10000000 --seed 7
+netsim run cgn-both --pcap cgn.pcapng`,
 		Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
@@ -41,6 +42,7 @@ netsim run lossy-wifi --bytes 10000000 --seed 7`,
 	flags.StringVar(&to, "to", "", "the host that receives")
 	flags.Uint64Var(&seed, "seed", 0, "seed instead of the scenario's; 0: the scenario's")
 	flags.Int64Var(&bytes, "bytes", 1<<20, "bytes to send")
+	flags.StringVar(&capture, "pcap", "", "write every step of every packet to this file (pcapng, simulator only)")
 	name := backendFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		b, err := parseBackend(cmd, *name)
@@ -54,13 +56,16 @@ netsim run lossy-wifi --bytes 10000000 --seed 7`,
 		if bytes < 0 {
 			return cli.Usagef(fmt.Sprintf("--bytes %d", bytes), cmd.CommandPath()+" --help", "it is negative")
 		}
+		if capture != "" && b != sim {
+			return cli.Usagef("--pcap "+capture, cmd.CommandPath()+" --backend sim", "the kernel's packets are for tcpdump to capture")
+		}
 		if seed != 0 {
 			sc.Seed = seed
 		}
 		if from, to, err = sendersOf(sc, from, to); err != nil {
 			return err
 		}
-		return runScenario(cmd, b, transfer{Scenario: sc, Rendezvous: rendezvousHost, From: from, To: to, Bytes: bytes, Events: true})
+		return runScenario(cmd, b, transfer{Scenario: sc, Rendezvous: rendezvousHost, From: from, To: to, Bytes: bytes, Events: true, Capture: capture})
 	}
 	return cmd
 }

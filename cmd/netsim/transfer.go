@@ -35,6 +35,7 @@ type transfer struct {
 	Source     string // file to send; empty: random bytes
 	Target     string // file to write what arrived to; empty: none
 	Events     bool   // tell events as they happen
+	Capture    string // file for every step of every packet (pcapng); empty: none; simulator only
 }
 
 // An outcome says how a transfer went. Durations count from the dial, with
@@ -60,8 +61,12 @@ type outcome struct {
 	Drops   []string     // why packets ended early, in the simulator
 
 	// Probes is how many packets the two nodes sent to others than the
-	// rendezvous besides those of their sessions; counted in the simulator.
+	// rendezvous besides those of their sessions and answers; counted in the simulator.
 	Probes int
+	// ProbeRate is the most of them that one node sent in a second.
+	ProbeRate int
+	// Broken says which rule for all nodes was broken first (watch.go), and when.
+	Broken string
 
 	Failure string // what went wrong; empty: nothing
 }

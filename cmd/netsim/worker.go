@@ -73,17 +73,28 @@ func serve(b bubbles, in io.Reader, out io.Writer) error {
 
 // transfer runs x in the simulator, in virtual time.
 func (b bubbles) transfer(x transfer, report func(event)) (o outcome) {
+	capture, err := newCapture(x.Capture)
+	if err != nil {
+		return outcome{Failure: err.Error()}
+	}
 	b.run(func() {
-		var probes probeCount
-		network, err := startSim(x.Scenario, netsim.WithTrace(probes.see(x)))
+		w := newWatch(x)
+		network, err := startSim(x.Scenario, netsim.WithTrace(func(e netsim.TraceEvent) {
+			w.see(e)
+			capture.see(e)
+		}))
 		if err != nil {
 			o.Failure = err.Error()
 			return
 		}
 		defer network.Close()
 		o = x.run(context.Background(), network, report)
-		o.Probes = int(probes.Load())
+		network.Close() // the last step was traced
+		w.report(&o)
 	})
+	if err := capture.close(); err != nil && o.Failure == "" {
+		o.Failure = err.Error()
+	}
 	return o
 }
 
