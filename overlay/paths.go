@@ -301,6 +301,7 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	if fill {
 		k.starting = true
 		pairs = k.idlePairsLocked(paths)
+		k.moreFailures++ // unless a path comes of it
 	}
 	first := k.failures == 0 && !died && why == punch.Connecting
 	relayNow := a.client && !carrier && policy != PathDirectOnly && !k.relaying && !now.Before(k.relayDue)
