@@ -192,3 +192,40 @@ func (k *pathKeeper) linksChanged() {
 	k.mu.Unlock()
 	k.wake()
 }
+
+// redundantLocked returns a direct path both of whose links have another one,
+// if there is any: it was a stopgap while a link was away, and shares the lines
+// of the others.
+func (k *pathKeeper) redundantLocked(paths []ri2n.PathInfo) (id uint32, found bool) {
+	ours, theirs := k.linksLocked()
+	pairs := make(map[uint32]punch.LinkPair)
+	count := [2]map[uint16]int{make(map[uint16]int), make(map[uint16]int)}
+	for _, p := range paths {
+		if p.Carrier || p.State != ri2n.PathActive {
+			continue
+		}
+		link := k.a.node.links.byName(p.Link)
+		if link == nil {
+			continue
+		}
+		peer := k.routeLocked(proofKey{link.id, p.Remote})
+		if len(theirs) == 1 {
+			peer = theirs[0]
+		}
+		if !slices.Contains(theirs, peer) || !slices.Contains(ours, link.id) {
+			continue
+		}
+		pairs[p.ID] = punch.LinkPair{Link: link.id, PeerLink: peer}
+		count[0][link.id]++
+		count[1][peer]++
+	}
+	if len(pairs) <= max(len(ours), len(theirs)) {
+		return 0, false
+	}
+	for _, p := range paths {
+		if pair, known := pairs[p.ID]; known && count[0][pair.Link] > 1 && count[1][pair.PeerLink] > 1 {
+			return p.ID, true
+		}
+	}
+	return 0, false
+}

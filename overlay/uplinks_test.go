@@ -212,6 +212,9 @@ func TestUplinkGoesAndComesBack(t *testing.T) {
 				if longest > 500*time.Millisecond {
 					t.Errorf("side %d, %s: the stream stood still for %v", side, both[goes], longest)
 				}
+				if _, paths := activeLinks(a); paths != 2 {
+					t.Errorf("side %d, %s: %d direct paths in use, want 2", side, both[goes], paths)
+				}
 				if n := len(node.Status().Links); n != 2 {
 					t.Errorf("%d links", n)
 				}
