@@ -83,28 +83,12 @@ func (k *pathKeeper) coveredLocked(paths []ri2n.PathInfo, ours, theirs []uint16)
 	return c
 }
 
-// tryLocked counts what is under way as covered.
-func (k *pathKeeper) tryLocked(c coverage, theirs []uint16) {
-	add := func(p punch.LinkPair) {
-		if !slices.Contains(theirs, p.PeerLink) {
-			p.PeerLink = theirs[0] // the peer's choice is its first
-		}
-		c.add(p)
-	}
-	for p := range k.trying {
-		add(p)
-	}
-	for key, st := range k.proofs {
-		if st.running {
-			add(punch.LinkPair{Link: key.link, PeerLink: k.routeLocked(key)})
-		}
-	}
-}
-
 // match pairs the links that are not covered with one another, first with
 // first, and what is left over with any of the other side, so that every link
-// has a pair. There are never more pairs than links of one side.
-func match(c coverage, ours, theirs []uint16) (pairs []punch.LinkPair) {
+// has a pair. There are never more pairs than links of one side. Another turn
+// gives other pairs, as far as there are any: not every link leads to every
+// other one.
+func match(c coverage, ours, theirs []uint16, turn int) (pairs []punch.LinkPair) {
 	if len(ours) == 0 || len(theirs) == 0 {
 		return nil
 	}
@@ -122,11 +106,11 @@ func match(c coverage, ours, theirs []uint16) (pairs []punch.LinkPair) {
 	for i := range max(len(mine), len(others)) {
 		switch {
 		case i >= len(mine):
-			pairs = append(pairs, punch.LinkPair{Link: ours[others[i]%len(ours)], PeerLink: theirs[others[i]]})
+			pairs = append(pairs, punch.LinkPair{Link: ours[(others[i]+turn)%len(ours)], PeerLink: theirs[others[i]]})
 		case i >= len(others):
-			pairs = append(pairs, punch.LinkPair{Link: ours[mine[i]], PeerLink: theirs[mine[i]%len(theirs)]})
+			pairs = append(pairs, punch.LinkPair{Link: ours[mine[i]], PeerLink: theirs[(mine[i]+turn)%len(theirs)]})
 		default:
-			pairs = append(pairs, punch.LinkPair{Link: ours[mine[i]], PeerLink: theirs[others[i]]})
+			pairs = append(pairs, punch.LinkPair{Link: ours[mine[i]], PeerLink: theirs[others[(i+turn)%len(others)]]})
 		}
 	}
 	return pairs
@@ -135,7 +119,7 @@ func match(c coverage, ours, theirs []uint16) (pairs []punch.LinkPair) {
 // allPairsLocked returns the pairs for a session that has no direct path.
 func (k *pathKeeper) allPairsLocked() []punch.LinkPair {
 	ours, theirs := k.linksLocked()
-	return match(coverage{}, ours, theirs)
+	return match(coverage{}, ours, theirs, k.failures)
 }
 
 // idlePairsLocked returns the pairs whose links have no direct path, and no
@@ -143,15 +127,26 @@ func (k *pathKeeper) allPairsLocked() []punch.LinkPair {
 func (k *pathKeeper) idlePairsLocked(paths []ri2n.PathInfo) []punch.LinkPair {
 	ours, theirs := k.linksLocked()
 	c := k.coveredLocked(paths, ours, theirs)
-	k.tryLocked(c, theirs)
-	return match(c, ours, theirs)
+	for key, st := range k.proofs {
+		if st.running {
+			c.add(punch.LinkPair{Link: key.link, PeerLink: k.routeLocked(key)})
+		}
+	}
+	// What is under way on other pairs may fail: it covers nothing yet.
+	return slices.DeleteFunc(match(c, ours, theirs, k.moreFailures), func(p punch.LinkPair) bool {
+		_, same := k.trying[p]
+		if p.PeerLink == theirs[0] && !same {
+			_, same = k.trying[punch.LinkPair{Link: p.Link}] // the peer's choice is its first
+		}
+		return same
+	})
 }
 
 // fillLocked reports whether links without a path are to be tried now, and
 // otherwise plans when.
 func (k *pathKeeper) fillLocked(paths []ri2n.PathInfo, now time.Time) bool {
 	ours, theirs := k.linksLocked()
-	if len(match(k.coveredLocked(paths, ours, theirs), ours, theirs)) == 0 {
+	if len(match(k.coveredLocked(paths, ours, theirs), ours, theirs, 0)) == 0 {
 		k.more, k.moreFailures = time.Time{}, 0
 		return false
 	}
@@ -169,11 +164,7 @@ func (k *pathKeeper) fillLocked(paths []ri2n.PathInfo, now time.Time) bool {
 		return false
 	}
 	k.more = time.Time{}
-	if len(k.idlePairsLocked(paths)) == 0 {
-		return false
-	}
-	k.moreFailures++
-	return true
+	return len(k.idlePairsLocked(paths)) > 0
 }
 
 // peerHas takes the list of the peer's links.
@@ -200,4 +191,41 @@ func (k *pathKeeper) linksChanged() {
 	}
 	k.mu.Unlock()
 	k.wake()
+}
+
+// redundantLocked returns a direct path both of whose links have another one,
+// if there is any: it was a stopgap while a link was away, and shares the lines
+// of the others.
+func (k *pathKeeper) redundantLocked(paths []ri2n.PathInfo) (id uint32, found bool) {
+	ours, theirs := k.linksLocked()
+	pairs := make(map[uint32]punch.LinkPair)
+	count := [2]map[uint16]int{make(map[uint16]int), make(map[uint16]int)}
+	for _, p := range paths {
+		if p.Carrier || p.State != ri2n.PathActive {
+			continue
+		}
+		link := k.a.node.links.byName(p.Link)
+		if link == nil {
+			continue
+		}
+		peer := k.routeLocked(proofKey{link.id, p.Remote})
+		if len(theirs) == 1 {
+			peer = theirs[0]
+		}
+		if !slices.Contains(theirs, peer) || !slices.Contains(ours, link.id) {
+			continue
+		}
+		pairs[p.ID] = punch.LinkPair{Link: link.id, PeerLink: peer}
+		count[0][link.id]++
+		count[1][peer]++
+	}
+	if len(pairs) <= max(len(ours), len(theirs)) {
+		return 0, false
+	}
+	for _, p := range paths {
+		if pair, known := pairs[p.ID]; known && count[0][pair.Link] > 1 && count[1][pair.PeerLink] > 1 {
+			return p.ID, true
+		}
+	}
+	return 0, false
 }

@@ -301,6 +301,11 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	if fill {
 		k.starting = true
 		pairs = k.idlePairsLocked(paths)
+		k.moreFailures++ // unless a path comes of it
+	}
+	redundant, drop := uint32(0), false
+	if a.client && direct {
+		redundant, drop = k.redundantLocked(paths)
 	}
 	first := k.failures == 0 && !died && why == punch.Connecting
 	relayNow := a.client && !carrier && policy != PathDirectOnly && !k.relaying && !now.Before(k.relayDue)
@@ -329,6 +334,9 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	}
 	if relayNow {
 		a.node.running.Go(func() { k.addRelay(ctx) })
+	}
+	if drop {
+		a.session.AbandonPath(redundant)
 	}
 	if dropRelay {
 		for _, p := range paths {

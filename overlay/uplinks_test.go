@@ -212,6 +212,9 @@ func TestUplinkGoesAndComesBack(t *testing.T) {
 				if longest > 500*time.Millisecond {
 					t.Errorf("side %d, %s: the stream stood still for %v", side, both[goes], longest)
 				}
+				if _, paths := activeLinks(a); paths != 2 {
+					t.Errorf("side %d, %s: %d direct paths in use, want 2", side, both[goes], paths)
+				}
 				if n := len(node.Status().Links); n != 2 {
 					t.Errorf("%d links", n)
 				}
@@ -268,23 +271,26 @@ func TestMatch(t *testing.T) {
 		name         string
 		ours, theirs []uint16
 		covered      []punch.LinkPair
+		turn         int
 		want         []punch.LinkPair
 	}{
-		{"one and one", []uint16{1}, []uint16{0}, nil, []punch.LinkPair{pair(1, 0)}},
-		{"no link", nil, []uint16{0}, nil, nil},
-		{"two and two", []uint16{1, 2}, []uint16{1, 2}, nil, []punch.LinkPair{pair(1, 1), pair(2, 2)}},
-		{"the rest", []uint16{1, 2}, []uint16{1, 2}, []punch.LinkPair{pair(1, 1)}, []punch.LinkPair{pair(2, 2)}},
-		{"crossed", []uint16{1, 2}, []uint16{1, 2}, []punch.LinkPair{pair(1, 2)}, []punch.LinkPair{pair(2, 1)}},
-		{"all", []uint16{1, 2}, []uint16{1, 2}, []punch.LinkPair{pair(1, 2), pair(2, 1)}, nil},
-		{"we have more", []uint16{1, 2, 3}, []uint16{7}, []punch.LinkPair{pair(1, 7)}, []punch.LinkPair{pair(2, 7), pair(3, 7)}},
-		{"they have more", []uint16{1}, []uint16{7, 8}, []punch.LinkPair{pair(1, 7)}, []punch.LinkPair{pair(1, 8)}},
-		{"three and two", []uint16{1, 2, 3}, []uint16{7, 8}, nil, []punch.LinkPair{pair(1, 7), pair(2, 8), pair(3, 7)}},
+		{"one and one", []uint16{1}, []uint16{0}, nil, 0, []punch.LinkPair{pair(1, 0)}},
+		{"no link", nil, []uint16{0}, nil, 0, nil},
+		{"two and two", []uint16{1, 2}, []uint16{1, 2}, nil, 0, []punch.LinkPair{pair(1, 1), pair(2, 2)}},
+		{"the rest", []uint16{1, 2}, []uint16{1, 2}, []punch.LinkPair{pair(1, 1)}, 0, []punch.LinkPair{pair(2, 2)}},
+		{"crossed", []uint16{1, 2}, []uint16{1, 2}, []punch.LinkPair{pair(1, 2)}, 0, []punch.LinkPair{pair(2, 1)}},
+		{"all", []uint16{1, 2}, []uint16{1, 2}, []punch.LinkPair{pair(1, 2), pair(2, 1)}, 0, nil},
+		{"we have more", []uint16{1, 2, 3}, []uint16{7}, []punch.LinkPair{pair(1, 7)}, 0, []punch.LinkPair{pair(2, 7), pair(3, 7)}},
+		{"they have more", []uint16{1}, []uint16{7, 8}, []punch.LinkPair{pair(1, 7)}, 0, []punch.LinkPair{pair(1, 8)}},
+		{"three and two", []uint16{1, 2, 3}, []uint16{7, 8}, nil, 0, []punch.LinkPair{pair(1, 7), pair(2, 8), pair(3, 7)}},
+		{"again", []uint16{1, 2}, []uint16{1, 2}, nil, 1, []punch.LinkPair{pair(1, 2), pair(2, 1)}},
+		{"the rest again", []uint16{1, 3}, []uint16{7, 8}, []punch.LinkPair{pair(1, 7), pair(1, 8)}, 1, []punch.LinkPair{pair(3, 7)}},
 	} {
 		c := coverage{make(map[uint16]bool), make(map[uint16]bool)}
 		for _, p := range tt.covered {
 			c.add(p)
 		}
-		if got := match(c, tt.ours, tt.theirs); !reflect.DeepEqual(got, tt.want) {
+		if got := match(c, tt.ours, tt.theirs, tt.turn); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: match = %v, want %v", tt.name, got, tt.want)
 		}
 	}
