@@ -229,6 +229,10 @@ func TestSoak(t *testing.T) {
 	p.client.Close()
 	p.a.Close()
 	p.b.Close()
+	// One that has said that it ends may still be counted.
+	for wait := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > goroutines && time.Now().Before(wait); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if got := runtime.NumGoroutine(); got > goroutines {
 		t.Errorf("goroutines: %d, and %d before", got, goroutines)
 	}
