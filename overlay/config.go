@@ -65,6 +65,10 @@ type Config struct {
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
 
+	// Relay says what the node relays for other members of its grid, if its
+	// membership has the role relay. Zero: what is asked for.
+	Relay RelayConfig
+
 	// Trace is asked for a tracer of each session, as ri2n.Config.Trace. Nil:
 	// nothing is traced.
 	Trace func(*ri2n.Session) ri2n.Tracer

@@ -22,7 +22,9 @@ type Session interface {
 	AcceptControl(ctx context.Context) (net.Conn, error)
 
 	SendDatagram(flow uint64, b []byte) error
-	ReceiveDatagram(ctx context.Context) ([]byte, error)
+	// Datagrams gives what arrives to deliver, which owns it and does not
+	// block, until ctx or the session ends.
+	Datagrams(ctx context.Context, deliver func([]byte))
 	MaxDatagramSize() int
 	Done() <-chan struct{}
 	CloseWithError(code uint64, reason string) error
@@ -40,6 +42,17 @@ func (s overRI2N) AcceptControl(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	return st, nil
+}
+
+// Datagrams reads the session's datagrams.
+func (s overRI2N) Datagrams(ctx context.Context, deliver func([]byte)) {
+	for {
+		b, err := s.ReceiveDatagram(ctx)
+		if err != nil {
+			return
+		}
+		deliver(b)
+	}
 }
 
 // Remote returns where the agent is seen on the path that it is answered on.
@@ -73,7 +86,9 @@ func (r *Relay) Serve(ctx context.Context, sess Session) {
 
 	ctx, cancel := context.WithCancel(ctx)
 	var datagrams sync.WaitGroup
-	datagrams.Go(func() { r.readDatagrams(ctx, a) })
+	datagrams.Go(func() {
+		sess.Datagrams(ctx, func(b []byte) { r.datagram(a, b) })
+	})
 	if err := r.readControl(ctx, a); errors.Is(err, protocol.ErrMalformed) {
 		r.mu.Lock()
 		r.table.violation(time.Now(), a, err.Error())
@@ -162,19 +177,13 @@ func (r *Relay) readControl(ctx context.Context, a *Agent) error {
 	}
 }
 
-// readDatagrams relays what the agent sends until its session ends.
-func (r *Relay) readDatagrams(ctx context.Context, a *Agent) {
-	for {
-		b, err := a.session.ReceiveDatagram(ctx)
-		if err != nil {
-			return
-		}
-		r.mu.Lock()
-		d, ok := r.table.datagram(time.Now(), a, b)
-		r.unlock()
-		if ok {
-			r.pass(d)
-		}
+// datagram relays what an agent sends.
+func (r *Relay) datagram(a *Agent, b []byte) {
+	r.mu.Lock()
+	d, ok := r.table.datagram(time.Now(), a, b)
+	r.mu.Unlock()
+	if ok {
+		r.pass(d)
 	}
 }
 

@@ -20,6 +20,8 @@ type Limits struct {
 	IncomingPerPeer        int           // opened toward one peer; zero: 256
 	Lifetime               time.Duration // of a registration; zero: 60 s
 	RelayRate              int64         // bytes a second relayed for one peer; zero: no limit
+	TotalRate              int64         // bytes a second relayed in all, in equal shares; zero: no limit
+	RelayQuota             int64         // bytes relayed for one peer in 24 h; zero: no limit
 	GuestRate              int64         // for one guest, both directions; zero: 12.5 MB/s (100 Mbit/s); negative: no limit
 	GuestQuota             int64         // bytes for one guest, both directions; zero: 1 GiB; negative: no limit
 }
@@ -38,7 +40,7 @@ func (l Limits) withDefaults() Limits {
 	if l.Lifetime <= 0 {
 		l.Lifetime = 60 * time.Second
 	}
-	l.RelayRate = max(l.RelayRate, 0)
+	l.RelayRate, l.TotalRate, l.RelayQuota = max(l.RelayRate, 0), max(l.TotalRate, 0), max(l.RelayQuota, 0)
 	switch {
 	case l.GuestRate == 0:
 		l.GuestRate = 100_000_000 / 8
@@ -115,6 +117,10 @@ type Counters struct {
 // An account meters one peer, over all its sessions.
 type account struct {
 	limiter          *rate.Limiter // nil: no limit
+	part             *rate.Limiter // its share of the rate of all; nil: no limit
+	offered          int64         // bytes that it sent since the last sharing out
+	day              time.Time     // when the quota began anew
+	spent            int64         // of the quota since then, bytes
 	bytes, datagrams uint64        // relayed for the peer as sender
 	dropped          uint64        // of those it sent
 	agents           int           // sessions that use it
@@ -187,13 +193,16 @@ type table struct {
 	strange  map[netip.Prefix]int     // strangers
 	accounts map[ri2n.PeerID]*account // of agents, and of those who were here lately
 	channels map[*channel]struct{}
-	woken    []*Agent // have something to write and no writer
+	share    float64   // bytes a second for each sender, of the rate of all
+	shared   time.Time // when it was worked out
+	woken    []*Agent  // have something to write and no writer
 	counters Counters
 }
 
 func newTable(limits Limits, adm *admission, stunPorts [2]uint16) *table {
 	return &table{
 		limits:    limits.withDefaults(),
+		share:     float64(limits.TotalRate),
 		admission: adm,
 		stunPorts: stunPorts,
 		peers:     make(map[ri2n.PeerID]*Agent),
@@ -355,6 +364,7 @@ func (t *table) register(now time.Time, a *Agent, m protocol.Register) {
 			if t.limits.RelayRate > 0 {
 				a.account.limiter = newByteLimiter(t.limits.RelayRate)
 			}
+			t.allot(a.account, now)
 			t.accounts[a.peer] = a.account
 		}
 		a.account.agents++
@@ -530,7 +540,7 @@ func (t *table) mayOpen(now time.Time, a *Agent, m protocol.Open) (*Agent, *depo
 		}
 	}
 	switch {
-	case grant != nil && grant.left <= 0:
+	case grant != nil && grant.left <= 0, !t.maySpend(a.account, now):
 		return nil, nil, protocol.ReasonQuota
 	case a.opened >= t.limits.ChannelsPerPeer, a.openTo(target) >= channelsPerPair:
 		return nil, nil, protocol.ReasonLimit
@@ -648,8 +658,16 @@ func (t *table) forward(now time.Time, e *channelEnd, packet []byte) (relayed, b
 	case !c.consented && c.passed >= consentDatagrams:
 		return relayed{}, t.drop(a, dropNoConsent)
 	}
-	if a.account.limiter != nil && !a.account.limiter.AllowN(now, n) {
+	a.account.offered += int64(n)
+	if l := a.account.limiter; l != nil && !l.AllowN(now, n) {
 		return relayed{}, t.drop(a, dropRate)
+	}
+	if l := a.account.part; l != nil && !l.AllowN(now, n) {
+		return relayed{}, t.drop(a, dropRate)
+	}
+	if !t.spend(a.account, now, n) {
+		t.close(c, nil, protocol.ReasonQuota)
+		return relayed{}, t.drop(a, dropQuota)
 	}
 	if c.grant != nil {
 		if c.grant.limiter != nil && !c.grant.limiter.AllowN(now, n) {
@@ -704,6 +722,7 @@ func (t *table) resize(a *Agent, outer int) {
 // expire forgets what has been silent for too long, and ends the sessions of
 // those who may not have one any more.
 func (t *table) expire(now time.Time) {
+	t.shareOut(now)
 	t.admission.expire(now)
 	for a := range t.agents {
 		if dropped := a.hold.Expire(now); dropped > 0 {
@@ -734,7 +753,8 @@ func (t *table) expire(now time.Time) {
 		}
 	}
 	for peer, acct := range t.accounts {
-		if acct.agents == 0 && now.Sub(acct.unused) >= accountMemory {
+		// What was spent of a quota is remembered as long as it counts.
+		if acct.agents == 0 && now.Sub(acct.unused) >= accountMemory && (acct.spent == 0 || now.Sub(acct.day) >= quotaTime) {
 			delete(t.accounts, peer)
 		}
 	}
