@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -75,6 +76,10 @@ type Config struct {
 
 	// Logger receives what an operator should know. Nil: silent.
 	Logger *slog.Logger
+
+	// onRelayed takes channels toward us through members, for tests. Nil: the
+	// node does.
+	onRelayed func(via ri2n.PeerID, ch *rendezvous.Channel)
 }
 
 // A LinkConfig is one local network attachment.

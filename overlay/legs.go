@@ -21,8 +21,11 @@ const (
 	// those of them that it has connected to for that alone.
 	maxLegs   = 8
 	maxSought = 4
-	// legsNeeded is with how many relays a node stays registered that may need
-	// one: the second is for the failure of the first.
+	// legsKept is with how many relays a node stays registered at any time: with
+	// one, since it can only be found while the rendezvous still runs.
+	// legsNeeded is the same for a node that is likely to need one: the second is
+	// for the failure of the first.
+	legsKept   = 1
 	legsNeeded = 2
 	// legsTime is the pause between two looks at the relays.
 	legsTime = 5 * time.Second
@@ -65,11 +68,12 @@ func (t *trouble) later(now time.Time) {
 }
 
 // A legKeeper keeps the node registered with relays: with those that it has a
-// session with anyway, and, while it may need one, with some that it connects
-// to for that. It asks no relay to which it has no way but another relay.
+// session with anyway, and with some that it connects to for that. It asks no
+// relay to which it has no way but another relay.
 type legKeeper struct {
 	node *Node
-	kick chan struct{} // capacity 1: something has changed
+	take func(via ri2n.PeerID, ch *rendezvous.Channel) // a channel of somebody's toward us
+	kick chan struct{}                                 // capacity 1: something has changed
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -82,8 +86,12 @@ type legKeeper struct {
 }
 
 func newLegKeeper(n *Node) *legKeeper {
+	take := n.onPeerChannel
+	if n.cfg.onRelayed != nil {
+		take = n.cfg.onRelayed
+	}
 	return &legKeeper{
-		node: n, kick: make(chan struct{}, 1), legs: make(map[ri2n.PeerID]*leg), sought: make(map[ri2n.PeerID]time.Time),
+		node: n, take: take, kick: make(chan struct{}, 1), legs: make(map[ri2n.PeerID]*leg), sought: make(map[ri2n.PeerID]time.Time),
 		trying: make(map[ri2n.PeerID]struct{}), trouble: make(map[ri2n.PeerID]*trouble), changed: make(chan struct{}),
 	}
 }
@@ -130,7 +138,10 @@ func (k *legKeeper) look(now time.Time) {
 	}
 	relays := n.grid.relays(now)
 	slices.SortFunc(relays, func(a, b ri2n.PeerID) int { return n.remembered.count(b) - n.remembered.count(a) })
-	needy := n.needsRelay()
+	wanted := legsKept
+	if n.needsRelay() {
+		wanted = legsNeeded
+	}
 
 	k.mu.Lock()
 	for id, until := range k.sought {
@@ -164,7 +175,7 @@ func (k *legKeeper) look(now time.Time) {
 		switch _, sought := k.sought[id]; {
 		case p != nil && p.canBeLeg():
 			begin = append(begin, p)
-		case (p == nil || p.best() == nil) && (sought || needy && good+len(begin)+len(connect) < legsNeeded) && len(k.trying)+len(connect) < maxSought:
+		case (p == nil || p.best() == nil) && (sought || good+len(begin)+len(connect) < wanted) && len(k.trying)+len(connect) < maxSought:
 			connect = append(connect, id)
 			k.trying[id] = struct{}{}
 		}
@@ -172,7 +183,7 @@ func (k *legKeeper) look(now time.Time) {
 	k.mu.Unlock()
 
 	for _, l := range over {
-		n.spawn(func() { l.client.Close() })
+		k.end(l.client)
 	}
 	for _, p := range begin {
 		k.begin(p)
@@ -226,7 +237,7 @@ func (k *legKeeper) begin(p *Peer) {
 		Endpoint:  n.endpoint,
 		Dial:      func(ctx context.Context) (rendezvous.Session, error) { return k.dial(p) },
 		Header:    []byte{byte(datagramRelay), toRelay},
-		OnChannel: func(ch *rendezvous.Channel) { n.onPeerChannel(p.id, ch) },
+		OnChannel: func(ch *rendezvous.Channel) { k.take(p.id, ch) },
 	})
 	if err != nil {
 		n.log.Warn("no leg", "relay", p.id.Short(), "err", err)
@@ -236,7 +247,7 @@ func (k *legKeeper) begin(p *Peer) {
 	k.mu.Lock()
 	if k.closed || k.legs[p.id] != nil {
 		k.mu.Unlock()
-		n.spawn(func() { c.Close() })
+		k.end(c)
 		return
 	}
 	k.legs[p.id] = l
@@ -277,9 +288,14 @@ func (k *legKeeper) dial(p *Peer) (rendezvous.Session, error) {
 // come up.
 func (k *legKeeper) watch(l *leg) {
 	was := false
+	var seen netip.AddrPort
 	for {
 		changed := l.client.Changed()
 		st := l.client.Status()
+		if seen.IsValid() && st.Observed.IsValid() && st.Observed != seen {
+			k.node.networkMoved()
+		}
+		seen = st.Observed
 		if st.Registered != was {
 			was = st.Registered
 			if was {
@@ -307,6 +323,13 @@ func (k *legKeeper) watch(l *leg) {
 			k.notify()
 			return
 		}
+	}
+}
+
+// end closes a client without waiting for it, unless the node is ending.
+func (k *legKeeper) end(c *rendezvous.Client) {
+	if !k.node.spawn(func() { c.Close() }) {
+		c.Close()
 	}
 }
 
@@ -436,6 +459,26 @@ func (k *legKeeper) expand(ctx context.Context, p *Peer) bool {
 	}
 }
 
+// observed returns where relays see one of our links that their sessions use.
+func (k *legKeeper) observed(link string) (list []netip.AddrPort) {
+	for _, l := range k.ready() {
+		a := l.relay.best()
+		if a == nil {
+			continue
+		}
+		from := l.client.Status().Observed
+		for _, p := range a.session.Paths() {
+			if p.Sending && p.Link == link && from.IsValid() && !slices.Contains(list, from) && len(list) < maxObserved {
+				list = append(list, from)
+			}
+		}
+	}
+	return list
+}
+
+// maxObserved bounds the addresses of one link that relays tell.
+const maxObserved = 2
+
 // doubt has every relay prove that it still hears us.
 func (k *legKeeper) doubt() {
 	k.mu.Lock()
@@ -512,9 +555,8 @@ func (t *gridTable) relays(now time.Time) []ri2n.PeerID {
 	return list
 }
 
-// needsRelay reports whether the node should be registered with relays although
-// nobody has asked for one: it has no rendezvous now, or a NAT that few peers
-// get through.
+// needsRelay reports whether the node is likely to need a relay: it has no
+// rendezvous now, or a NAT that few peers get through.
 func (n *Node) needsRelay() bool {
 	home, _ := n.homeClient()
 	if home == nil {

@@ -107,7 +107,9 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.relayHost, n.legs = newRelayHost(n), newLegKeeper(n)
 	n.links = newNodeLinks(n.endpoint, n.log)
+	n.links.observed = n.legs.observed
 	n.links.servers = n.stunServers
 	err = n.links.open(n.cfg.Links)
 	if err == nil && uplinks != nil {
@@ -121,7 +123,6 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		n.running.Wait()
 		return nil, err
 	}
-	n.relayHost, n.legs = newRelayHost(n), newLegKeeper(n)
 	n.handlers.services[serviceRelay] = n.relayHost.serve
 	n.handlers.datagrams[datagramRelay] = n.takeRelayed
 	n.running.Go(func() { n.relayHost.relay.Run(n.ctx) })

@@ -242,18 +242,13 @@ func (n *Node) watchClient(c *rendezvous.Client) {
 			if !was.Registered {
 				n.emit(Event{Kind: EventRendezvousUp, Detail: now.Server.HostPort()})
 			}
-			moved := was.Observed.IsValid() && now.Observed != was.Observed
+			if was.Observed.IsValid() && now.Observed != was.Observed {
+				n.networkMoved()
+				break
+			}
 			n.spawn(func() {
 				n.links.gather(n.ctx, 0, gatherTime)
-				n.eachPeer(func(p *Peer) {
-					for _, a := range p.all() {
-						if moved {
-							a.paths.networkChanged()
-						} else {
-							a.paths.wake()
-						}
-					}
-				})
+				n.eachPeer(func(p *Peer) { p.wakePaths() })
 			})
 		case !now.Registered && was.Registered:
 			detail := now.Server.HostPort()
@@ -273,6 +268,18 @@ func (n *Node) watchClient(c *rendezvous.Client) {
 			return
 		}
 	}
+}
+
+// networkMoved looks for direct paths again, from where we are seen now.
+func (n *Node) networkMoved() {
+	n.spawn(func() {
+		n.links.gather(n.ctx, 0, gatherTime)
+		n.eachPeer(func(p *Peer) {
+			for _, a := range p.all() {
+				a.paths.networkChanged()
+			}
+		})
+	})
 }
 
 // networkDoubt has every rendezvous prove that it still hears us, which also

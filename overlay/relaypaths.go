@@ -26,13 +26,18 @@ const (
 	// relayKept is how long a path through a member is kept that nobody needs
 	// any more.
 	relayKept = time.Minute
+	// relayKeptByRelay is the same at one that relays, or with one: it can be a
+	// relay for the other as soon as the path is gone.
+	relayKeptByRelay = 5 * time.Second
 	// relaySilent is how long such a path may fail to answer, or be later than
 	// its two halves explain by relayLate, before another relay is used. Queues
 	// explain 50 ms for each time that a packet is queued: twice each way.
 	relaySilent = 2 * time.Second
 	relayLate   = 500 * time.Millisecond
-	// relayLook is the pause between two looks at the path.
-	relayLook = 5 * time.Second
+	// relayLook is the pause between two looks at the path while it sends, and
+	// relayLookSpare while it stands by.
+	relayLook      = time.Second
+	relayLookSpare = 10 * time.Second
 	// unknownHalf is what a relay counts as that the peer has not named.
 	unknownHalf = time.Second
 )
@@ -67,9 +72,13 @@ func (n *Node) openVia(p *Peer, l *leg) (*relayLink, error) {
 }
 
 // openVias opens channels to p through the nearest members that relay for us,
-// unless p is no member or is such a relay itself.
+// unless p is no member or is such a relay itself. A relay is sought by other
+// ways as long as the rendezvous knows one.
 func (n *Node) openVias(p *Peer) (list []*relayLink) {
 	now := time.Now()
+	if n.grid.isRelay(now, p.id) && n.relayReady(p) {
+		return nil
+	}
 	if n.cfg.Path == PathDirectOnly || n.grid.memberOf(now, p.id) == nil || p.isLeg() {
 		return nil
 	}
@@ -233,9 +242,14 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 		}
 	}
 	policy := k.policyLocked()
-	// A relay itself is more useful as one end of other sessions' paths.
-	needed := policy != PathDirectOnly && !(have.direct && have.rendezvous) && !(have.direct && n.grid.isRelay(now, p.id))
-	leave := k.judgeLocked(via, needed, now)
+	// With a relay a direct session is more useful as one end of others' paths.
+	kept := relayKept
+	if n.grid.isRelay(now, p.id) || n.relayHost.serves() {
+		kept = relayKeptByRelay
+		have.rendezvous = have.rendezvous || have.direct
+	}
+	needed := policy != PathDirectOnly && !(have.direct && have.rendezvous)
+	leave := k.judgeLocked(via, needed, kept, now)
 	var add *leg
 	if needed && !c.adding {
 		add = k.pickLocked(legs, have, now)
@@ -251,7 +265,13 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 	if add != nil {
 		c.adding = true
 	}
-	busy := needed || !c.now.IsZero()
+	next := time.Hour
+	switch {
+	case !c.now.IsZero() && via != nil && via.Sending:
+		next = relayLook
+	case needed || !c.now.IsZero():
+		next = relayLookSpare
+	}
 	k.mu.Unlock()
 
 	if leave != (ri2n.PeerID{}) {
@@ -263,10 +283,7 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 	if add != nil {
 		n.running.Go(func() { k.addVia(ctx, add) })
 	}
-	if busy {
-		return relayLook
-	}
-	return time.Hour
+	return next
 }
 
 // opened reports whether a channel of ours leads to the peer through a relay.
@@ -278,7 +295,7 @@ func (p *Peer) opened(via ri2n.PeerID) bool {
 
 // judgeLocked decides whether the path through a member stays, and returns the
 // relay that is to be left.
-func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, now time.Time) (leave ri2n.PeerID) {
+func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, kept time.Duration, now time.Time) (leave ri2n.PeerID) {
 	c := &k.relay
 	if c.now.IsZero() {
 		return leave
@@ -292,12 +309,13 @@ func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, now time.Time)
 		}
 		return bad && now.Sub(*t) >= patience
 	}
-	bad := via == nil || via.State == ri2n.PathSuspect || via.State == ri2n.PathFailed || via.State == ri2n.PathClosed
+	bad := via == nil || via.State == ri2n.PathSuspect || via.State == ri2n.PathFailed || via.State == ri2n.PathClosed ||
+		via.BytesInFlight > 0 && now.Sub(via.LastReceived) >= relaySilent/2 // the last path that there is stays active
 	if half := k.halvesLocked(c.now); !bad && half > 0 {
 		bad = via.RTT > half+relayLate
 	}
 	failed := via == nil || end(&c.silent, bad, relaySilent)
-	if !failed && !end(&c.spare, !needed, relayKept) {
+	if !failed && !end(&c.spare, !needed, kept) {
 		return leave
 	}
 	leave = c.now

@@ -15,7 +15,6 @@ type relayRig struct {
 	*gridRig
 	alice, bob *Node
 	relays     []*Node
-	relayHosts []netsim.Host
 }
 
 // newRelayRig starts it with n relays, the first one the nearest.
@@ -28,9 +27,9 @@ func newRelayRig(t *testing.T, n int, change func(*Config)) *relayRig {
 	for i := range n {
 		h := r.world.Host(netsim.Delay(time.Duration(5*i) * time.Millisecond))
 		token := r.invite(membership.InviteOptions{Uses: 1, Roles: membership.Relay})
-		name := string(rune('p' + i)) + "-relay"
+		name := string(rune('p'+i)) + "-relay"
 		dir := r.join(h, 20+i, name, token)
-		r.relayHosts = append(r.relayHosts, h)
+		r.open = append(r.open, h.Addr())
 		r.relays = append(r.relays, r.start(h, 20+i, func(c *Config) {
 			c.Dir, c.Rendezvous = dir, ""
 			if change != nil {
@@ -105,4 +104,69 @@ func TestPeerRelayWithoutRendezvous(t *testing.T) {
 			t.Errorf("the relay's status is %+v", st)
 		}
 	})
+}
+
+// One transfer goes over every kind of path, as one after the other ends:
+// rendezvous, member, direct, member, rendezvous. Its stream does not notice.
+func TestTransferOverEveryKindOfPath(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRelayRig(t, 1, nil)
+		r.homeA, r.homeB = r.world.NAT(restricted, access), r.world.NAT(restricted, access)
+		r.hostA, r.hostB = r.homeA.Host(), r.homeB.Host()
+		r.alice, r.bob = r.move(r.alice, r.hostA, 2), r.move(r.bob, r.hostB, 3)
+		r.setUplinks(netsim.Link{Delay: 10 * time.Millisecond, Rate: 20e6})
+		r.cut.Store(true) // something between the homes lets nothing through
+		r.ready(r.alice, r.bob)
+
+		size := int64(192 << 20)
+		if raceEnabled || testing.Short() {
+			size = 96 << 20
+		}
+		start := time.Now()
+		x, c := sendFile(t, r.alice, r.bob, size)
+		defer c.Close()
+		step := func(kind, why string) {
+			t.Helper()
+			p := r.awaitKind(kind, 30*time.Second)
+			t.Logf("%6.2fs %s: %s", time.Since(start).Seconds(), why, p.Kind)
+			time.Sleep(5 * time.Second)
+			if got := kindOf(r.alice, r.bob.PeerID()); got.Kind != kind {
+				t.Errorf("5 s later: %+v", got)
+			}
+		}
+		step(KindRelay, "at first")
+		r.registered(1, r.alice, r.bob)
+		time.Sleep(time.Second)
+
+		r.server.Close()
+		step(KindPeerRelay, "rendezvous killed")
+
+		if err := r.world.Apply(netsim.Event{Node: r.homeA.Name(), Do: netsim.Renumber}); err != nil {
+			t.Fatal(err)
+		}
+		r.cut.Store(false)
+		step(KindDirect, "another address, and nothing between the homes")
+
+		r.cut.Store(true)
+		step(KindPeerRelay, "direct path cut")
+
+		r.startLedger()
+		time.Sleep(30 * time.Second) // both register again
+		r.relays[0].Close()
+		step(KindRelay, "member that relays killed")
+
+		pause := x.finish()
+		t.Logf("%6.2fs all %d MiB are there; longest pause %v", time.Since(start).Seconds(), size>>20, pause)
+		if pause > 4*time.Second {
+			t.Errorf("longest pause %v, want at most 4s", pause)
+		}
+	})
+}
+
+// move starts a member's node again on another host.
+func (r *relayRig) move(n *Node, h netsim.Host, number int) *Node {
+	r.t.Helper()
+	dir := string(n.dir)
+	n.Close()
+	return r.startIn(h, number, dir)
 }

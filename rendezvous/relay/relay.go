@@ -217,7 +217,7 @@ func (r *Relay) Peers() []PeerUse {
 		list = append(list, PeerUse{
 			Peer:      a.peer,
 			Role:      role,
-			Observed:  a.remote.String(),
+			Observed:  a.observed.String(),
 			Since:     a.since,
 			Channels:  len(a.ends),
 			Bytes:     a.account.bytes,

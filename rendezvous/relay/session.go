@@ -164,7 +164,14 @@ func (r *Relay) readControl(ctx context.Context, a *Agent) error {
 			}
 			continue
 		}
+		var remote netip.AddrPort
+		if _, ok := m.(protocol.Register); ok {
+			remote = a.session.Remote() // outside of the lock, which the session's is not below
+		}
 		r.mu.Lock()
+		if remote.IsValid() {
+			a.observed = remote
+		}
 		released := r.table.receive(time.Now(), a, m)
 		gone := a.gone
 		r.unlock()

@@ -132,12 +132,13 @@ type account struct {
 type Agent struct {
 	id      uint64 // its flow at every target, never zero
 	peer    ri2n.PeerID
-	remote  netip.AddrPort
+	remote  netip.AddrPort // where it was seen first: what its limits go by
 	since   time.Time
 	session Session // for the server; the table never calls it
 
 	role       role
 	registered bool
+	observed   netip.AddrPort // where it was seen last
 	deadline   time.Time // of the registration
 	outer      int       // bytes that a datagram of the session holds
 
@@ -221,6 +222,7 @@ func (t *table) arrive(now time.Time, peer ri2n.PeerID, remote netip.AddrPort, o
 		id:           t.lastID,
 		peer:         peer,
 		remote:       remote,
+		observed:     remote,
 		since:        now,
 		outer:        outer,
 		role:         t.admission.roleOf(now, peer),
@@ -375,7 +377,7 @@ func (t *table) register(now time.Time, a *Agent, m protocol.Register) {
 	a.deadline = now.Add(t.limits.Lifetime)
 	t.send(a, protocol.Registered{
 		Sequence:      m.Sequence,
-		Observed:      a.remote,
+		Observed:      a.observed,
 		Lifetime:      t.limits.Lifetime,
 		STUN:          t.stunPorts[0],
 		AlternateSTUN: t.stunPorts[1],
