@@ -28,6 +28,9 @@ type Counters struct {
 	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
 	RenewalsFailed   uint64 `json:"renewals_failed"`
 	DatagramsRefused uint64 `json:"datagrams_refused"` // of no kind that we take, or of a peer that is not let in
+	RelaysRefused    uint64 `json:"relays_refused"`    // registrations for relaying: we have not the role, or they no membership
+	RelaysNested     uint64 `json:"relays_nested"`     // relays that would have been reached through a relay
+	RelaysLeft       uint64 `json:"relays_left"`       // paths through a relay given up as it did not carry them
 }
 
 // Transport returns the counters of the node's endpoint, which all its sessions
@@ -40,7 +43,7 @@ type counters struct {
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
 	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
 	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed,
-	datagramsRefused atomic.Uint64
+	datagramsRefused, relaysRefused, relaysNested, relaysLeft atomic.Uint64
 }
 
 func (c *counters) snapshot() Counters {
@@ -54,6 +57,7 @@ func (c *counters) snapshot() Counters {
 		PortsRefused: c.portsRefused.Load(), RevokedRefused: c.revokedRefused.Load(),
 		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
 		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), RenewalsFailed: c.renewalsFailed.Load(),
-		DatagramsRefused: c.datagramsRefused.Load(),
+		DatagramsRefused: c.datagramsRefused.Load(), RelaysRefused: c.relaysRefused.Load(),
+		RelaysNested: c.relaysNested.Load(), RelaysLeft: c.relaysLeft.Load(),
 	}
 }
