@@ -65,6 +65,11 @@ type Config struct {
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
 
+	// WaitAccept makes dials return when the peer has taken the connection, one
+	// round trip later, so that a refusal is their error and not that of the
+	// first Read or Write. False: they return at once. See [Node.DialAccepted].
+	WaitAccept bool
+
 	// Trace is asked for a tracer of each session, as ri2n.Config.Trace. Nil:
 	// nothing is traced.
 	Trace func(*ri2n.Session) ri2n.Tracer

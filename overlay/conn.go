@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,26 +46,48 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, c.explain("write", err)
 }
 
+// awaitTaken waits until the peer has taken the stream.
+func (c *conn) awaitTaken(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { c.stream.SetReadDeadline(time.Unix(1, 0)) })
+	var b [1]byte
+	_, err := io.ReadFull(c.stream, b[:])
+	if !stop() {
+		return c.a.peer.explain(ctx.Err())
+	}
+	switch {
+	case err == nil && b[0] == taken:
+		return nil
+	case err == nil, err == io.EOF:
+		return &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: resetHeader}
+	}
+	return c.cause(err)
+}
+
 // explain turns the peer's refusal of the port into an error that is
 // syscall.ECONNREFUSED, and names both ends as package net does.
 func (c *conn) explain(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: c.cause(err)}
+}
+
+// cause is explain without the names of both ends.
+func (c *conn) cause(err error) error {
 	var reset *ri2n.StreamError
 	switch {
 	case errors.As(err, &reset):
 		switch reset.Code {
 		case resetRefused, resetBusy, resetHeader, resetPolicy:
-			err = &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: reset.Code}
+			return &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: reset.Code}
 		case resetIndirect:
-			err = c.a.notDirect(err)
+			return c.a.notDirect(err)
 		}
+		return err
 	case errors.Is(err, net.ErrClosed), isTimeout(err):
-	default:
-		err = c.a.peer.explain(err)
+		return err
 	}
-	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+	return withNumber(c.a.peer.explain(err))
 }
 
 func isTimeout(err error) bool {
@@ -95,8 +118,11 @@ func (c *conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDea
 
 // PeerOf returns the verified peer behind a connection of this package.
 func PeerOf(c net.Conn) (ri2n.PeerID, bool) {
-	if c, ok := c.(*conn); ok {
+	switch c := c.(type) {
+	case *conn:
 		return c.remote.Peer, true
+	case *packetConn:
+		return c.remote.Peer, c.connected()
 	}
 	return ri2n.PeerID{}, false
 }

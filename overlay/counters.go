@@ -28,6 +28,16 @@ type Counters struct {
 	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
 	RenewalsFailed   uint64 `json:"renewals_failed"`
 	DatagramsRefused uint64 `json:"datagrams_refused"` // of no kind that we take, or of a peer that is not let in
+
+	PacketsSent             uint64 `json:"packets_sent"` // between ports
+	PacketsReceived         uint64 `json:"packets_received"`
+	PacketsHalved           uint64 `json:"packets_halved"`           // sent in two halves
+	HalvesLost              uint64 `json:"halves_lost"`              // whose other half did not come
+	PacketsTooLarge         uint64 `json:"packets_too_large"`        // that a program wanted to send
+	PacketsUnsent           uint64 `json:"packets_unsent"`           // while there was no session
+	PacketsRefused          uint64 `json:"packets_refused"`          // that nobody took
+	PacketsOverflowed       uint64 `json:"packets_overflowed"`       // that their program was too slow for
+	CorrespondentsForgotten uint64 `json:"correspondents_forgotten"` // beyond those that a socket awaits answers from
 }
 
 // Transport returns the counters of the node's endpoint, which all its sessions
@@ -40,7 +50,9 @@ type counters struct {
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
 	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
 	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed,
-	datagramsRefused atomic.Uint64
+	datagramsRefused, packetsSent, packetsReceived, packetsHalved, halvesLost,
+	packetsTooLarge, packetsUnsent, packetsRefused, packetsOverflowed,
+	correspondentsForgotten atomic.Uint64
 }
 
 func (c *counters) snapshot() Counters {
@@ -55,5 +67,9 @@ func (c *counters) snapshot() Counters {
 		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
 		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), RenewalsFailed: c.renewalsFailed.Load(),
 		DatagramsRefused: c.datagramsRefused.Load(),
+		PacketsSent:      c.packetsSent.Load(), PacketsReceived: c.packetsReceived.Load(), PacketsHalved: c.packetsHalved.Load(),
+		HalvesLost: c.halvesLost.Load(), PacketsTooLarge: c.packetsTooLarge.Load(), PacketsUnsent: c.packetsUnsent.Load(),
+		PacketsRefused: c.packetsRefused.Load(), PacketsOverflowed: c.packetsOverflowed.Load(),
+		CorrespondentsForgotten: c.correspondentsForgotten.Load(),
 	}
 }

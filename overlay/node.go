@@ -39,6 +39,7 @@ type Node struct {
 	counters    counters
 	nonce       atomic.Uint64
 	handlers    handlers
+	packets     packetTable
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
@@ -79,6 +80,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	n.packets.init(n)
 	address, err := n.load()
 	if err != nil {
 		closeLinks()
@@ -317,6 +319,7 @@ func (n *Node) Close() error {
 		for _, l := range listeners {
 			l.Close()
 		}
+		n.packets.close()
 		// Sessions end while their relay still runs.
 		var sessions []*ri2n.Session
 		n.eachPeer(func(p *Peer) {
