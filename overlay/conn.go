@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ type conn struct {
 	a             *association
 	local, remote Addr
 	closeOnce     sync.Once
+	abort         atomic.Bool // Close gives the connection up
 }
 
 func newConn(a *association, st *ri2n.Stream, local, remote uint16) *conn {
@@ -83,7 +85,7 @@ func (c *conn) cause(err error) error {
 		case resetIndirect:
 			return c.a.notDirect(err)
 		}
-		return err
+		return syscall.ECONNRESET
 	case errors.Is(err, net.ErrClosed), isTimeout(err):
 		return err
 	}
@@ -101,12 +103,25 @@ func (c *conn) CloseWrite() error { return c.stream.CloseWrite() }
 func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.closeOnce.Do(func() {
-		err = c.stream.Close()
+		err = nil
+		if c.abort.Load() {
+			c.stream.Reset(resetAborted)
+		} else {
+			err = c.stream.Close()
+		}
 		c.a.streamClosed()
 	})
 	if err != nil {
 		return &net.OpError{Op: "close", Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 	}
+	return nil
+}
+
+// SetLinger with zero makes Close give the connection up: what is on its way is
+// dropped, and the peer's calls return ECONNRESET. With any other number Close
+// delivers what was written, as it does without.
+func (c *conn) SetLinger(seconds int) error {
+	c.abort.Store(seconds == 0)
 	return nil
 }
 

@@ -58,6 +58,7 @@ const (
 	resetHeader   = 0x1003 // the header makes no sense
 	resetIndirect = 0x1004 // the policy forbids streams on the relay
 	resetPolicy   = 0x1005 // the port is closed to this peer
+	resetAborted  = 0x1006 // the program gave the connection up
 )
 
 // Codes with which a session is closed (docs/overlay-protocol.md, section 4).

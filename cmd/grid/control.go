@@ -21,7 +21,8 @@ import (
 
 // The agent answers other grid commands of the same user over HTTP on a Unix
 // socket in its state directory: GET /v1/status, GET /v1/ping?peer=PEERID, GET
-// /v1/resolve?name=NAME, GET /v1/members, and GET and POST /v1/revocations.
+// /v1/resolve?name=NAME, GET /v1/members, GET and POST /v1/revocations, POST
+// /v1/services and POST /v1/connect.
 // Errors come as the document "instantgrid/error/1".
 
 const (
@@ -90,6 +91,7 @@ func serveControl(dir string, node *overlay.Node) (*controlServer, error) {
 		answer(w, "ping-answer", pingAnswer{rtt, path})
 	})
 	serveMembers(mux, node)
+	serveServices(mux, node)
 	s := &controlServer{
 		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10},
 		done: make(chan struct{}),
@@ -149,7 +151,10 @@ func answerError(w http.ResponseWriter, err error) {
 var errNoAgent = errors.New("no agent runs")
 
 // An agentClient asks the agent of a state directory.
-type agentClient struct{ http *http.Client }
+type agentClient struct {
+	http *http.Client
+	dial func(ctx context.Context) (net.Conn, error)
+}
 
 // findAgent returns a client of the agent in dir, or errNoAgent.
 func findAgent(dir string) (*agentClient, error) {
@@ -162,11 +167,12 @@ func findAgent(dir string) (*agentClient, error) {
 		return nil, errNoAgent
 	}
 	c.Close()
-	return &agentClient{&http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+	dial := func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return &agentClient{dial: dial, http: &http.Client{Transport: &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableKeepAlives: true,
 	}}}, nil
 }
@@ -190,17 +196,12 @@ func (a *agentClient) do(ctx context.Context, method, path string, body io.Reade
 		return &cli.Error{Object: "the agent", Cause: "it does not answer: " + err.Error(), Next: "see whether it still runs: grid status", Err: err}
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return agentError(res)
+	}
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return err
-	}
-	if res.StatusCode != http.StatusOK {
-		var doc errorAnswer
-		if json.Unmarshal(b, &doc) != nil || doc.Error.Object == "" {
-			return &cli.Error{Object: "the agent", Cause: "it answers " + res.Status, Next: "compare its version: grid version"}
-		}
-		e := doc.Error
-		return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
 	}
 	if err := json.NewDecoder(bytes.NewReader(b)).Decode(v); err != nil {
 		return &cli.Error{Object: "the agent", Cause: "its answer makes no sense: " + err.Error(), Next: "restart it, so that it has the version of this program: grid up"}

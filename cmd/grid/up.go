@@ -37,6 +37,7 @@ type upFlags struct {
 	receive    string
 	metrics    string
 	verbose    bool
+	services   serviceSet
 }
 
 // maxReceiving is how many files an agent receives at once.
@@ -66,6 +67,7 @@ grid up --allow-file peers.txt --receive /srv/inbox`,
 	flags.Uint16Var(&f.listenPort, "listen-port", 0, "UDP `port` (default any)")
 	flags.StringVar(&f.receive, "receive", "", "store files that allowed peers send in this `directory`")
 	flags.StringVar(&f.metrics, "metrics", "", "serve /metrics for Prometheus at this HTTP `address`; :9479 is port 9479 on loopback (default off)")
+	f.services.addFlags(cmd)
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
@@ -85,6 +87,10 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 		if err := (recvFlags{output: f.receive}).checkOutput(); err != nil {
 			return err
 		}
+	}
+	services, err := f.services.specs()
+	if err != nil {
+		return err
 	}
 	dir, err := o.stateDir()
 	if err != nil {
@@ -128,6 +134,11 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	waitServices, err := startServices(ctx, node, services, log)
+	if err != nil {
+		return err
+	}
+	running.Go(waitServices)
 	if web != nil {
 		running.Go(func() { serveMetrics(ctx, web, node, log) })
 	}
