@@ -153,18 +153,11 @@ func (a *agentClient) service(ctx context.Context, spec serviceSpec, said func(s
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+servicesPath, bytes.NewReader(b))
+	res, err := a.send(ctx, http.MethodPost, servicesPath, bytes.NewReader(b))
 	if err != nil {
 		return err
 	}
-	res, err := a.http.Do(req)
-	if err != nil {
-		return a.lost(ctx, err)
-	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return agentError(res)
-	}
 	decoder := json.NewDecoder(res.Body)
 	for {
 		var e serviceEvent
@@ -188,17 +181,6 @@ func (a *agentClient) lost(ctx context.Context, err error) error {
 	return &cli.Error{Object: "the agent", Cause: "it does not answer: " + err.Error(), Next: "see whether it still runs: grid status", Err: err}
 }
 
-// agentError decodes an error document.
-func agentError(res *http.Response) error {
-	var doc errorAnswer
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil || json.Unmarshal(b, &doc) != nil || doc.Error.Object == "" {
-		return &cli.Error{Object: "the agent", Cause: "it answers " + res.Status, Next: "compare its version: grid version"}
-	}
-	e := doc.Error
-	return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
-}
-
 // connect returns a connection to a port of a peer through the agent.
 func (a *agentClient) connect(ctx context.Context, to string) (net.Conn, error) {
 	c, err := a.dial(ctx)
@@ -219,7 +201,7 @@ func (a *agentClient) connect(ctx context.Context, to string) (net.Conn, error) 
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		defer c.Close()
-		return nil, agentError(res)
+		return nil, a.failure(ctx, res)
 	}
 	return &upgraded{c.(*net.UnixConn), r}, nil
 }

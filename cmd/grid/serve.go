@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 
 	"github.com/spf13/cobra"
@@ -74,7 +75,8 @@ func (o *options) serve(cmd *cobra.Command, spec serviceSpec, next func(listen s
 				return err
 			}
 		}
-		s, err := spec.open(ctx, node, newLogger(cmd, false))
+		logging := defaultLog()
+		s, err := spec.open(ctx, node, logging.newLogger(cmd, slog.LevelInfo))
 		if err != nil {
 			return err
 		}

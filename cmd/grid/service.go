@@ -8,10 +8,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/miekg/dns"
-	"github.com/spf13/cobra"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
@@ -228,7 +226,7 @@ func parseForward(text string) (serviceSpec, error) {
 	rest, udp := strings.CutSuffix(text, "/udp")
 	local, to, found := strings.Cut(rest, "=")
 	if !found {
-		return serviceSpec{}, cli.Usagef("--forward "+text, next, "this is not LOCALPORT=NAME:PORT")
+		return serviceSpec{}, cli.Usagef(text, next, "this is not LOCALPORT=NAME:PORT")
 	}
 	listen, err := parseLocal(local, next)
 	if err != nil {
@@ -273,78 +271,4 @@ func (s *service) text() string {
 		return "SOCKS5 at " + s.listen
 	}
 	return "DNS at " + s.listen
-}
-
-// A serviceSet is what an agent was asked to run from its start.
-type serviceSet struct {
-	forward, expose []string
-	proxy, dns      string
-	allowOutside    bool
-}
-
-func (f *serviceSet) addFlags(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringArrayVar(&f.forward, "forward", nil, "lead a local port to a member's: `PORT=NAME:PORT`, with /udp behind it for packets; may be repeated")
-	flags.StringArrayVar(&f.expose, "expose", nil, "offer a local port to members: `PORT[=HOST:PORT]`, with /udp behind it for packets; may be repeated")
-	flags.StringVar(&f.proxy, "proxy", "", "run a SOCKS5 proxy at `HOST:PORT`; 1080 is that port on loopback (default off)")
-	flags.BoolVar(&f.allowOutside, "proxy-outside", false, "let the proxy connect to addresses outside the grid, too")
-	flags.StringVar(&f.dns, "dns", "", "run a DNS resolver for .grid at `HOST:PORT`; 5300 is that port on loopback (default off)")
-}
-
-func (f *serviceSet) specs() (list []serviceSpec, err error) {
-	for _, text := range f.forward {
-		s, err := parseForward(text)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	for _, text := range f.expose {
-		s, err := parseExpose(text)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	if f.proxy != "" {
-		listen, err := parseLocal(f.proxy, "grid up --proxy "+defaultProxy)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, serviceSpec{Kind: kindProxy, Listen: listen, AllowOutside: f.allowOutside})
-	}
-	if f.dns != "" {
-		listen, err := parseLocal(f.dns, "grid up --dns "+defaultDNS)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, serviceSpec{Kind: kindDNS, Listen: listen})
-	}
-	return list, nil
-}
-
-// startServices runs services until ctx ends; wait returns when all have. When
-// one cannot be opened, none is.
-func startServices(ctx context.Context, node *overlay.Node, list []serviceSpec, log *slog.Logger) (wait func(), err error) {
-	var opened []*service
-	for _, spec := range list {
-		s, err := spec.open(ctx, node, log)
-		if err != nil {
-			for _, o := range opened {
-				o.close()
-			}
-			return nil, err
-		}
-		opened = append(opened, s)
-	}
-	var running sync.WaitGroup
-	for _, s := range opened {
-		log.Info("service", "does", s.text())
-		running.Go(func() {
-			if err := s.run(ctx); err != nil {
-				log.Error("service has ended", "service", s.text(), "err", err)
-			}
-		})
-	}
-	return running.Wait, nil
 }
