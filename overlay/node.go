@@ -41,6 +41,7 @@ type Node struct {
 	handlers    handlers
 	relayHost   *relayHost
 	legs        *legKeeper
+	packets     packetTable
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
@@ -81,6 +82,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	n.packets.init(n)
 	address, err := n.load()
 	if err != nil {
 		closeLinks()
@@ -342,6 +344,7 @@ func (n *Node) Close() error {
 		for _, l := range listeners {
 			l.Close()
 		}
+		n.packets.close()
 		// Sessions end while their relay still runs: first those that may need
 		// a member for it.
 		patience := time.NewTimer(closeTime)
