@@ -39,6 +39,7 @@ type Node struct {
 	counters    counters
 	nonce       atomic.Uint64
 	handlers    handlers
+	ip          atomic.Pointer[IPHandler] // nil: IP packets are refused
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc

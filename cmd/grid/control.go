@@ -16,6 +16,7 @@ import (
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/overlay/tun"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -52,7 +53,7 @@ type controlServer struct {
 
 // serveControl listens in dir, whose identity this process has taken: a socket
 // that is there belongs to nobody any more.
-func serveControl(dir string, node *overlay.Node) (*controlServer, error) {
+func serveControl(dir string, node *overlay.Node, iface *tun.Interface) (*controlServer, error) {
 	path := filepath.Join(dir, socketFile)
 	if len(path) > maxSocketPath {
 		return nil, &cli.Error{
@@ -74,7 +75,7 @@ func serveControl(dir string, node *overlay.Node) (*controlServer, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, "status", node.Status())
+		answer(w, "status", statusOf(node, iface))
 	})
 	mux.HandleFunc("GET "+pingPath, func(w http.ResponseWriter, r *http.Request) {
 		peer, err := ri2n.ParsePeerID(r.URL.Query().Get("peer"))
@@ -208,7 +209,7 @@ func (a *agentClient) do(ctx context.Context, method, path string, body io.Reade
 	return nil
 }
 
-func (a *agentClient) status(ctx context.Context) (s overlay.Status, err error) {
+func (a *agentClient) status(ctx context.Context) (s agentStatus, err error) {
 	err = a.get(ctx, statusPath, &s)
 	return s, err
 }

@@ -29,7 +29,7 @@ func TestControl(t *testing.T) {
 	if _, err := findAgent(dir); err != errNoAgent {
 		t.Fatalf("agent behind a left-over socket: %v", err)
 	}
-	s, err := serveControl(dir, node)
+	s, err := serveControl(dir, node, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/overlay/tun"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -26,7 +27,8 @@ type upDocument struct {
 	Registered bool        `json:"registered"` // false: it goes on trying
 	Control    string      `json:"control"`    // the socket for grid status and grid ping
 	Receive    string      `json:"receive,omitempty"`
-	Metrics    string      `json:"metrics,omitempty"` // URL of /metrics
+	Metrics    string      `json:"metrics,omitempty"`   // URL of /metrics
+	Interface  string      `json:"interface,omitempty"` // of --tun
 	Next       string      `json:"next"`
 }
 
@@ -37,6 +39,7 @@ type upFlags struct {
 	receive    string
 	metrics    string
 	verbose    bool
+	tun        tunFlags
 }
 
 // maxReceiving is how many files an agent receives at once.
@@ -56,7 +59,8 @@ is read again when it changes.
 
 It prints the peer ID, and ends at an interrupt.`,
 		Example: `grid up --allow PEERID
-grid up --allow-file peers.txt --receive /srv/inbox`,
+grid up --allow-file peers.txt --receive /srv/inbox
+grid up --tun`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.up(cmd, f) },
 	}
@@ -66,6 +70,7 @@ grid up --allow-file peers.txt --receive /srv/inbox`,
 	flags.Uint16Var(&f.listenPort, "listen-port", 0, "UDP `port` (default any)")
 	flags.StringVar(&f.receive, "receive", "", "store files that allowed peers send in this `directory`")
 	flags.StringVar(&f.metrics, "metrics", "", "serve /metrics for Prometheus at this HTTP `address`; :9479 is port 9479 on loopback (default off)")
+	f.tun.add(flags)
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
@@ -100,6 +105,11 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 	}
 	defer release()
 	log := newLogger(cmd, f.verbose)
+	changes, err := openJournal(dir, log)
+	if err != nil {
+		return err
+	}
+	defer closeJournal(changes, log)
 	trace, endTrace, err := o.beginTrace(cmd)
 	if err != nil {
 		return err
@@ -120,7 +130,14 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 		return err
 	}
 	defer node.Close()
-	control, err := serveControl(dir, node)
+	iface, err := f.tun.start(node, changes, log)
+	if err != nil {
+		return err
+	}
+	if iface != nil {
+		defer iface.Close()
+	}
+	control, err := serveControl(dir, node, iface)
 	if err != nil {
 		return err
 	}
@@ -139,7 +156,7 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 		running.Go(func() { receiveAll(ctx, ln, f.receive, log) })
 		defer ln.Close()
 	}
-	if err := announceUp(cmd, f, dir, node, web); err != nil {
+	if err := announceUp(cmd, f, dir, node, web, iface); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -148,7 +165,7 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 
 // announceUp says who we are once the rendezvous knows us. One that cannot be
 // reached now is no reason to give up; one that refuses us says why.
-func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, web net.Listener) error {
+func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, web net.Listener, iface *tun.Interface) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), registerTimeout)
 	defer cancel()
 	err := node.Ready(ctx)
@@ -166,6 +183,9 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, w
 		doc.Next = "grid ping " + doc.Name
 	} else if g != nil {
 		cli.Note(cmd, "grid: %s", g.Error)
+	}
+	if iface != nil {
+		doc.Interface = iface.Status().Device
 	}
 	if web != nil {
 		doc.Metrics = "http://" + web.Addr().String() + "/metrics"
@@ -185,6 +205,10 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, w
 	fmt.Fprintf(w, "peer ID     %s\n", doc.PeerID)
 	if doc.Name != "" {
 		fmt.Fprintf(w, "name        %s\n", doc.Name)
+	}
+	if iface != nil {
+		s := iface.Status()
+		fmt.Fprintf(w, "interface   %s  %s\n", s.Device, addressesText(&s))
 	}
 	_, err = fmt.Fprintf(w, "rendezvous  %s\n", doc.Rendezvous)
 	if doc.Name != "" {
