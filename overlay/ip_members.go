@@ -81,3 +81,13 @@ func (t *gridTable) ownIP() (IPNetwork, error) {
 		Prefix6: netip.PrefixFrom(six, 48).Masked(),
 	}, nil
 }
+
+// prefixes returns the grid's networks, none without a grid.
+func (t *gridTable) prefixes() []netip.Prefix {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.info == nil {
+		return nil
+	}
+	return []netip.Prefix{t.info.Network, netip.PrefixFrom(t.info.ID().Address6(t.self), 48).Masked()}
+}

@@ -108,6 +108,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.links = newNodeLinks(n.endpoint, n.log)
 	n.links.servers = n.stunServers
+	n.links.inside = n.grid.prefixes()
 	err = n.links.open(n.cfg.Links)
 	if err == nil && uplinks != nil {
 		err = n.startUplinks(ctx, uplinks)

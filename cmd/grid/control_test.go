@@ -63,7 +63,7 @@ func TestControl(t *testing.T) {
 func TestLongSocketPath(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
 	var e *cli.Error
-	if _, err := serveControl(dir, nil); !errors.As(err, &e) || e.Code != cli.ExitUsage {
+	if _, err := serveControl(dir, nil, nil); !errors.As(err, &e) || e.Code != cli.ExitUsage {
 		t.Errorf("serveControl in a long path: %v", err)
 	}
 }
