@@ -57,6 +57,11 @@ directory says so. In a grid (grid join), its members may ping, and may connect
 to the ports that the file policy.yaml in the state directory opens to them; it
 is read again when it changes.
 
+With --tun it makes a network interface with this computer's addresses in the
+grid, so that programs that know nothing of grid reach members, through a packet
+filter with the ports of policy.yaml. What it changes in the system is undone when
+it ends; if it was killed, by the next grid up, or by grid down.
+
 It prints the peer ID, and ends at an interrupt.`,
 		Example: `grid up --allow PEERID
 grid up --allow-file peers.txt --receive /srv/inbox
