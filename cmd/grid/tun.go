@@ -1,35 +1,91 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
 
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-
-	"github.com/instantgrid/instantgrid/cmd/grid/internal/filelock"
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
-	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/overlay/tun"
 )
 
-// tunFlags are the flags of grid up for the network interface.
-type tunFlags struct {
-	on       bool
+// tunSettings say whether the agent makes a network interface.
+type tunSettings struct {
+	enabled  bool
 	name     string
 	mtu      int
 	ipv6Only bool
 }
 
-func (f *tunFlags) add(flags *pflag.FlagSet) {
-	flags.BoolVar(&f.on, "tun", false, "make a network interface, so that every program reaches members by address (root)")
-	flags.StringVar(&f.name, "tun-name", "grid0", "`name` of the interface")
-	flags.IntVar(&f.mtu, "tun-mtu", tun.DefaultMTU, "its largest packet, in `bytes`")
-	flags.BoolVar(&f.ipv6Only, "tun-ipv6-only", false, "leave the IPv4 network out, where it overlaps another one")
+func defaultTUN() *tunSettings { return &tunSettings{name: "grid0", mtu: tun.DefaultMTU} }
+
+func (t *tunSettings) section() config.Section {
+	return config.Section{
+		Name: "tun",
+		Doc:  "A network interface, through which programs that know nothing of grid reach members (docs/tun.md).",
+		Keys: []config.Key{
+			{
+				Name: "enabled", Value: &t.enabled,
+				Doc:  "Whether there is one. It takes root, or CAP_NET_ADMIN.",
+				Flag: "tun", Usage: "make a network interface, so that every program reaches members by address (root)",
+			},
+			{
+				Name: "name", Value: &t.name,
+				Doc:  "Its name.",
+				Flag: "tun-name", Usage: "`name` of the interface",
+				Check: func() error {
+					if t.name == "" || len(t.name) > 15 {
+						return fmt.Errorf("a name has 1 to 15 characters")
+					}
+					return nil
+				},
+			},
+			{
+				Name: "mtu", Value: &t.mtu,
+				Doc:  "Its largest packet in bytes, from 1280 to 9000. More than most paths carry goes in two halves.",
+				Flag: "tun-mtu", Usage: "largest packet of the interface, in `bytes`",
+				Check: func() error { return inRange(t.mtu, 1280, 9000) },
+			},
+			{
+				Name: "ipv6_only", Value: &t.ipv6Only,
+				Doc:  "Leave the IPv4 address and route out, where the grid's IPv4 network overlaps another one.",
+				Flag: "tun-ipv6-only", Usage: "leave the grid's IPv4 network out, where it overlaps another one",
+			},
+		},
+	}
+}
+
+func (t *tunSettings) apply(a *agent) error {
+	if !t.enabled {
+		return nil
+	}
+	if a.node.Status().Grid == nil {
+		return &cli.Error{
+			Object: "the network interface", Cause: "this computer belongs to no grid, so it has no address in one",
+			Next: "join one: grid join TOKEN", Code: cli.ExitUsage,
+		}
+	}
+	i, err := tun.Start(tun.Config{
+		Node: a.node, Name: t.name, MTU: t.mtu, IPv6Only: t.ipv6Only, Changes: journaled{a.changes}, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.onClose(func() {
+		if err := i.Close(); err != nil {
+			a.log.Error("interface not taken down", "err", err)
+		}
+	})
+	a.control.describe(func(s *agentStatus) {
+		status := i.Status()
+		s.Interface = &status
+	})
+	a.doc.Interface = i.Status().Device
+	a.log.Info("interface up", "interface", t.name, "addresses", addressesText(i.Status()))
+	return nil
 }
 
 // journalKinds are the kinds of changes that an agent makes to this computer.
@@ -65,21 +121,6 @@ func closeJournal(j *journal.Journal, log *slog.Logger) {
 	}
 }
 
-// agentStatus is "instantgrid/status/1": what the agent knows.
-type agentStatus struct {
-	overlay.Status
-	Interface *tun.Status `json:"interface,omitempty"` // nil: grid up without --tun
-}
-
-func statusOf(node *overlay.Node, iface *tun.Interface) agentStatus {
-	s := agentStatus{Status: node.Status()}
-	if iface != nil {
-		t := iface.Status()
-		s.Interface = &t
-	}
-	return s
-}
-
 // journaled is a journal as package tun wants it.
 type journaled struct{ *journal.Journal }
 
@@ -91,25 +132,9 @@ func (j journaled) Make(kind string, data any, make func() error) (func() error,
 	return func() error { return j.Revert(c) }, nil
 }
 
-// start makes the interface, nil if none is wanted.
-func (f *tunFlags) start(node *overlay.Node, j *journal.Journal, log *slog.Logger) (*tun.Interface, error) {
-	if !f.on {
-		return nil, nil
-	}
-	if g := node.Status().Grid; g == nil {
-		return nil, &cli.Error{
-			Object: "--tun", Cause: "this computer belongs to no grid, so it has no address in one",
-			Next: "join one: grid join TOKEN", Code: cli.ExitUsage,
-		}
-	}
-	return tun.Start(tun.Config{
-		Node: node, Name: f.name, MTU: f.mtu, IPv6Only: f.ipv6Only, Changes: journaled{j}, Logger: log,
-	})
-}
-
 // writeTUN writes the state of the interface for people.
 func writeTUN(w io.Writer, s *tun.Status) {
-	fmt.Fprintf(w, "interface   %s  MTU %d  %s  %s\n", s.Device, s.MTU, addressesText(s), flowsText(s))
+	fmt.Fprintf(w, "interface   %s  MTU %d  %s  %s\n", s.Device, s.MTU, addressesText(*s), flowsText(s))
 	c := s.Counters
 	fmt.Fprintf(w, "            sent %d packets, %s  received %d packets, %s", c.PacketsSent, sizeText(int64(c.BytesSent)), c.PacketsReceived, sizeText(int64(c.BytesReceived)))
 	d := c.Dropped
@@ -132,7 +157,7 @@ func writeTUN(w io.Writer, s *tun.Status) {
 	fmt.Fprintln(w)
 }
 
-func addressesText(s *tun.Status) string {
+func addressesText(s tun.Status) string {
 	if !s.Address.IsValid() {
 		return s.Address6.String()
 	}
@@ -141,52 +166,4 @@ func addressesText(s *tun.Status) string {
 
 func flowsText(s *tun.Status) string {
 	return fmt.Sprintf("%d flows with %d members", s.Flows, s.Peers)
-}
-
-// downDocument is "instantgrid/down/1".
-type downDocument struct {
-	Undone int `json:"undone"` // changes to this computer
-}
-
-func downCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "down",
-		Short: "Undo what an agent that was killed has left",
-		Long: `Undo the changes to this computer's network (interface, addresses, routes,
-resolver) that an agent has written down and, because it was killed, has not
-undone. The next grid up does the same. It fails while an agent runs, which undoes
-its changes itself when it is ended.`,
-		Example: "grid down",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := o.stateDir()
-			if err != nil {
-				return err
-			}
-			release, err := takeIdentity(dir)
-			if errors.Is(err, filelock.ErrTaken) {
-				return identityTaken(dir, "end the agent (an interrupt, or systemctl stop), which undoes its changes")
-			} else if err != nil {
-				return err
-			}
-			defer release()
-			j, err := journal.Open(filepath.Join(dir, journal.FileName), journalKinds(), newLogger(cmd, false))
-			if err != nil {
-				return err
-			}
-			doc := downDocument{Undone: len(j.Pending())}
-			if err := j.Close(); err != nil {
-				return err
-			}
-			if cli.JSON(cmd) {
-				return cli.PrintJSON(cmd, "down", doc)
-			}
-			if doc.Undone == 0 {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), "nothing to undo")
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "undone: %d changes\n", doc.Undone)
-			return err
-		},
-	}
 }

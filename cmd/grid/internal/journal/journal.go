@@ -61,6 +61,20 @@ type Change struct {
 	boot string
 }
 
+// String names the change: its kind, and what its data call name, prefix or
+// path.
+func (c *Change) String() string {
+	var known struct{ Name, Prefix, Path string }
+	_ = json.Unmarshal(c.Data, &known) // other data have no name
+	text := c.Kind
+	for _, word := range []string{known.Name, known.Prefix, known.Path} {
+		if word != "" {
+			text += " " + word
+		}
+	}
+	return text
+}
+
 // line is the encoding of an entry, or of the end of one.
 type line struct {
 	Schema string          `json:"schema,omitempty"`
@@ -192,14 +206,10 @@ func (c *Change) encode() []byte {
 }
 
 // Pending returns the changes that are not undone, in the order made.
-func (j *Journal) Pending() []Change {
+func (j *Journal) Pending() []*Change {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	list := make([]Change, 0, len(j.pending))
-	for _, c := range j.pending {
-		list = append(list, *c)
-	}
-	return list
+	return slices.Clone(j.pending)
 }
 
 // Make writes a change down and makes it. Data is what the kind's Undo needs.
@@ -270,11 +280,11 @@ func (j *Journal) revert(c *Change) error {
 	k, known := j.kinds[c.Kind]
 	switch {
 	case !known:
-		return &Error{What: "a change of kind " + c.Kind, Err: errors.New("this version does not know how to undo it")}
+		return &Error{What: c.String(), Err: errors.New("this version does not know how to undo it")}
 	case k.UntilReboot && c.boot != j.boot:
 	default:
 		if err := k.Undo(c.Data); err != nil {
-			return &Error{What: fmt.Sprintf("%s %s", c.Kind, c.Data), Err: err}
+			return &Error{What: c.String(), Err: err}
 		}
 	}
 	j.pending = slices.DeleteFunc(j.pending, func(x *Change) bool { return x == c })
