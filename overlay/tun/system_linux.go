@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,14 +9,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// aliasPrefix begins the alias (ip link) of our interfaces.
+// aliasPrefix begins the alias (ip link) of our interfaces; the rest tells them
+// apart.
 const aliasPrefix = "instantgrid "
 
 // Open makes the network interface that a describes, with its addresses and
@@ -34,7 +35,7 @@ func Open(a Addressing, changes Changes) (d Device, undo func() error, err error
 	if err := checkOverlap(a); err != nil {
 		return nil, nil, err
 	}
-	s := setUp{changes: changes, alias: aliasPrefix + strconv.Itoa(os.Getpid()), name: a.Name}
+	s := setUp{changes: changes, alias: aliasPrefix + rand.Text(), name: a.Name}
 	defer func() {
 		if err != nil {
 			s.undo()
