@@ -42,6 +42,7 @@ type Node struct {
 	relayHost   *relayHost
 	legs        *legKeeper
 	packets     packetTable
+	ip          atomic.Pointer[IPHandler] // nil: IP packets are refused
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
@@ -113,6 +114,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.links = newNodeLinks(n.endpoint, n.log)
 	n.links.observed = n.legs.observed
 	n.links.servers = n.stunServers
+	n.links.inside = n.grid.prefixes()
 	err = n.links.open(n.cfg.Links)
 	if err == nil && uplinks != nil {
 		err = n.startUplinks(ctx, uplinks)
