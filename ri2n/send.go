@@ -139,7 +139,7 @@ func (s *Session) buildBurst(now time.Time, t *transmission) *path {
 	if p := s.sending; p != nil {
 		l := load{session: true, copies: p.copies.list.len() > 0}
 		if p == target {
-			l.streams, l.policy, l.freshOnly = true, what.policy, what.freshOnly
+			l.streams, l.policy, l.freshOnly, l.bulkOnly = true, what.policy, what.freshOnly, what.bulkOnly
 		}
 		if s.buildPackets(p, now, t, l) {
 			return p
@@ -566,7 +566,7 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 	for len(s.sendQueue) > passed && limit-len(b) >= minStreamRoom {
 		st := s.sendQueue[0]
 		pol := s.policyOf(st)
-		if l.policy != policyInherit && l.policy != pol || l.freshOnly && !st.send.hasFresh(st.creditLimit()) {
+		if l.policy != policyInherit && l.policy != pol || l.bulkOnly && !st.hasMuch() || l.freshOnly && !st.send.hasFresh(st.creditLimit()) {
 			passed++
 			s.turn()
 			continue
