@@ -575,6 +575,13 @@ func (d *lossDetector) onTimer(now time.Time, rtt *rttEstimator, out *ackOutcome
 	}
 }
 
+// rest gives back memory at once if nothing is remembered.
+func (d *lossDetector) rest() {
+	if d.ring.len() == 0 {
+		d.ring.slots, d.ring.peak = nil, 0
+	}
+}
+
 // idle reports whether nothing is in flight that might be lost.
 func (d *lossDetector) idle() bool { return d.lossAt == 0 && d.eliciting == 0 }
 

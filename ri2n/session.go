@@ -809,7 +809,7 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 // keepaliveSlack is how much before its time a keepalive may leave together
 // with those of other sessions.
 func keepaliveSlack(interval time.Duration) time.Duration {
-	return min(interval/64, 100*time.Millisecond)
+	return min(interval/32, 500*time.Millisecond)
 }
 
 var errPathAbandoned = errors.New("ri2n: path abandoned")
