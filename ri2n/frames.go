@@ -80,7 +80,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	s.resting = s.resting && !asks.more
 	if s.unblocked {
 		s.unblocked = false
-		for _, st := range s.streams {
+		for st := range s.streams.all() {
 			s.queueStream(st)
 		}
 	}

@@ -58,12 +58,12 @@ type lossDetector struct {
 	cursor   packetNumber
 	lastSent packetNumber // newest number given to sent
 	anySent  bool
+	anyAcked bool
 	skipAt   packetNumber // number that will be skipped next; zero: not chosen
 
 	skipState uint64 // of drawSkip; zero: not seeded
 
 	largestAcked packetNumber
-	anyAcked     bool
 
 	maxAckDelay    time.Duration // of the last ACK
 	inFlight       int           // bytes

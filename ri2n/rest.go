@@ -25,7 +25,7 @@ func (s *Session) restAt() time.Time {
 func (s *Session) rest() {
 	s.resting = true
 	s.restAgain()
-	for _, st := range s.streams {
+	for st := range s.streams.all() {
 		st.send.segs.rest()
 	}
 }
