@@ -34,8 +34,9 @@ type known struct {
 // A gridTable holds what a node knows of its grid. It is safe for concurrent
 // use. Without a grid it admits nobody.
 type gridTable struct {
-	dir  directory
-	self ri2n.PeerID
+	dir    directory
+	self   ri2n.PeerID
+	damage error // what loading found; nil: nothing
 
 	mu         sync.Mutex // guards what follows
 	info       *membership.Grid
@@ -46,6 +47,7 @@ type gridTable struct {
 	list       []byte // encoded revoked
 	members    map[ri2n.PeerID]*known
 	names      map[string]ri2n.PeerID
+	addresses  map[netip.Addr]ri2n.PeerID
 	candidates []stranger
 	policy     *policy
 	confirmed  time.Time // when a ledger last said that the list is the newest
@@ -59,7 +61,7 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 	t := &gridTable{
 		dir: dir, self: self, policy: &policy{}, confirmed: now,
 		members: make(map[ri2n.PeerID]*known), names: make(map[string]ri2n.PeerID),
-		changed: make(chan struct{}),
+		addresses: make(map[netip.Addr]ri2n.PeerID), changed: make(chan struct{}),
 	}
 	b, err := dir.read(fileGrid)
 	if err != nil || b == nil {
@@ -69,13 +71,13 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 		return nil, &StateError{File: dir.path(name), Err: err}
 	}
 	if t.info, err = membership.ParseGrid(b); err != nil {
-		return bad(fileGrid, err)
+		return bad(fileGrid, errNotGrid)
 	}
 	if b, err = dir.read(fileRevocations); err != nil {
 		return nil, err
 	} else if b != nil {
 		if t.revoked, err = membership.ParseRevocations(t.info.Key, b); err != nil {
-			return bad(fileRevocations, err)
+			return bad(fileRevocations, errNotRevocations)
 		}
 		t.list = b
 	}
@@ -92,17 +94,23 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 	}
 	// Who was known before. A file that is damaged costs a question to the
 	// ledger.
-	if b, err = dir.read(fileMembers); err == nil {
-		if list, err := membership.ParsePage(b); err == nil {
-			for _, x := range list {
-				_, _ = t.learn(now, x.Proof.Record.Peer, x.Proof, x.Joined) // what no longer holds is left out
-			}
+	if b, err = dir.read(fileMembers); err == nil && b != nil {
+		list, err := membership.ParsePage(b)
+		if err != nil {
+			t.damage = &StateError{File: dir.path(fileMembers), Err: errDamaged, Harmless: true}
+		}
+		for _, x := range list {
+			_, _ = t.learn(now, x.Proof.Record.Peer, x.Proof, x.Joined) // what no longer holds is left out
 		}
 	}
-	return t, nil
+	return t, err
 }
 
-var errNotMembership = errors.New("this is not a membership file; join again: grid join TOKEN")
+var (
+	errNotGrid        = errors.New("this is not the description of a grid")
+	errNotMembership  = errors.New("this is not a membership file")
+	errNotRevocations = errors.New("this is not a revocation list of the grid")
+)
 
 // member reports whether the node belongs to a grid.
 func (t *gridTable) member() bool {
@@ -136,6 +144,7 @@ func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, 
 		if k := t.members[holder]; k != nil && t.validLocked(k.member, now) {
 			return nil, &membership.Error{Problem: membership.NameTaken, What: "the name " + m.Name, Detail: "peer " + holder.String()}
 		}
+		t.forgetAddressesLocked(holder)
 		delete(t.members, holder)
 	}
 	old := t.members[peer]
@@ -154,8 +163,10 @@ func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, 
 			delete(t.names, old.member.Name)
 		}
 	}
+	t.forgetAddressesLocked(peer)
 	t.members[peer] = &known{m, p, joined}
 	t.names[m.Name] = peer
+	t.keepAddressesLocked(m, now)
 	return m, nil
 }
 

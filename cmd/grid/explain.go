@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net"
 
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
+	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/rendezvous/membership"
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -35,6 +37,7 @@ func explain(err error) *cli.Error {
 func codeOf(err error) int {
 	var (
 		address     *rendezvous.AddressError
+		setting     *config.Error
 		token       *rendezvous.TokenError
 		refused     *rendezvous.RefusedError
 		unreachable *rendezvous.UnreachableError
@@ -42,6 +45,7 @@ func codeOf(err error) int {
 		timeout     interface{ Timeout() bool }
 	)
 	var member *membership.Error
+	var port *overlay.PortError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return cli.ExitInterrupted
@@ -51,11 +55,11 @@ func codeOf(err error) int {
 		return cli.ExitRefused
 	case errors.As(err, &token) && token.Problem == rendezvous.TokenExpired:
 		return cli.ExitRefused
-	case errors.As(err, &address), errors.As(err, &token):
+	case errors.As(err, &address), errors.As(err, &token), errors.As(err, &setting):
 		return cli.ExitUsage
 	case errors.As(err, &refused) && (refused.Reason == rendezvous.ReasonUnknownPeer || refused.Reason == rendezvous.ReasonPeerGone):
 		return cli.ExitUnreachable
-	case errors.As(err, &refused), errors.Is(err, ri2n.ErrRefused), errors.As(err, &mismatch):
+	case errors.As(err, &refused), errors.As(err, &port), errors.Is(err, ri2n.ErrRefused), errors.As(err, &mismatch):
 		return cli.ExitRefused
 	case errors.As(err, &unreachable), errors.As(err, &timeout) && timeout.Timeout(),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, ri2n.ErrStatelessReset):

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -26,15 +25,9 @@ grid status --watch --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			dir, err := o.stateDir()
-			if err != nil {
-				return err
-			}
 			for first := true; ; first = false {
-				agent, err := findAgent(dir)
-				if errors.Is(err, errNoAgent) {
-					return &cli.Error{Object: "agent", Cause: "none runs with the state directory " + dir, Next: "start it: grid up", Err: err}
-				} else if err != nil {
+				agent, err := o.needAgent()
+				if err != nil {
 					return err
 				}
 				s, err := agent.status(ctx)
@@ -57,7 +50,7 @@ grid status --watch --json`,
 	return cmd
 }
 
-func printStatus(cmd *cobra.Command, s overlay.Status, watch, first bool) error {
+func printStatus(cmd *cobra.Command, s agentStatus, watch, first bool) error {
 	switch {
 	case cli.JSON(cmd) && watch:
 		return cli.PrintJSONLine(cmd, "status", s)
@@ -72,7 +65,7 @@ func printStatus(cmd *cobra.Command, s overlay.Status, watch, first bool) error 
 }
 
 // writeStatus writes s for people. Nothing in it is told by colour.
-func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
+func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 	fmt.Fprintf(w, "peer ID     %s\n", s.PeerID)
 	if g := s.Grid; g != nil && g.Self != nil {
 		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, g.Self.Address, g.Members)
@@ -96,6 +89,9 @@ func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
 			fmt.Fprintf(w, "  %s", l.Behavior)
 		}
 		fmt.Fprintln(w)
+	}
+	if s.Interface != nil {
+		writeTUN(w, s.Interface)
 	}
 	if len(s.Peers) == 0 {
 		_, err := fmt.Fprintln(w, "peers       none now")
