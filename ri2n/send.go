@@ -105,6 +105,9 @@ func (s *Session) flush(now time.Time) {
 		}
 	}
 	s.flushing = false
+	if s.resting {
+		s.restAgain()
+	}
 	s.flushed(now)
 	s.dropOutcome()
 	early, at := s.deadline(now)
@@ -460,7 +463,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
-	s.resting = false
+	s.resting = s.resting && (first.kind == refNone || first.kind == refPing) && len(refs) == 0
 }
 
 // controlDue reports whether session or stream control frames wait.
