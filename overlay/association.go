@@ -61,7 +61,11 @@ type association struct {
 	refusals refusalCount // readDatagrams'
 	doubted  atomic.Int64 // when packets last asked for a check, in ns
 
-	toldLinks atomic.Bool // the client has a list of our links
+	toldLinks  atomic.Bool // the client has a list of our links
+	toldRelays atomic.Bool // the peer has a list of our relays
+
+	relayed  atomic.Pointer[func([]byte)] // takes what the peer has us relay; nil: it is not registered
+	relaying atomic.Pointer[func([]byte)] // takes what the peer relays to us; nil: we are not registered
 
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed
@@ -537,6 +541,8 @@ func (a *association) handle(m message) error {
 		}
 		a.paths.greeted(m.policy)
 		a.greet(m)
+		a.node.legs.wake()
+		a.tellRelays()
 		if sequence, _ := a.node.grid.listed(); sequence > 0 {
 			a.send(listAt{sequence})
 		}
@@ -563,6 +569,8 @@ func (a *association) handle(m message) error {
 			return fmt.Errorf("%w: a report from the TLS server", errMalformed)
 		}
 		a.paths.told(m.reason)
+	case relayList:
+		a.paths.peerRelays(m.relays)
 	case linkList:
 		if a.client {
 			a.paths.peerHas(m.ids)

@@ -28,6 +28,9 @@ type Counters struct {
 	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
 	RenewalsFailed   uint64 `json:"renewals_failed"`
 	DatagramsRefused uint64 `json:"datagrams_refused"` // of no kind that we take, or of a peer that is not let in
+	RelaysRefused    uint64 `json:"relays_refused"`    // registrations for relaying: we have not the role, or they no membership
+	RelaysNested     uint64 `json:"relays_nested"`     // relays that would have been reached through a relay
+	RelaysLeft       uint64 `json:"relays_left"`       // paths through a relay given up as it did not carry them
 
 	PacketsSent             uint64 `json:"packets_sent"` // between ports
 	PacketsReceived         uint64 `json:"packets_received"`
@@ -50,7 +53,7 @@ type counters struct {
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
 	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
 	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed,
-	datagramsRefused, packetsSent, packetsReceived, packetsHalved, halvesLost,
+	datagramsRefused, relaysRefused, relaysNested, relaysLeft, packetsSent, packetsReceived, packetsHalved, halvesLost,
 	packetsTooLarge, packetsUnsent, packetsRefused, packetsOverflowed,
 	correspondentsForgotten atomic.Uint64
 }
@@ -66,8 +69,9 @@ func (c *counters) snapshot() Counters {
 		PortsRefused: c.portsRefused.Load(), RevokedRefused: c.revokedRefused.Load(),
 		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
 		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), RenewalsFailed: c.renewalsFailed.Load(),
-		DatagramsRefused: c.datagramsRefused.Load(),
-		PacketsSent:      c.packetsSent.Load(), PacketsReceived: c.packetsReceived.Load(), PacketsHalved: c.packetsHalved.Load(),
+		DatagramsRefused: c.datagramsRefused.Load(), RelaysRefused: c.relaysRefused.Load(),
+		RelaysNested: c.relaysNested.Load(), RelaysLeft: c.relaysLeft.Load(),
+		PacketsSent: c.packetsSent.Load(), PacketsReceived: c.packetsReceived.Load(), PacketsHalved: c.packetsHalved.Load(),
 		HalvesLost: c.halvesLost.Load(), PacketsTooLarge: c.packetsTooLarge.Load(), PacketsUnsent: c.packetsUnsent.Load(),
 		PacketsRefused: c.packetsRefused.Load(), PacketsOverflowed: c.packetsOverflowed.Load(),
 		CorrespondentsForgotten: c.correspondentsForgotten.Load(),

@@ -342,7 +342,7 @@ func TestStatusText(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
-			if err := writeStatus(&out, tt.s, now); err != nil {
+			if err := writeStatus(&out, agentStatus{Status: tt.s}, now); err != nil {
 				t.Fatal(err)
 			}
 			golden(t, filepath.Join("status", tt.name+".txt"), out.String())
@@ -359,7 +359,7 @@ func TestReasons(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		p := overlay.PeerStatus{ID: peerID(3), Path: relayPath(r)}
-		if err := writeStatus(&out, overlay.Status{Peers: []overlay.PeerStatus{p}}, time.Now()); err != nil {
+		if err := writeStatus(&out, agentStatus{Status: overlay.Status{Peers: []overlay.PeerStatus{p}}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(out.String(), "relay ("+string(r)+")") || !strings.Contains(out.String(), r.Advice()) {

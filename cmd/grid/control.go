@@ -15,6 +15,7 @@ import (
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/overlay/tun"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -58,6 +59,7 @@ type protocolAnswer struct {
 type controlServer struct {
 	mux   *http.ServeMux
 	group int // that may use the socket besides this user; -1: none
+	parts []func(*agentStatus)
 
 	http *http.Server  // nil: it does not serve yet
 	done chan struct{} // closed when it has ended
@@ -71,7 +73,7 @@ func newControl(node *overlay.Node) *controlServer {
 		answer(w, "control", protocolAnswer{Protocols: []int{controlProtocol}, VersionInfo: cli.Version("grid")})
 	})
 	s.handle("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, "status", node.Status())
+		answer(w, "status", s.status(node))
 	})
 	s.handle("GET "+pingPath, func(w http.ResponseWriter, r *http.Request) {
 		peer, err := ri2n.ParsePeerID(r.URL.Query().Get("peer"))
@@ -89,6 +91,24 @@ func newControl(node *overlay.Node) *controlServer {
 	serveMembers(s.mux, node)
 	serveServices(s.mux, node)
 	return s
+}
+
+// agentStatus is "instantgrid/status/1": what the node knows, and what parts of
+// the agent add.
+type agentStatus struct {
+	overlay.Status
+	Interface *tun.Status `json:"interface,omitempty"` // nil: none was made
+}
+
+// describe has f add to the status, before serve.
+func (s *controlServer) describe(f func(*agentStatus)) { s.parts = append(s.parts, f) }
+
+func (s *controlServer) status(node *overlay.Node) agentStatus {
+	status := agentStatus{Status: node.Status()}
+	for _, f := range s.parts {
+		f(&status)
+	}
+	return status
 }
 
 // handle adds a request that the agent answers, before serve.
@@ -324,7 +344,7 @@ func (a *agentClient) mismatch(ctx context.Context, status string) error {
 	}
 }
 
-func (a *agentClient) status(ctx context.Context) (s overlay.Status, err error) {
+func (a *agentClient) status(ctx context.Context) (s agentStatus, err error) {
 	err = a.get(ctx, statusPath, &s)
 	return s, err
 }

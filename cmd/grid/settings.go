@@ -57,6 +57,7 @@ func newSettings() *settings {
 		defaultMetrics(),
 		defaultReceive(),
 		defaultServices(),
+		defaultTUN(),
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())
