@@ -198,6 +198,7 @@ func (s *Session) maxPTO() time.Duration {
 const ptosAtFullSize = 3
 
 func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) bool {
+	p.followCarrier()
 	size := p.packetSize()
 	if p.probes > 0 && p.ptoCount >= ptosAtFullSize {
 		size = min(size, p.link.baseSize())

@@ -85,7 +85,7 @@ func TestTree(t *testing.T) {
 
 // Friendliness, section 1, lines 12, 13 and 16: help without anything.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "id", "up", "down", "reload", "config example", "events", "status", "ping", "send", "recv", "netcheck"} {
+	for _, name := range []string{"", "id", "up", "down", "reload", "config example", "events", "status", "ping", "send", "recv", "netcheck", "connect", "forward", "expose", "proxy", "dns"} {
 		t.Run("grid "+name, func(t *testing.T) {
 			code, stdout, stderr := run(t, append(strings.Fields(name), "--help")...)
 			if code != cli.ExitOK || stderr != "" {
@@ -177,6 +177,15 @@ func TestFailures(t *testing.T) {
 		{"no events without an agent", []string{"events"}, cli.ExitFailed, "agent: none runs with the state directory"},
 		{"events since never", []string{"events", "--since", "yesterday"}, cli.ExitUsage, "--since yesterday: "},
 		{"metrics nowhere", []string{"up", "--metrics", "9479"}, cli.ExitUsage, "--metrics: metrics.listen: "},
+		{"forward of no port", []string{"forward", "http", "alice:80"}, cli.ExitUsage, "http: this is neither PORT nor HOST:PORT"},
+		{"forward to no port", []string{"forward", "8080", "alice"}, cli.ExitUsage, "alice: this is not NAME:PORT"},
+		{"expose of no port", []string{"expose", "0"}, cli.ExitUsage, "0: this is not a port"},
+		{"expose to no port", []string{"expose", "80", "--to", "web"}, cli.ExitUsage, "web: this is neither PORT nor HOST:PORT"},
+		{"connect to no port", []string{"connect", "alice"}, cli.ExitUsage, "alice: this is not NAME:PORT"},
+		{"proxy at no port", []string{"proxy", "--listen", "x"}, cli.ExitUsage, "x: this is neither PORT nor HOST:PORT"},
+		{"dns without rendezvous", []string{"dns"}, cli.ExitUsage, "rendezvous: none is configured"},
+		{"bad forward of the agent", []string{"up", "--forward", "8080"}, cli.ExitUsage, "8080: this is not LOCALPORT=NAME:PORT"},
+		{"bad expose of the agent", []string{"up", "--expose", "x=y"}, cli.ExitUsage, "x: this is not a port"},
 		{"no agent", []string{"status"}, cli.ExitFailed, "agent: none runs with the state directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

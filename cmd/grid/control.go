@@ -89,6 +89,7 @@ func newControl(node *overlay.Node) *controlServer {
 		answer(w, "ping-answer", pingAnswer{rtt, path})
 	})
 	serveMembers(s.mux, node)
+	serveServices(s.mux, node)
 	return s
 }
 
@@ -234,7 +235,10 @@ func answerError(w http.ResponseWriter, err error) {
 var errNoAgent = errors.New("no agent runs")
 
 // An agentClient asks the agent of a state directory.
-type agentClient struct{ http *http.Client }
+type agentClient struct {
+	http *http.Client
+	dial func(ctx context.Context) (net.Conn, error)
+}
 
 // findAgent returns a client of the agent in dir, or errNoAgent.
 func findAgent(dir string) (*agentClient, error) {
@@ -247,11 +251,12 @@ func findAgent(dir string) (*agentClient, error) {
 		return nil, errNoAgent
 	}
 	c.Close()
-	return &agentClient{&http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+	dial := func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return &agentClient{dial: dial, http: &http.Client{Transport: &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableKeepAlives: true,
 	}}}, nil
 }
@@ -303,12 +308,17 @@ func (a *agentClient) send(ctx context.Context, method, path string, body io.Rea
 		return res, nil
 	}
 	defer res.Body.Close()
+	return nil, a.failure(ctx, res)
+}
+
+// failure decodes an answer that is an error.
+func (a *agentClient) failure(ctx context.Context, res *http.Response) error {
 	var doc errorAnswer
 	if json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&doc) != nil || doc.Error.Object == "" {
-		return nil, a.mismatch(ctx, res.Status)
+		return a.mismatch(ctx, res.Status)
 	}
 	e := doc.Error
-	return nil, &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+	return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
 }
 
 // mismatch explains an answer that no agent of this version gives.

@@ -56,6 +56,7 @@ func newSettings() *settings {
 		defaultEvents(),
 		defaultMetrics(),
 		defaultReceive(),
+		defaultServices(),
 		defaultTUN(),
 	}
 	for _, p := range s.parts {
