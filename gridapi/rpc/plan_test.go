@@ -16,7 +16,6 @@ type simWorker struct {
 	dies   time.Duration // after this; zero: never
 	sleeps [2]time.Duration
 	lies   int // one of so many results is wrong; zero: none
-	kills  bool
 }
 
 // A pool runs a plan against simulated workers in virtual time.
