@@ -3,6 +3,7 @@ module github.com/instantgrid/instantgrid
 go 1.26.8
 
 require (
+	github.com/fxamacker/cbor/v2 v2.10.0
 	github.com/goccy/go-yaml v1.19.2
 	github.com/google/nftables v0.3.0
 	github.com/miekg/dns v1.1.73
@@ -27,6 +28,8 @@ require (
 )
 
 require golang.zx2c4.com/wintun v0.0.0-20230126152724-0fa3db229ce2 // indirect
+
+require github.com/x448/float16 v0.8.4 // indirect
 
 require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
