@@ -27,6 +27,8 @@ func (s *Session) rest() {
 	s.keys.keys.park()
 	s.readKeys.current.Load().keys.park()
 	s.refs = nil
+	s.datagrams.rest()
+	s.inbox.queue.rest()
 	for _, st := range s.streams {
 		st.send.segs.rest()
 	}
