@@ -25,6 +25,8 @@ func (s *Session) restAt() time.Time {
 func (s *Session) rest() {
 	s.resting = true
 	s.restAgain()
+	s.datagrams.rest()
+	s.inbox.queue.rest()
 	for st := range s.streams.all() {
 		st.send.segs.rest()
 	}
