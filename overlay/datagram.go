@@ -48,21 +48,36 @@ type handlers struct {
 
 // readDatagrams hands datagrams to their handlers until the session ends.
 func (a *association) readDatagrams(ctx context.Context) {
+	var list, relayed [][]byte
 	for {
-		b, err := a.session.ReceiveDatagram(ctx)
-		if err != nil {
+		var err error
+		if list, err = a.session.ReceiveDatagrams(ctx, list[:0]); err != nil {
 			return
 		}
-		var handle datagramHandler
-		if len(b) > 0 && int(b[0]) < datagramKinds {
-			handle = a.node.handlers.datagrams[b[0]]
-		}
 		// Before the peer is let in nothing of it counts.
-		if handle == nil || !a.isProven() {
-			a.node.counters.datagramsRefused.Add(1)
+		if !a.isProven() {
+			a.node.counters.datagramsRefused.Add(uint64(len(list)))
 			continue
 		}
-		handle(a, b[1:])
+		relayed = relayed[:0]
+		for _, b := range list {
+			if len(b) > 0 && datagramKind(b[0]) == datagramRelay {
+				relayed = append(relayed, b[1:]) // the more at once, the less each costs
+				continue
+			}
+			var handle datagramHandler
+			if len(b) > 0 && int(b[0]) < datagramKinds {
+				handle = a.node.handlers.datagrams[b[0]]
+			}
+			if handle == nil {
+				a.node.counters.datagramsRefused.Add(1)
+				continue
+			}
+			handle(a, b[1:])
+		}
+		a.node.takeRelayed(a, relayed)
+		clear(list)
+		clear(relayed)
 	}
 }
 

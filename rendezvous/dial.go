@@ -21,10 +21,12 @@ type Session interface {
 	// Remote is the server's transport address, as far as known.
 	Remote() netip.AddrPort
 
-	SendDatagram(flow uint64, b []byte) error
-	// Datagrams gives what arrives to deliver, which owns it and does not
-	// block, until ctx or the session ends.
-	Datagrams(ctx context.Context, deliver func([]byte))
+	// SendDatagrams sends datagrams of one flow, and leaves out those that are
+	// too large, which is an error.
+	SendDatagrams(flow uint64, list [][]byte) error
+	// Datagrams gives what arrives, as many at once as there are, to deliver,
+	// which owns the datagrams and does not block, until ctx or the session ends.
+	Datagrams(ctx context.Context, deliver func(list [][]byte))
 	MaxDatagramSize() int
 	Done() <-chan struct{}
 	Err() error
@@ -42,13 +44,15 @@ func (s overRI2N) OpenControl(ctx context.Context) (net.Conn, error) {
 	return st, nil
 }
 
-func (s overRI2N) Datagrams(ctx context.Context, deliver func([]byte)) {
+func (s overRI2N) Datagrams(ctx context.Context, deliver func(list [][]byte)) {
+	var list [][]byte
 	for {
-		b, err := s.ReceiveDatagram(ctx)
-		if err != nil {
+		var err error
+		if list, err = s.ReceiveDatagrams(ctx, list[:0]); err != nil {
 			return
 		}
-		deliver(b)
+		deliver(list)
+		clear(list)
 	}
 }
 

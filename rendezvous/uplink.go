@@ -189,7 +189,7 @@ func (c *Client) serve(ctx context.Context, u *uplink) error {
 	var running sync.WaitGroup
 	inner, cancel := context.WithCancel(ctx)
 	running.Go(func() { u.readControl(inner, events) })
-	running.Go(func() { u.session.Datagrams(inner, u.datagram) })
+	running.Go(func() { u.session.Datagrams(inner, u.datagrams) })
 	running.Go(func() { u.write() })
 	c.begin(u)
 	err := u.loop(ctx, events)
@@ -306,6 +306,13 @@ func (u *uplink) readControl(ctx context.Context, events chan<- protocol.Message
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// datagrams hands relayed packets to their channels.
+func (u *uplink) datagrams(list [][]byte) {
+	for _, b := range list {
+		u.datagram(b)
 	}
 }
 

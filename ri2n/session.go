@@ -439,14 +439,55 @@ func (s *Session) SendDatagram(flow uint64, b []byte) error {
 		s.mu.Unlock()
 		return ErrDatagramTooLarge
 	}
+	s.queueDatagram(now, flow, b)
+	s.flush(now)
+	return nil
+}
+
+// SendDatagrams is SendDatagram for several datagrams of one flow, which leave
+// in one burst where they can. Those that are too large are left out, and
+// ErrDatagramTooLarge says so.
+func (s *Session) SendDatagrams(flow uint64, list [][]byte) (err error) {
+	now := time.Now()
+	s.mu.Lock()
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return s.err
+	}
+	largest := s.maxDatagramSize()
+	for _, b := range list {
+		if len(b) > largest {
+			err = ErrDatagramTooLarge
+			continue
+		}
+		s.queueDatagram(now, flow, b)
+	}
+	s.flush(now)
+	return err
+}
+
+func (s *Session) queueDatagram(now time.Time, flow uint64, b []byte) {
 	if s.datagrams == nil {
 		s.datagrams = new(datagramQueue)
 	}
 	if dropped := s.datagrams.push(now, flow, b); dropped > 0 {
 		s.endpoint.counters.datagramQueueDropped.Add(uint64(dropped))
 	}
-	s.flush(now)
-	return nil
+}
+
+// ReceiveDatagrams waits for a datagram of the peer and appends it to list, with
+// all others that have arrived. The caller owns them.
+func (s *Session) ReceiveDatagrams(ctx context.Context, list [][]byte) ([][]byte, error) {
+	b, err := s.ReceiveDatagram(ctx)
+	if err != nil {
+		return list, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ok := true; ok; b, ok = s.inbox.pop() {
+		list = append(list, b)
+	}
+	return list, nil
 }
 
 // ReceiveDatagram returns the next datagram of the peer. At most 256 wait; the

@@ -139,8 +139,8 @@ type Agent struct {
 	role       role
 	registered bool
 	observed   netip.AddrPort // where it was seen last
-	deadline   time.Time // of the registration
-	outer      int       // bytes that a datagram of the session holds
+	deadline   time.Time      // of the registration
+	outer      int            // bytes that a datagram of the session holds
 
 	ends         map[uint64]*channelEnd
 	opened       int    // channels opened by the agent
