@@ -115,14 +115,18 @@ func TestTransferOverEveryKindOfPath(t *testing.T) {
 		r.homeA, r.homeB = r.world.NAT(restricted, access), r.world.NAT(restricted, access)
 		r.hostA, r.hostB = r.homeA.Host(), r.homeB.Host()
 		r.alice, r.bob = r.move(r.alice, r.hostA, 2), r.move(r.bob, r.hostB, 3)
-		r.setUplinks(netsim.Link{Delay: 10 * time.Millisecond, Rate: 2e6})
-		if err := r.world.SetUplink(r.relayHosts[0].Name(), netsim.Delay(10*time.Millisecond)); err != nil {
-			t.Fatal(err)
+		r.setUplinks(netsim.Link{Delay: 10 * time.Millisecond, Rate: 1e6})
+		happens := func(node string, do netsim.Action) {
+			t.Helper()
+			if err := r.world.Apply(netsim.Event{Node: node, Do: do}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		r.cut.Store(true) // something between the homes lets nothing through
+		happens(r.relayHosts[0].Name(), netsim.Cut) // for the first step
+		r.cut.Store(true)                           // something between the homes lets nothing through
 		r.ready(r.alice, r.bob)
 
-		const size = 19 << 20
+		const size = 10 << 20
 		start := time.Now()
 		x, c := sendFile(t, r.alice, r.bob, size)
 		defer c.Close()
@@ -136,15 +140,10 @@ func TestTransferOverEveryKindOfPath(t *testing.T) {
 			}
 		}
 		step(KindRelay, "at first")
+		happens(r.relayHosts[0].Name(), netsim.Restore)
 		r.registered(1, r.alice, r.bob)
 		time.Sleep(time.Second)
 
-		happens := func(node string, do netsim.Action) {
-			t.Helper()
-			if err := r.world.Apply(netsim.Event{Node: node, Do: do}); err != nil {
-				t.Fatal(err)
-			}
-		}
 		happens(r.public.Name(), netsim.Cut) // as if killed: nobody says goodbye
 		step(KindPeerRelay, "rendezvous killed")
 

@@ -56,6 +56,7 @@ func newSettings() *settings {
 		defaultEvents(),
 		defaultMetrics(),
 		defaultReceive(),
+		defaultRelay(),
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())
