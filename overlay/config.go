@@ -69,6 +69,10 @@ type Config struct {
 	// Relay says what the node relays for other members of its grid, if its
 	// membership has the role relay. Zero: what is asked for.
 	Relay RelayConfig
+	// WaitAccept makes dials return when the peer has taken the connection, one
+	// round trip later, so that a refusal is their error and not that of the
+	// first Read or Write. False: they return at once. See [Node.DialAccepted].
+	WaitAccept bool
 
 	// Trace is asked for a tracer of each session, as ri2n.Config.Trace. Nil:
 	// nothing is traced.

@@ -25,25 +25,45 @@ const (
 )
 
 // DialContext connects to "PEERID:PORT" or, in a grid, to the member
-// "NAME:PORT" (network "tcp"). It returns at once
+// "NAME:PORT". On network "tcp" it returns at once
 // when a session exists, else after one relay round trip; a refusal by the
-// port's owner arrives from the first Read or Write as ECONNREFUSED.
+// port's owner arrives from the first Read or Write as ECONNREFUSED, or here
+// where Config.WaitAccept says so. On network "udp" it returns a socket for
+// packets of that peer's port (see [Node.ListenPacket]), once there is a session.
 //
 // The error is a [*net.OpError] around an error type of this package or of
-// package rendezvous. Dials to one peer share one attempt, which goes on while
+// package rendezvous; errors.Is finds ECONNREFUSED, EHOSTUNREACH and ETIMEDOUT
+// in it. Dials to one peer share one attempt, which goes on while
 // any of them waits.
 func (n *Node) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if err := checkNetwork(network); err != nil {
-		return nil, err
+	return n.dialContext(ctx, network, address, n.cfg.WaitAccept)
+}
+
+// DialAccepted is DialContext that returns when the peer has taken the
+// connection, one round trip later, so that a refusal is its error: what
+// proxies need, which have to tell others whether a connection is there.
+func (n *Node) DialAccepted(ctx context.Context, network, address string) (net.Conn, error) {
+	return n.dialContext(ctx, network, address, true)
+}
+
+func (n *Node) dialContext(ctx context.Context, network, address string, await bool) (net.Conn, error) {
+	packets := checkPacketNetwork(network) == nil
+	if !packets {
+		if err := checkNetwork(network); err != nil {
+			return nil, err
+		}
 	}
 	to, err := n.resolveAddr(ctx, address)
 	if err != nil {
-		return nil, err
+		return nil, &net.OpError{Op: "dial", Net: network, Err: withNumber(err)}
 	}
 	if to.Peer == n.PeerID() {
-		return nil, &AddressError{Text: address, Problem: "it is our own"}
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &AddressError{Text: address, Problem: "it is our own"}}
 	}
-	return n.peerByID(to.Peer).Dial(ctx, to.Port)
+	if packets {
+		return n.dialPacket(ctx, to)
+	}
+	return n.peerByID(to.Peer).dial(ctx, to.Port, await)
 }
 
 // resolveAddr decodes "PEERID:PORT" or "NAME:PORT".

@@ -729,7 +729,7 @@ func (s *legSession) Remote() netip.AddrPort { return relay.OverRI2N(s.a.session
 // flowOfLeg keeps what a relay is to pass on apart from our own datagrams to it.
 const flowOfLeg = 1 << 61
 
-func (s *legSession) SendDatagrams(flow uint64, list [][]byte) error {
+func (s *legSession) SendDatagrams(flow uint64, list [][]byte) (int, error) {
 	return s.a.session.SendDatagrams(flow|flowOfLeg, list)
 }
 

@@ -25,6 +25,8 @@ type nodeLink struct {
 	local netip.AddrPort
 	own   func() []netip.Prefix
 
+	inside []netip.Prefix // as nodeLinks has it
+
 	mu         sync.Mutex // guards what follows
 	candidates []punch.Candidate
 	behavior   punch.Behavior
@@ -39,6 +41,7 @@ type nodeLinks struct {
 	budget   *punch.Budget
 	servers  func() []netip.AddrPort            // STUN
 	observed func(link string) []netip.AddrPort // where members see us
+	inside   []netip.Prefix                     // of the grid: they lead through our own sessions
 
 	mu       sync.Mutex  // guards what follows
 	list     []*nodeLink // in the order they came; replaced, not changed
@@ -85,8 +88,8 @@ func (ls *nodeLinks) add(c LinkConfig) (*nodeLink, error) {
 	}
 	ls.mu.Unlock()
 
-	l := &nodeLink{id: id, local: addrPortOf(c.Conn.LocalAddr())}
-	filter := punch.Filter{}
+	l := &nodeLink{id: id, inside: ls.inside, local: addrPortOf(c.Conn.LocalAddr())}
+	filter := punch.Filter{Deny: ls.inside}
 	_, real := c.Conn.(*net.UDPConn)
 	switch {
 	case c.OwnPrefixes != nil:
@@ -248,7 +251,8 @@ func (l *nodeLink) hosts() []netip.AddrPort {
 			continue
 		}
 		addr := p.Addr().Unmap()
-		if addr.IsLoopback() || addr.IsLinkLocalUnicast() || !l.reaches(addr) || len(list) >= maxHosts {
+		if addr.IsLoopback() || addr.IsLinkLocalUnicast() || !l.reaches(addr) || len(list) >= maxHosts ||
+			slices.ContainsFunc(l.inside, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 			continue
 		}
 		list = append(list, netip.AddrPortFrom(addr, l.local.Port()))

@@ -56,7 +56,7 @@ type proof struct{ mac [32]byte }
 // A hello is the first message of either side that the other has authorized.
 type hello struct {
 	version      uint16 // highest version spoken
-	capabilities uint32 // bits; none is defined yet, unknown ones are ignored
+	capabilities uint32 // bits; unknown ones are ignored
 	policy       PathPolicy
 	software     string // for people's eyes
 }

@@ -41,6 +41,8 @@ type Node struct {
 	handlers    handlers
 	relayHost   *relayHost
 	legs        *legKeeper
+	packets     packetTable
+	ip          atomic.Pointer[IPHandler] // nil: IP packets are refused
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
@@ -81,6 +83,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	n.packets.init(n)
 	address, err := n.load()
 	if err != nil {
 		closeLinks()
@@ -111,6 +114,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.links = newNodeLinks(n.endpoint, n.log)
 	n.links.observed = n.legs.observed
 	n.links.servers = n.stunServers
+	n.links.inside = n.grid.prefixes()
 	err = n.links.open(n.cfg.Links)
 	if err == nil && uplinks != nil {
 		err = n.startUplinks(ctx, uplinks)
@@ -341,6 +345,7 @@ func (n *Node) Close() error {
 		for _, l := range listeners {
 			l.Close()
 		}
+		n.packets.close()
 		// Sessions end while their relay still runs: first those that may need
 		// a member for it.
 		patience := time.NewTimer(closeTime)

@@ -244,9 +244,14 @@ func (p *Peer) begin() (*attempt, error) {
 
 // Dial connects to a port of the peer; see [Node.DialContext].
 func (p *Peer) Dial(ctx context.Context, port uint16) (net.Conn, error) {
+	return p.dial(ctx, port, p.node.cfg.WaitAccept)
+}
+
+// dial is Dial, and with await returns when the peer has taken the connection.
+func (p *Peer) dial(ctx context.Context, port uint16, await bool) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
 		local := Addr{Peer: p.node.PeerID()}
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Source: local, Addr: Addr{p.id, port}, Err: err}
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Source: local, Addr: Addr{p.id, port}, Err: withNumber(err)}
 	}
 	if port == portControl {
 		return fail(&AddressError{Text: Addr{p.id, port}.String(), Problem: "port 0 is not for connections"})
@@ -259,7 +264,7 @@ func (p *Peer) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 		if a.check(ctx); a.silent.Load() && try == 0 {
 			continue
 		}
-		c, err := a.dial(ctx, port)
+		c, err := a.dial(ctx, port, await)
 		if err == nil {
 			return c, nil
 		}

@@ -153,7 +153,11 @@ func (n *Node) relayStatus() *RelayStatus {
 }
 
 // takeRelayed takes datagrams that we are to relay, or that were relayed to us.
-func (n *Node) takeRelayed(a *association, list [][]byte) {
+func (a *association) takeRelayed(list [][]byte) {
+	if !a.isProven() {
+		a.node.counters.datagramsRefused.Add(uint64(len(list)))
+		return
+	}
 	for len(list) > 0 {
 		direction, run := directionOf(list[0]), 0
 		for run < len(list) && directionOf(list[run]) == direction {
@@ -172,7 +176,7 @@ func (n *Node) takeRelayed(a *association, list [][]byte) {
 		if deliver != nil {
 			(*deliver)(list[:run])
 		} else {
-			n.counters.datagramsRefused.Add(uint64(run))
+			a.node.counters.datagramsRefused.Add(uint64(run))
 		}
 		list = list[run:]
 	}
@@ -207,7 +211,7 @@ func (s *relayedSession) AcceptControl(context.Context) (net.Conn, error) { retu
 // it.
 const flowOfRelay = 1 << 62
 
-func (s *relayedSession) SendDatagrams(flow uint64, list [][]byte) error {
+func (s *relayedSession) SendDatagrams(flow uint64, list [][]byte) (int, error) {
 	return s.a.session.SendDatagrams(flow|flowOfRelay, list)
 }
 

@@ -277,7 +277,7 @@ func (r *relayRig) corrupt(relay *Node, l liar) {
 			one := func(b []byte) { (*honest)([][]byte{b}) }
 			lying := func(list [][]byte) {
 				for _, b := range list {
-					if l(b, one) {
+					if b = bytes.Clone(b); l(b, one) {
 						one(b)
 					}
 				}

@@ -1,7 +1,7 @@
 package rendezvous
 
 import (
-	"errors"
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -189,7 +189,9 @@ func (ch *Channel) SendBurst(packets [][]byte) (err error) {
 		f.list = append(f.list, f.b[start:len(f.b):len(f.b)]) // stays valid when f.b moves
 	}
 	if len(f.list) > 0 {
-		err = errors.Join(err, u.session.SendDatagrams(number, f.list))
+		if _, e := u.session.SendDatagrams(number, f.list); e != nil {
+			err = e
+		}
 	}
 	return err
 }
@@ -235,7 +237,7 @@ func (ch *Channel) arrived(packet []byte) func([]byte) {
 	ch.asleep = time.Time{}
 	if ch.deliver == nil {
 		if len(ch.early) < maxEarly {
-			ch.early = append(ch.early, packet)
+			ch.early = append(ch.early, bytes.Clone(packet))
 		} else {
 			ch.client.drops++
 		}

@@ -21,17 +21,21 @@ type Session interface {
 	// Remote is the server's transport address, as far as known.
 	Remote() netip.AddrPort
 
-	// SendDatagrams sends datagrams of one flow, and leaves out those that are
-	// too large, which is an error.
-	SendDatagrams(flow uint64, list [][]byte) error
+	// SendDatagrams sends datagrams of one flow, and returns how many it took:
+	// those before the first that is too large.
+	SendDatagrams(flow uint64, list [][]byte) (int, error)
 	// Datagrams gives what arrives, as many at once as there are, to deliver,
-	// which owns the datagrams and does not block, until ctx or the session ends.
+	// until ctx or the session ends. Deliver does not block; it may change the
+	// datagrams, and keeps none.
 	Datagrams(ctx context.Context, deliver func(list [][]byte))
 	MaxDatagramSize() int
 	Done() <-chan struct{}
 	Err() error
 	CloseWithError(code uint64, reason string) error
 }
+
+// datagramBatch is how many datagrams are taken at once.
+const datagramBatch = 32
 
 // overRI2N is a Session over ri2n.
 type overRI2N struct{ *ri2n.Session }
@@ -45,14 +49,19 @@ func (s overRI2N) OpenControl(ctx context.Context) (net.Conn, error) {
 }
 
 func (s overRI2N) Datagrams(ctx context.Context, deliver func(list [][]byte)) {
-	var list [][]byte
+	list := make([][]byte, datagramBatch)
+	packets := make([][]byte, datagramBatch)
 	for {
-		var err error
-		if list, err = s.ReceiveDatagrams(ctx, list[:0]); err != nil {
+		n, err := s.ReceiveDatagrams(ctx, list)
+		if err != nil {
 			return
 		}
-		deliver(list)
-		clear(list)
+		for i, b := range list[:n] {
+			packets[i] = b[ri2n.DatagramRoom:]
+		}
+		deliver(packets[:n])
+		clear(packets[:n])
+		ri2n.ReleaseDatagrams(list[:n])
 	}
 }
 

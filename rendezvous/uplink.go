@@ -1,6 +1,7 @@
 package rendezvous
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -333,7 +334,7 @@ func (u *uplink) datagram(b []byte) {
 	switch ch := u.wires[number]; {
 	case ch != nil:
 		deliver = ch.arrived(packet)
-	case number%2 == 0 || number <= u.seen || !u.hold.Put(now, number, packet):
+	case number%2 == 0 || number <= u.seen || !u.hold.Put(now, number, bytes.Clone(packet)):
 		c.drops++
 	}
 	c.mu.Unlock()

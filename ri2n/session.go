@@ -426,76 +426,105 @@ func (s *Session) maxDatagramSize() int {
 
 // SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The
 // datagrams of one flow keep their order, and flows share the session fairly.
-// A flow queues at most 64 datagrams, each for at most 50 ms, and drops from
-// its head.
+// A flow queues what the path carries in 50 ms, at least 64 datagrams, each for
+// at most 50 ms, and drops from its head.
 func (s *Session) SendDatagram(flow uint64, b []byte) error {
-	now := time.Now()
-	s.mu.Lock()
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return s.err
-	}
-	if len(b) > s.maxDatagramSize() {
-		s.mu.Unlock()
-		return ErrDatagramTooLarge
-	}
-	s.queueDatagram(now, flow, b)
-	s.flush(now)
-	return nil
-}
-
-// SendDatagrams is SendDatagram for several datagrams of one flow, which leave
-// in one burst where they can. Those that are too large are left out, and
-// ErrDatagramTooLarge says so.
-func (s *Session) SendDatagrams(flow uint64, list [][]byte) (err error) {
-	now := time.Now()
-	s.mu.Lock()
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return s.err
-	}
-	largest := s.maxDatagramSize()
-	for _, b := range list {
-		if len(b) > largest {
-			err = ErrDatagramTooLarge
-			continue
-		}
-		s.queueDatagram(now, flow, b)
-	}
-	s.flush(now)
+	one := [1][]byte{b}
+	_, err := s.SendDatagrams(flow, one[:])
 	return err
 }
 
-func (s *Session) queueDatagram(now time.Time, flow uint64, b []byte) {
+// SendDatagrams is SendDatagram for several of one flow, at the cost of little
+// more than one. It returns how many it took: those before the first that is
+// too large.
+func (s *Session) SendDatagrams(flow uint64, list [][]byte) (int, error) {
+	now := time.Now()
+	s.mu.Lock()
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return 0, s.err
+	}
 	if s.datagrams == nil {
 		s.datagrams = new(datagramQueue)
 	}
-	if dropped := s.datagrams.push(now, flow, b); dropped > 0 {
+	s.datagrams.share = s.datagramShare()
+	largest := s.maxDatagramSize()
+	dropped, taken := 0, 0
+	for _, b := range list {
+		if len(b) > largest {
+			break
+		}
+		dropped += s.datagrams.push(now, flow, b)
+		taken++
+	}
+	if dropped > 0 {
 		s.endpoint.counters.datagramQueueDropped.Add(uint64(dropped))
 	}
+	if taken == 0 {
+		s.mu.Unlock()
+	} else {
+		s.flush(now)
+	}
+	if taken < len(list) {
+		return taken, ErrDatagramTooLarge
+	}
+	return taken, nil
 }
 
-// ReceiveDatagrams waits for a datagram of the peer and appends it to list, with
-// all others that have arrived. The caller owns them.
-func (s *Session) ReceiveDatagrams(ctx context.Context, list [][]byte) ([][]byte, error) {
-	b, err := s.ReceiveDatagram(ctx)
-	if err != nil {
-		return list, err
+// datagramShare is how many bytes of one flow may wait: what the sending path
+// carries before they are too old.
+func (s *Session) datagramShare() int {
+	rate := 0.0
+	if p := s.sending; p != nil && p.rtt.srtt() > 0 {
+		rate = float64(p.cc.Cwnd()) / p.rtt.srtt().Seconds()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for ok := true; ok; b, ok = s.inbox.pop() {
-		list = append(list, b)
-	}
-	return list, nil
+	return int(min(max(rate*maxFlowDelay.Seconds(), minFlowBytes), maxFlowBytes))
 }
 
 // ReceiveDatagram returns the next datagram of the peer. At most 256 wait; the
 // oldest are dropped.
-func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
+func (s *Session) ReceiveDatagram(ctx context.Context) (b []byte, err error) {
+	err = s.awaitDatagrams(ctx, func() bool {
+		var ok bool
+		b, ok = s.inbox.pop()
+		return ok
+	})
+	return b, err
+}
+
+// DatagramRoom is how many bytes before its datagram a buffer has for its
+// holder to write to.
+const DatagramRoom = 16
+
+// ReceiveDatagrams fills the front of list with buffers of datagrams, at least
+// one, and returns their number. The datagram is what follows the first
+// [DatagramRoom] bytes of its buffer. The caller may change the buffers, and
+// hands them back with [ReleaseDatagrams]. From the first call on, 4096
+// datagrams may wait, of at most 6 MiB.
+func (s *Session) ReceiveDatagrams(ctx context.Context, list [][]byte) (n int, err error) {
+	err = s.awaitDatagrams(ctx, func() bool {
+		s.inbox.batches = true
+		n = s.inbox.popBatch(list)
+		return n > 0
+	})
+	return n, err
+}
+
+// ReleaseDatagrams takes back buffers that ReceiveDatagrams returned, in full
+// length, and clears list.
+func ReleaseDatagrams(list [][]byte) {
+	for i, b := range list {
+		putDatagram(b)
+		list[i] = nil
+	}
+}
+
+// awaitDatagrams calls take, with the mutex held, whenever there may be a
+// datagram, until it reports that it has found one.
+func (s *Session) awaitDatagrams(ctx context.Context, take func() bool) error {
 	for {
 		s.mu.Lock()
-		b, ok := s.inbox.pop()
+		ok := take()
 		if s.inbox.len() > 0 {
 			s.arrived.signal()
 		}
@@ -506,16 +535,16 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		}
 		s.mu.Unlock()
 		if ok {
-			return b, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		select {
 		case <-arrived:
 		case <-s.done:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
+			return fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
 		}
 	}
 }

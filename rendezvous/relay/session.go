@@ -21,11 +21,12 @@ type Session interface {
 	// AcceptControl returns the stream that messages travel on.
 	AcceptControl(ctx context.Context) (net.Conn, error)
 
-	// SendDatagrams sends datagrams of one flow, and leaves out those that are
-	// too large, which is an error.
-	SendDatagrams(flow uint64, list [][]byte) error
+	// SendDatagrams sends datagrams of one flow, and returns how many it took:
+	// those before the first that is too large.
+	SendDatagrams(flow uint64, list [][]byte) (int, error)
 	// Datagrams gives what arrives, as many at once as there are, to deliver,
-	// which owns the datagrams and does not block, until ctx or the session ends.
+	// until ctx or the session ends. Deliver does not block; it may change the
+	// datagrams, and keeps none.
 	Datagrams(ctx context.Context, deliver func(list [][]byte))
 	MaxDatagramSize() int
 	Done() <-chan struct{}
@@ -34,6 +35,9 @@ type Session interface {
 
 // OverRI2N returns the Session of an ri2n session that is for the relay alone.
 func OverRI2N(s *ri2n.Session) Session { return overRI2N{s} }
+
+// datagramBatch is how many datagrams are taken at once.
+const datagramBatch = 32
 
 type overRI2N struct{ *ri2n.Session }
 
@@ -48,14 +52,19 @@ func (s overRI2N) AcceptControl(ctx context.Context) (net.Conn, error) {
 
 // Datagrams reads the session's datagrams.
 func (s overRI2N) Datagrams(ctx context.Context, deliver func(list [][]byte)) {
-	var list [][]byte
+	list := make([][]byte, datagramBatch)
+	packets := make([][]byte, datagramBatch)
 	for {
-		var err error
-		if list, err = s.ReceiveDatagrams(ctx, list[:0]); err != nil {
+		n, err := s.ReceiveDatagrams(ctx, list)
+		if err != nil {
 			return
 		}
-		deliver(list)
-		clear(list)
+		for i, b := range list[:n] {
+			packets[i] = b[ri2n.DatagramRoom:]
+		}
+		deliver(packets[:n])
+		clear(packets[:n])
+		ri2n.ReleaseDatagrams(list[:n])
 	}
 }
 
@@ -233,24 +242,21 @@ func (r *Relay) pass(list []relayed) {
 }
 
 func (r *Relay) send(to *Agent, flow uint64, list [][]byte) {
-	err := to.session.SendDatagrams(flow, list)
-	if err == nil {
-		return
-	}
-	reason, lost := dropQueue, len(list)
-	if errors.Is(err, ri2n.ErrDatagramTooLarge) {
-		largest := to.session.MaxDatagramSize() + len(r.cfg.Header)
-		reason, lost = dropTooLarge, 0
-		for _, b := range list {
-			if len(b) > largest {
-				lost++
-			}
+	for len(list) > 0 {
+		n, err := to.session.SendDatagrams(flow, list)
+		if err == nil {
+			return
 		}
-		r.measure(to)
+		reason, lost := dropQueue, len(list)-n // the session has ended
+		if errors.Is(err, ri2n.ErrDatagramTooLarge) {
+			reason, lost = dropTooLarge, 1
+			r.measure(to)
+		}
+		r.mu.Lock()
+		r.table.counters.DatagramsDropped[reason] += uint64(lost)
+		r.mu.Unlock()
+		list = list[n+lost:]
 	}
-	r.mu.Lock()
-	r.table.counters.DatagramsDropped[reason] += uint64(lost)
-	r.mu.Unlock()
 }
 
 // write sends what waits in the outbox of a, and closes the session when the
