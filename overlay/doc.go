@@ -6,9 +6,12 @@
 // its rendezvous. [Node.DialContext] opens a stream to a port of a peer and
 // [Node.Listen] takes such streams; both fit net/http, gRPC and whatever else
 // speaks [net.Conn]. [Node.ListenPacket] is for packets. Packages forward, socks
-// and resolver lead programs here that embed nothing. Below, one session for each peer begins on whatever can
-// carry a packet now: the relay channel at the rendezvous, and the transport
-// addresses that worked before. Over that session both sides exchange punch's
+// and resolver lead programs here that embed nothing.
+//
+// Below, one session for each peer begins on whatever can carry a packet now:
+// the relay channel at the rendezvous, channels through members of the grid that
+// relay, and the transport addresses that worked before. Over that session both
+// sides exchange punch's
 // messages; a transport address that punch finds is proven by the session with
 // full-size packets and then used. The relay stays as the backup for the whole
 // life of the session. Streams never notice.

@@ -219,7 +219,11 @@ func (s *Session) validated(p *path, now time.Time) {
 		p.settle()
 	}
 	s.notePathChange()
+	before := s.sending
 	s.choosePath()
+	if before != nil && before != s.sending && before.state == PathFailed {
+		s.reinject(before) // what left on it while there was no other
+	}
 }
 
 // setStatus makes PATH_STATUS due if what the peer should know has changed.

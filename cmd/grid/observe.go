@@ -63,7 +63,7 @@ func listenMetrics(address string) (net.Listener, error) {
 // serveMetrics serves /metrics until ctx ends.
 func serveMetrics(ctx context.Context, ln net.Listener, node *overlay.Node, log *slog.Logger) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.New(node.Transport), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(metrics.New(node.Transport), relayCollector{node}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}

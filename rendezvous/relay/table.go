@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
 	"time"
@@ -139,8 +140,8 @@ type Agent struct {
 	role       role
 	registered bool
 	observed   netip.AddrPort // where it was seen last
-	deadline   time.Time // of the registration
-	outer      int       // bytes that a datagram of the session holds
+	deadline   time.Time      // of the registration
+	outer      int            // bytes that a datagram of the session holds
 
 	ends         map[uint64]*channelEnd
 	opened       int    // channels opened by the agent
@@ -627,7 +628,7 @@ func (t *table) admit(now time.Time, a *Agent, m protocol.Admit) {
 }
 
 // datagram handles one datagram from a: it may pass, be held until its channel
-// opens, or be dropped and counted. The table owns b.
+// opens, or be dropped and counted. The table keeps no part of b.
 func (t *table) datagram(now time.Time, a *Agent, b []byte) (relayed, bool) {
 	if a.gone || a.role < roleGuest || !a.registered {
 		return relayed{}, t.drop(a, dropUnregistered)
@@ -642,7 +643,7 @@ func (t *table) datagram(now time.Time, a *Agent, b []byte) (relayed, bool) {
 	if number%2 != 0 || number < a.nextOwn {
 		return relayed{}, t.drop(a, dropUnknownChannel) // closed; a late packet or a replay
 	}
-	if !a.hold.Put(now, number, packet) {
+	if !a.hold.Put(now, number, bytes.Clone(packet)) {
 		return relayed{}, t.drop(a, dropHoldFull)
 	}
 	return relayed{}, false
