@@ -40,6 +40,7 @@ type LinkStatus struct {
 // PeerStatus describes the session with one peer.
 type PeerStatus struct {
 	ID            ri2n.PeerID  `json:"id"`
+	Name          string       `json:"name,omitempty"` // of a member of the node's grid
 	Since         time.Time    `json:"since"` // of the session
 	Path          PathStatus   `json:"path"`  // the one that sends
 	Paths         []PathStatus `json:"paths"`
@@ -65,6 +66,11 @@ type PathStatus struct {
 	MTU    int            `json:"mtu"` // bytes of UDP payload
 	Reason string         `json:"reason,omitempty"`
 	Advice string         `json:"advice,omitempty"`
+
+	// What has gone over it, in bytes of UDP payload, and the packets lost.
+	BytesSent     uint64 `json:"bytes_sent"`
+	BytesReceived uint64 `json:"bytes_received"`
+	PacketsLost   uint64 `json:"packets_lost"`
 }
 
 // Status returns a snapshot.
@@ -185,6 +191,7 @@ func describe(p ri2n.PathInfo, reason punch.Reason) PathStatus {
 	s := PathStatus{
 		Kind: KindDirect, Link: p.Link, Remote: p.Remote,
 		State: p.State.String(), RTT: p.RTT, MTU: p.MTU,
+		BytesSent: p.BytesSent, BytesReceived: p.BytesReceived, PacketsLost: p.PacketsLost,
 	}
 	if p.Carrier {
 		s.Kind = KindRelay
