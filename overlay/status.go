@@ -27,6 +27,10 @@ type RendezvousStatus struct {
 	Registered bool          `json:"registered"`
 	RTT        time.Duration `json:"rtt_ns,omitempty"`
 	Error      string        `json:"error,omitempty"` // of the last attempt, while not registered
+
+	// ClockOffset is by how much the rendezvous's clock is ahead of this
+	// computer's, to within a second and a round trip.
+	ClockOffset time.Duration `json:"clock_offset_ns,omitempty"`
 }
 
 // LinkStatus describes one of the node's sockets.
@@ -41,8 +45,8 @@ type LinkStatus struct {
 type PeerStatus struct {
 	ID            ri2n.PeerID  `json:"id"`
 	Name          string       `json:"name,omitempty"` // of a member of the node's grid
-	Since         time.Time    `json:"since"` // of the session
-	Path          PathStatus   `json:"path"`  // the one that sends
+	Since         time.Time    `json:"since"`          // of the session
+	Path          PathStatus   `json:"path"`           // the one that sends
 	Paths         []PathStatus `json:"paths"`
 	BytesSent     uint64       `json:"bytes_sent"` // on connections of this package, since Start
 	BytesReceived uint64       `json:"bytes_received"`
@@ -98,7 +102,7 @@ func (n *Node) Status() Status {
 }
 
 func rendezvousStatus(st rendezvous.Status) RendezvousStatus {
-	s := RendezvousStatus{Address: st.Server.String(), Registered: st.Registered, RTT: st.RTT}
+	s := RendezvousStatus{Address: st.Server.String(), Registered: st.Registered, RTT: st.RTT, ClockOffset: st.ClockOffset}
 	if !st.Registered {
 		s.RTT = 0
 		if st.LastError != nil {

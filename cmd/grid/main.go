@@ -54,6 +54,8 @@ grid recv TOKEN`,
 		sendCommand(o),
 		recvCommand(o),
 		netcheckCommand(o),
+		doctorCommand(o),
+		bugreportCommand(o),
 	)
 	return root
 }

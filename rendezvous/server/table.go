@@ -357,6 +357,7 @@ func (t *table) register(now time.Time, a *agent, m protocol.Register) {
 		t.counters.refreshes++
 	}
 	a.deadline = now.Add(t.limits.Lifetime)
+	t.send(a, protocol.Time{Now: now})
 	t.send(a, protocol.Registered{
 		Sequence:      m.Sequence,
 		Observed:      a.remote,

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/kardianos/service"
+	sysservice "github.com/kardianos/service"
 	"github.com/spf13/cobra"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
@@ -25,8 +25,8 @@ var unitFile string
 // serviceName is what service managers call the agent.
 const serviceName = "instantgrid"
 
-// serviceDocument is "instantgrid/service/1".
-type serviceDocument struct {
+// managedDocument is "instantgrid/service/1".
+type managedDocument struct {
 	Name      string   `json:"name"`
 	Manager   string   `json:"manager"` // "linux-systemd" and so on
 	State     string   `json:"state"`   // not-installed, stopped, running or unknown
@@ -82,7 +82,7 @@ make that one a member first: grid join --dir /var/lib/instantgrid TOKEN.`,
 			if err != nil {
 				return err
 			}
-			if state, err := s.Status(); err == nil && state == service.StatusRunning {
+			if state, err := s.Status(); err == nil && state == sysservice.StatusRunning {
 				if err := s.Stop(); err != nil {
 					return serviceError("stop", err)
 				}
@@ -180,19 +180,19 @@ func unitWord(s string) string {
 }
 
 // newService returns the agent as the system's service manager sees it.
-func newService(arguments []string) (service.Service, error) {
+func newService(arguments []string) (sysservice.Service, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cfg := &service.Config{
+	cfg := &sysservice.Config{
 		Name: serviceName, DisplayName: "Instant Grid agent", Description: "Connects this computer to its grid",
-		Executable: program, Arguments: arguments, Option: service.KeyValue{"RunAtLoad": true},
+		Executable: program, Arguments: arguments, Option: sysservice.KeyValue{"RunAtLoad": true},
 	}
 	if len(arguments) > 0 {
 		cfg.Option["SystemdScript"] = renderUnit(program, arguments)
 	}
-	s, err := service.New(managed{}, cfg)
+	s, err := sysservice.New(managed{}, cfg)
 	if err != nil {
 		return nil, serviceError("use", err)
 	}
@@ -207,8 +207,8 @@ type managed struct {
 	run    func()
 }
 
-// Start implements [service.Interface].
-func (m managed) Start(service.Service) error {
+// Start implements [sysservice.Interface].
+func (m managed) Start(sysservice.Service) error {
 	go func() {
 		defer close(m.ended)
 		m.run()
@@ -216,8 +216,8 @@ func (m managed) Start(service.Service) error {
 	return nil
 }
 
-// Stop implements [service.Interface].
-func (m managed) Stop(service.Service) error {
+// Stop implements [sysservice.Interface].
+func (m managed) Stop(sysservice.Service) error {
 	m.cancel()
 	<-m.ended
 	return nil
@@ -226,14 +226,14 @@ func (m managed) Stop(service.Service) error {
 // runManaged runs f, under Windows' service manager if that is who started the
 // program. Other managers need no more than signals.
 func runManaged(ctx context.Context, f func(context.Context) error) error {
-	if runtime.GOOS != "windows" || service.Interactive() {
+	if runtime.GOOS != "windows" || sysservice.Interactive() {
 		return f(ctx)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var failed error
 	m := managed{cancel: cancel, ended: make(chan struct{}), run: func() { failed = f(ctx) }}
-	s, err := service.New(m, &service.Config{Name: serviceName})
+	s, err := sysservice.New(m, &sysservice.Config{Name: serviceName})
 	if err != nil {
 		return serviceError("use", err)
 	}
@@ -241,16 +241,16 @@ func runManaged(ctx context.Context, f func(context.Context) error) error {
 }
 
 // printService says how the service is doing.
-func printService(cmd *cobra.Command, s service.Service, arguments []string) error {
-	doc := serviceDocument{Name: serviceName, Manager: s.Platform(), Arguments: arguments, State: "unknown", Next: "grid service install"}
+func printService(cmd *cobra.Command, s sysservice.Service, arguments []string) error {
+	doc := managedDocument{Name: serviceName, Manager: s.Platform(), Arguments: arguments, State: "unknown", Next: "grid service install"}
 	switch state, err := s.Status(); {
-	case errors.Is(err, service.ErrNotInstalled):
+	case errors.Is(err, sysservice.ErrNotInstalled):
 		doc.State = "not-installed"
 	case err != nil:
 		doc.State = "unknown: " + err.Error()
-	case state == service.StatusRunning:
+	case state == sysservice.StatusRunning:
 		doc.State, doc.Next = "running", "grid status"
-	case state == service.StatusStopped:
+	case state == sysservice.StatusStopped:
 		doc.State, doc.Next = "stopped", "look into its log"
 		if runtime.GOOS == "linux" {
 			doc.Next = "journalctl -u " + serviceName
