@@ -326,7 +326,9 @@ func (s *Session) onDatagram(b []byte) {
 	if s.inbox.push(b) {
 		s.endpoint.counters.datagramInboxDropped.Add(1)
 	}
-	s.arrived.signal()
+	if s.arrived.c != nil {
+		s.wakeLater(s.arrived.c)
+	}
 }
 
 // onAck handles PATH_ACK, which arrived on by and may be about any path.

@@ -41,11 +41,17 @@ type transmission struct {
 	numbers [maxBurstPackets]packetNumber
 	ends    [maxBurstPackets]int
 	count   int
+
+	// narrow tells that size is that of the first packet, which carries
+	// datagrams and is shorter than the path allows.
+	narrow bool
 }
 
 var transmissions = sync.Pool{New: func() any { return &transmission{buf: make([]byte, 0, 64<<10)} }}
 
-func (t *transmission) reset(size int) { t.buf, t.size, t.count = t.buf[:0], size, 0 }
+func (t *transmission) reset(size int) {
+	t.buf, t.size, t.count, t.narrow = t.buf[:0], size, 0, false
+}
 
 // room reports whether another packet may join the burst.
 func (t *transmission) room() bool {
@@ -192,6 +198,7 @@ func (s *Session) maxPTO() time.Duration {
 const ptosAtFullSize = 3
 
 func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) bool {
+	p.followCarrier()
 	size := p.packetSize()
 	if p.probes > 0 && p.ptoCount >= ptosAtFullSize {
 		size = min(size, p.link.baseSize())
@@ -202,7 +209,30 @@ func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) 
 	}
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
+	if t.count == 1 && len(t.buf) < t.size && l.session && s.fillsPacket(t, now) {
+		// Datagrams leave room in their packets. Those of a burst are as
+		// large as its first, so that they can leave as one.
+		t.size, t.narrow = len(t.buf), true
+		for t.room() && s.buildPacket(p, now, t, l) {
+		}
+	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
+}
+
+// maxDatagramPadding is the part of a packet, one in so many, that may be
+// padding so that a burst of datagrams goes on.
+const maxDatagramPadding = 16
+
+// fillsPacket reports whether the next datagram all but fills a packet of the
+// size of t's first one.
+func (s *Session) fillsPacket(t *transmission, now time.Time) bool {
+	if s.datagrams.len() == 0 {
+		return false
+	}
+	n := s.datagrams.peekSize(now)
+	room := t.ends[0] - shortHeaderLen - aeadOverhead
+	need := datagramHeaderLen(n, false) + n
+	return n >= 0 && need <= room && need >= room-room/maxDatagramPadding
 }
 
 // buildMTUProbe makes a packet of the size that the path's search wants to
@@ -247,6 +277,9 @@ func (s *Session) buildClose(now time.Time, t *transmission) *path {
 // something to send. Besides what the path needs itself it takes what l says.
 func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) bool {
 	if !p.loss.canSend() || p.allowance() < t.size {
+		return false
+	}
+	if t.narrow && !s.fillsPacket(t, now) {
 		return false
 	}
 	down := p.state == PathSuspect || p.state == PathFailed
@@ -355,6 +388,9 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 		if p.probes > 0 {
 			p.probes--
 		}
+	}
+	if pad := limit - len(b); t.narrow && pad > 0 && s.fillsPacket(t, now) {
+		b = appendPadding(b, pad)
 	}
 	s.commit(p, now, t, b, len(refs) > 0, refs)
 	clear(refs)

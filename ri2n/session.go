@@ -426,35 +426,105 @@ func (s *Session) maxDatagramSize() int {
 
 // SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The
 // datagrams of one flow keep their order, and flows share the session fairly.
-// A flow queues at most 64 datagrams, each for at most 50 ms, and drops from
-// its head.
+// A flow queues what the path carries in 50 ms, at least 64 datagrams, each for
+// at most 50 ms, and drops from its head.
 func (s *Session) SendDatagram(flow uint64, b []byte) error {
+	one := [1][]byte{b}
+	_, err := s.SendDatagrams(flow, one[:])
+	return err
+}
+
+// SendDatagrams is SendDatagram for several of one flow, at the cost of little
+// more than one. It returns how many it took: those before the first that is
+// too large.
+func (s *Session) SendDatagrams(flow uint64, list [][]byte) (int, error) {
 	now := time.Now()
 	s.mu.Lock()
 	if s.err != nil {
 		defer s.mu.Unlock()
-		return s.err
-	}
-	if len(b) > s.maxDatagramSize() {
-		s.mu.Unlock()
-		return ErrDatagramTooLarge
+		return 0, s.err
 	}
 	if s.datagrams == nil {
 		s.datagrams = new(datagramQueue)
 	}
-	if dropped := s.datagrams.push(now, flow, b); dropped > 0 {
+	s.datagrams.share = s.datagramShare()
+	largest := s.maxDatagramSize()
+	dropped, taken := 0, 0
+	for _, b := range list {
+		if len(b) > largest {
+			break
+		}
+		dropped += s.datagrams.push(now, flow, b)
+		taken++
+	}
+	if dropped > 0 {
 		s.endpoint.counters.datagramQueueDropped.Add(uint64(dropped))
 	}
-	s.flush(now)
-	return nil
+	if taken == 0 {
+		s.mu.Unlock()
+	} else {
+		s.flush(now)
+	}
+	if taken < len(list) {
+		return taken, ErrDatagramTooLarge
+	}
+	return taken, nil
+}
+
+// datagramShare is how many bytes of one flow may wait: what the sending path
+// carries before they are too old.
+func (s *Session) datagramShare() int {
+	rate := 0.0
+	if p := s.sending; p != nil && p.rtt.srtt() > 0 {
+		rate = float64(p.cc.Cwnd()) / p.rtt.srtt().Seconds()
+	}
+	return int(min(max(rate*maxFlowDelay.Seconds(), minFlowBytes), maxFlowBytes))
 }
 
 // ReceiveDatagram returns the next datagram of the peer. At most 256 wait; the
 // oldest are dropped.
-func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
+func (s *Session) ReceiveDatagram(ctx context.Context) (b []byte, err error) {
+	err = s.awaitDatagrams(ctx, func() bool {
+		var ok bool
+		b, ok = s.inbox.pop()
+		return ok
+	})
+	return b, err
+}
+
+// DatagramRoom is how many bytes before its datagram a buffer has for its
+// holder to write to.
+const DatagramRoom = 16
+
+// ReceiveDatagrams fills the front of list with buffers of datagrams, at least
+// one, and returns their number. The datagram is what follows the first
+// [DatagramRoom] bytes of its buffer. The caller may change the buffers, and
+// hands them back with [ReleaseDatagrams]. From the first call on, 4096
+// datagrams may wait, of at most 6 MiB.
+func (s *Session) ReceiveDatagrams(ctx context.Context, list [][]byte) (n int, err error) {
+	err = s.awaitDatagrams(ctx, func() bool {
+		s.inbox.batches = true
+		n = s.inbox.popBatch(list)
+		return n > 0
+	})
+	return n, err
+}
+
+// ReleaseDatagrams takes back buffers that ReceiveDatagrams returned, in full
+// length, and clears list.
+func ReleaseDatagrams(list [][]byte) {
+	for i, b := range list {
+		putDatagram(b)
+		list[i] = nil
+	}
+}
+
+// awaitDatagrams calls take, with the mutex held, whenever there may be a
+// datagram, until it reports that it has found one.
+func (s *Session) awaitDatagrams(ctx context.Context, take func() bool) error {
 	for {
 		s.mu.Lock()
-		b, ok := s.inbox.pop()
+		ok := take()
 		if s.inbox.len() > 0 {
 			s.arrived.signal()
 		}
@@ -465,16 +535,16 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		}
 		s.mu.Unlock()
 		if ok {
-			return b, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		select {
 		case <-arrived:
 		case <-s.done:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
+			return fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
 		}
 	}
 }

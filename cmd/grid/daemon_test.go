@@ -425,7 +425,12 @@ func hurt(t *testing.T, path, damage string) {
 // error that names path and says what to do.
 func wantExplained(t *testing.T, dir, path string) {
 	t.Helper()
-	code, stdout, stderr := run(t, "up", "--check", "--json", "--dir", dir)
+	var outWriter, errWriter bytes.Buffer
+	root := newRoot()
+	root.SetOut(&outWriter)
+	root.SetErr(&errWriter)
+	code := cli.Run(t.Context(), root, []string{"up", "--check", "--json", "--dir", dir, "--rendezvous", "127.0.0.1:9#" + peerID(1).String()}, explain)
+	stdout, stderr := outWriter.String(), errWriter.String()
 	if code == cli.ExitOK {
 		release, err := takeIdentity(dir)
 		var node *overlay.Node

@@ -127,7 +127,7 @@ func (o *options) examine(ctx context.Context, c *configuration) (doctorDocument
 	if x.agent != nil {
 		s, err := x.agent.status(ctx)
 		if x.why = err; err == nil {
-			x.status = &s
+			x.status = &s.Status
 		}
 	} else {
 		end := x.startNode(ctx)

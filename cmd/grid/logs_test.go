@@ -103,7 +103,7 @@ func TestLogFieldsAreDocumented(t *testing.T) {
 	}
 	for name := range fields {
 		if !slices.Contains(listed, name) {
-			t.Errorf("docs/logs.md lacks %s", name)
+			t.Errorf("docs/logs.md lacks %s: add a row for it", name)
 		}
 		for _, secret := range []string{"token", "key", "secret", "seed", "claim"} {
 			if strings.Contains(name, secret) {
@@ -115,5 +115,33 @@ func TestLogFieldsAreDocumented(t *testing.T) {
 		if fields[name] == nil && !slices.Contains([]string{"time", "level", "msg"}, name) {
 			t.Errorf("docs/logs.md lists %s, which nothing logs", name)
 		}
+	}
+}
+
+// docs/control-protocol.md lists every request that the agent answers.
+func TestControlProtocolIsDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/control-protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`"(/(?:v[0-9]+/[a-z/-]+|control))"`).FindAllStringSubmatch(string(source), -1) {
+			found++
+			if !regexp.MustCompile("(GET|POST) " + regexp.QuoteMeta(m[1]) + "[`?]").Match(b) {
+				t.Errorf("docs/control-protocol.md lacks %s of %s", m[1], file)
+			}
+		}
+	}
+	if found < 8 {
+		t.Errorf("%d paths found", found)
 	}
 }

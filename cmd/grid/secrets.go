@@ -11,13 +11,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
 )
 
 // publicFiles are those of a state directory that hold no secret. Whatever else
 // lies there is taken for one.
 var publicFiles = []string{
 	"allow", "rendezvous", "addresses", "grid", "membership", "members", "revocations",
-	"policy.yaml", configFile, lockFile, socketFile,
+	"policy.yaml", configFile, lockFile, socketFile, journal.FileName,
 }
 
 // Secrets are at least this long; what is shorter is no key and no token.

@@ -31,7 +31,7 @@ with --json, it is one JSON document on each line.`,
 grid status --watch --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			look := func(ctx context.Context) (s overlay.Status, err error) {
+			look := func(ctx context.Context) (s agentStatus, err error) {
 				agent, err := o.needAgent()
 				if err == nil {
 					s, err = agent.status(ctx)
@@ -58,7 +58,7 @@ grid status --watch --json`,
 
 // watchOn shows the status again and again: as a view on a terminal, otherwise
 // as JSON lines.
-func watchOn(cmd *cobra.Command, interval time.Duration, look func(context.Context) (overlay.Status, error)) error {
+func watchOn(cmd *cobra.Command, interval time.Duration, look func(context.Context) (agentStatus, error)) error {
 	ctx := cmd.Context()
 	if interval <= 0 {
 		return cli.Usagef("--interval "+interval.String(), "grid status --watch --interval 1s", "there must be a pause")
@@ -69,7 +69,10 @@ func watchOn(cmd *cobra.Command, interval time.Duration, look func(context.Conte
 		if _, err := look(ctx); err != nil {
 			return err
 		}
-		return watchStatus(ctx, in, out, interval, look)
+		return watchStatus(ctx, in, out, interval, func(ctx context.Context) (overlay.Status, error) {
+			s, err := look(ctx)
+			return s.Status, err
+		})
 	}
 	for {
 		s, err := look(ctx)
@@ -88,7 +91,7 @@ func watchOn(cmd *cobra.Command, interval time.Duration, look func(context.Conte
 }
 
 // writeStatus writes s for people. Nothing in it is told by colour.
-func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
+func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 	fmt.Fprintf(w, "peer ID     %s\n", s.PeerID)
 	if g := s.Grid; g != nil && g.Self != nil {
 		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, g.Self.Address, g.Members)
@@ -112,6 +115,9 @@ func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
 			fmt.Fprintf(w, "  %s", l.Behavior)
 		}
 		fmt.Fprintln(w)
+	}
+	if s.Interface != nil {
+		writeTUN(w, s.Interface)
 	}
 	if len(s.Peers) == 0 {
 		_, err := fmt.Fprintln(w, "peers       none now")

@@ -25,7 +25,7 @@ var unitFile string
 // serviceName is what service managers call the agent.
 const serviceName = "instantgrid"
 
-// managedDocument is "instantgrid/service/1".
+// managedDocument is "instantgrid/service-manager/1".
 type managedDocument struct {
 	Name      string   `json:"name"`
 	Manager   string   `json:"manager"` // "linux-systemd" and so on
@@ -257,7 +257,7 @@ func printService(cmd *cobra.Command, s sysservice.Service, arguments []string) 
 		}
 	}
 	if cli.JSON(cmd) {
-		return cli.PrintJSON(cmd, "service", doc)
+		return cli.PrintJSON(cmd, "service-manager", doc)
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  (%s)\n", doc.Name, doc.State, doc.Manager)
 	cli.Note(cmd, "next: %s", doc.Next)

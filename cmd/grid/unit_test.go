@@ -55,7 +55,7 @@ func TestServiceStatus(t *testing.T) {
 		return
 	}
 	var doc struct{ Schema, Name, Manager, State, Next string }
-	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || doc.Schema != "instantgrid/service/1" || doc.State == "" || doc.Next == "" {
+	if err := json.Unmarshal([]byte(stdout), &doc); err != nil || doc.Schema != "instantgrid/service-manager/1" || doc.State == "" || doc.Next == "" {
 		t.Errorf("%q: %v", stdout, err)
 	}
 }
