@@ -332,6 +332,9 @@ func (a *association) waitDirect(ctx context.Context) (PathStatus, error) {
 // session.
 func (p *Peer) Status() PeerStatus {
 	s := PeerStatus{ID: p.id, BytesSent: p.sent.Load(), BytesReceived: p.received.Load()}
+	if m := p.node.grid.memberOf(time.Now(), p.id); m != nil {
+		s.Name = m.Name
+	}
 	if a := p.best(); a != nil {
 		s.Since = a.since
 		s.Path, s.Paths = a.pathStatuses()

@@ -28,6 +28,10 @@ type RendezvousStatus struct {
 	Registered bool          `json:"registered"`
 	RTT        time.Duration `json:"rtt_ns,omitempty"`
 	Error      string        `json:"error,omitempty"` // of the last attempt, while not registered
+
+	// ClockOffset is by how much the rendezvous's clock is ahead of this
+	// computer's, to within a second and a round trip.
+	ClockOffset time.Duration `json:"clock_offset_ns,omitempty"`
 }
 
 // LinkStatus describes one of the node's sockets.
@@ -41,8 +45,9 @@ type LinkStatus struct {
 // PeerStatus describes the session with one peer.
 type PeerStatus struct {
 	ID            ri2n.PeerID  `json:"id"`
-	Since         time.Time    `json:"since"` // of the session
-	Path          PathStatus   `json:"path"`  // the one that sends
+	Name          string       `json:"name,omitempty"` // of a member of the node's grid
+	Since         time.Time    `json:"since"`          // of the session
+	Path          PathStatus   `json:"path"`           // the one that sends
 	Paths         []PathStatus `json:"paths"`
 	BytesSent     uint64       `json:"bytes_sent"` // on connections of this package, since Start
 	BytesReceived uint64       `json:"bytes_received"`
@@ -67,6 +72,11 @@ type PathStatus struct {
 	MTU    int            `json:"mtu"` // bytes of UDP payload
 	Reason string         `json:"reason,omitempty"`
 	Advice string         `json:"advice,omitempty"`
+
+	// What has gone over it, in bytes of UDP payload, and the packets lost.
+	BytesSent     uint64 `json:"bytes_sent"`
+	BytesReceived uint64 `json:"bytes_received"`
+	PacketsLost   uint64 `json:"packets_lost"`
 }
 
 // RelayedBy names the member that a path leads through.
@@ -121,7 +131,7 @@ func (n *Node) Status() Status {
 }
 
 func rendezvousStatus(st rendezvous.Status) RendezvousStatus {
-	s := RendezvousStatus{Address: st.Server.String(), Registered: st.Registered, RTT: st.RTT}
+	s := RendezvousStatus{Address: st.Server.String(), Registered: st.Registered, RTT: st.RTT, ClockOffset: st.ClockOffset}
 	if !st.Registered {
 		s.RTT = 0
 		if st.LastError != nil {
@@ -214,6 +224,7 @@ func (n *Node) describe(p ri2n.PathInfo, reason punch.Reason) PathStatus {
 	s := PathStatus{
 		Kind: KindDirect, Link: p.Link, Remote: p.Remote,
 		State: p.State.String(), RTT: p.RTT, MTU: p.MTU,
+		BytesSent: p.BytesSent, BytesReceived: p.BytesReceived, PacketsLost: p.PacketsLost,
 	}
 	if p.Carrier {
 		s.Kind = KindRelay

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -21,7 +23,16 @@ import (
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(churnVariable); dir != "" {
+		fmt.Fprintln(os.Stderr, churn(directory(dir))) // until it is killed
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// quietLog is the log of a node that has none.
+var quietLog = slog.New(slog.DiscardHandler)
 
 // identity number n, the same in each run.
 func identity(t testing.TB, n int) *ri2n.Identity {

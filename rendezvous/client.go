@@ -65,8 +65,14 @@ type Status struct {
 	RTT        time.Duration  // of the last refresh; zero: not measured yet
 	Observed   netip.AddrPort // where the server sees us
 	STUN       []netip.AddrPort
-	Attempts   int   // since the last registration
-	LastError  error // of the last attempt or session; nil once registered
+
+	// ClockOffset is by how much the server's clock is ahead of ours, to
+	// within a second and a round trip. Zero also where the server is too old
+	// to say.
+	ClockOffset time.Duration
+
+	Attempts  int   // since the last registration
+	LastError error // of the last attempt or session; nil once registered
 }
 
 // A Client keeps this node registered. Its methods may be called concurrently.

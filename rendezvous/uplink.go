@@ -142,6 +142,10 @@ func (c *Client) register(ctx context.Context, sess Session) (*uplink, error) {
 		case protocol.Error:
 			return nil, &RefusedError{Server: c.cfg.Server, Self: c.self, Reason: m.Reason, Text: m.Text}
 		case protocol.OK, protocol.Unknown:
+		case protocol.Time:
+			c.mu.Lock()
+			c.noteClock(time.Now(), m.Now)
+			c.mu.Unlock()
 		case protocol.Registered:
 			if !unblock() {
 				return nil, ctx.Err()
@@ -182,6 +186,15 @@ func (u *uplink) registered(now time.Time, m protocol.Registered, rtt time.Durat
 		s.RTT, s.Observed, s.STUN = rtt, m.Observed, stun
 		s.Attempts, s.LastError = 0, nil
 	})
+}
+
+// noteClock compares our clock with the server's. It is called with the lock
+// held. What is within a second is not told anew.
+func (c *Client) noteClock(now, theirs time.Time) {
+	offset := theirs.Sub(now)
+	if (offset - c.status.ClockOffset).Abs() >= time.Second {
+		c.setStatus(func(s *Status) { s.ClockOffset = offset })
+	}
 }
 
 // serve runs a registered session to its end and returns why it ended.
@@ -451,6 +464,8 @@ func (u *uplink) receive(now time.Time, m protocol.Message) error {
 		}
 	}
 	switch m := m.(type) {
+	case protocol.Time:
+		c.noteClock(now, m.Now)
 	case protocol.Opened:
 		if ch := u.wires[m.Channel]; ch != nil {
 			ch.resize(m.Size)

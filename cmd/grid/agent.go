@@ -10,11 +10,13 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/sdnotify"
 	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/rendezvous"
 )
@@ -48,12 +50,12 @@ func (a *agent) onClose(f func()) { a.closers = append(a.closers, f) }
 
 // startAgent starts the node and the parts. The caller has taken the identity
 // in dir.
-func startAgent(cmd *cobra.Command, o *options, c *configuration, s *settings, dir string, address rendezvous.Address) (*agent, error) {
+func startAgent(ctx context.Context, cmd *cobra.Command, o *options, c *configuration, s *settings, dir string, address rendezvous.Address) (*agent, error) {
 	a := &agent{
 		cmd: cmd, dir: dir, level: new(slog.LevelVar), ring: new(logRing), configuration: c, settings: s,
 		doc: &upDocument{Control: filepath.Join(dir, socketFile), Config: c.fromFile},
 	}
-	a.ctx, a.stop = context.WithCancel(cmd.Context())
+	a.ctx, a.stop = context.WithCancel(ctx)
 	if err := a.start(o, address); err != nil {
 		a.close()
 		return nil, err
@@ -96,19 +98,40 @@ func (a *agent) start(o *options, address rendezvous.Address) (err error) {
 	return a.control.serve(a.ctx, a.dir)
 }
 
-// run waits until the agent is to stop, and reloads when it is told to.
-func (a *agent) run() error {
+// run waits until the agent is to stop, reloads when it is told to, and tells
+// the service manager how it is doing.
+func (a *agent) run() {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	var alive <-chan time.Time
+	if interval := sdnotify.WatchdogInterval(); interval > 0 {
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		alive = ticker.C
+	}
+	a.tell(sdnotify.Ready)
 	for {
 		select {
 		case <-a.ctx.Done():
 			a.log.Info("stopping")
-			return nil
+			a.tell(sdnotify.Stopping)
+			return
 		case <-hangup:
+			a.tell(sdnotify.Reloading)
 			_, _ = a.reload() // which logs what came of it
+			a.tell(sdnotify.Ready)
+		case <-alive:
+			a.node.Status() // a node that is stuck does not come back from here
+			a.tell(sdnotify.Watchdog)
 		}
+	}
+}
+
+// tell sends a message to the service manager.
+func (a *agent) tell(message string) {
+	if err := sdnotify.Send(message); err != nil {
+		a.log.Warn("the service manager is not told", "message", message, "err", err)
 	}
 }
 

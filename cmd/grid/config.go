@@ -86,8 +86,11 @@ func (o *options) checkConfig(cmd *cobra.Command, c *configuration) error {
 		return err
 	}
 	cfg.Dir = dir
-	if err := errors.Join(overlay.CheckState(cfg)...); err != nil {
-		return err
+	for _, err := range overlay.CheckState(cfg) {
+		var state *overlay.StateError
+		if !errors.As(err, &state) || !state.Harmless {
+			return err
+		}
 	}
 	doc := configCheckDocument{OK: true, File: c.fromFile, Dir: dir}
 	if cli.JSON(cmd) {

@@ -18,6 +18,7 @@ type downAnswer struct {
 
 // serveAgent answers what is asked of the agent rather than of its node.
 func (a *agent) serveAgent() {
+	a.serveReport()
 	a.control.handle("POST "+reloadPath, func(w http.ResponseWriter, _ *http.Request) {
 		doc, err := a.reload()
 		if err != nil {

@@ -33,8 +33,11 @@ const asWhat = "GRID_TEST_AS"
 const patience = 60 * time.Second
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asWhat) == "grid" {
+	switch os.Getenv(asWhat) {
+	case "grid":
 		main()
+	case "watch":
+		watchMain()
 	}
 	dir, err := os.MkdirTemp("", "grid-test-")
 	if err != nil {

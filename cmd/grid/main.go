@@ -52,12 +52,15 @@ grid recv TOKEN`,
 		downCommand(o),
 		reloadCommand(o),
 		configCommand(),
+		serviceCommand(o),
 		statusCommand(o),
 		eventsCommand(o),
 		pingCommand(o),
 		sendCommand(o),
 		recvCommand(o),
 		netcheckCommand(o),
+		doctorCommand(o),
+		bugreportCommand(o),
 	)
 	return root
 }

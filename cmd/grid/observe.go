@@ -60,16 +60,33 @@ func listenMetrics(address string) (net.Listener, error) {
 	return ln, nil
 }
 
-// serveMetrics serves /metrics until ctx ends.
+// serveMetrics serves /metrics and /healthz until ctx ends.
 func serveMetrics(ctx context.Context, ln net.Listener, node *overlay.Node, log *slog.Logger) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.New(node.Transport), relayCollector{node}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(
+		metrics.New(node.Transport), relayCollector{node}, nodeCollector{node.Status},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	begun := time.Now()
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		doc := health(node.Status(), time.Since(begun))
+		b, err := cli.AppendDocument(nil, "health", doc)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if !doc.OK {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		w.Write(b)
+	})
+	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { web.Close() })
 	defer stop()
-	if err := web.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := web.Serve(ln); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
 		log.Error("metrics", "err", fmt.Errorf("serve %v: %w", ln.Addr(), err))
 	}
 }

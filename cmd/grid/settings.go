@@ -72,7 +72,7 @@ type configuration struct {
 	path     string // of --config; empty: config.yaml in the state directory, if it is there
 	flags    *pflag.FlagSet
 	verbose  bool
-	flagged  *settings // what the flags have set
+	flagged  *settings // what the flags have set; nil: the command has none of them
 	fromFile string    // the file that was read; empty: none
 }
 
@@ -104,7 +104,9 @@ func (c *configuration) read(dir string) (*settings, error) {
 	default:
 		return nil, err
 	}
-	config.Override(c.flags, s.sections, c.flagged.sections)
+	if c.flagged != nil {
+		config.Override(c.flags, s.sections, c.flagged.sections)
+	}
 	if c.verbose {
 		s.log.level = "debug"
 	}

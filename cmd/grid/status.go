@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -20,49 +22,72 @@ func statusCommand(o *options) *cobra.Command {
 		Short: "Show the agent, its rendezvous and its peers",
 		Long: `Show what the running agent (grid up) knows: its rendezvous, its sockets as the
 outside sees them, and a line for each peer: direct and where to, or relayed,
-why, and what would change that.`,
+why, and what would change that.
+
+With --watch on a terminal it is a view with the rates of links and peers, where q
+quits, s sorts, d shows every path, and the arrows scroll. Without a terminal, or
+with --json, it is one JSON document on each line.`,
 		Example: `grid status
 grid status --watch --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			for first := true; ; first = false {
+			look := func(ctx context.Context) (s agentStatus, err error) {
 				agent, err := o.needAgent()
-				if err != nil {
-					return err
-				}
-				s, err := agent.status(ctx)
 				if err == nil {
-					err = printStatus(cmd, s, watch, first)
+					s, err = agent.status(ctx)
 				}
-				if err != nil || !watch {
-					return err
-				}
-				select {
-				case <-time.After(interval):
-				case <-ctx.Done():
-					return nil // a watch has no other end
-				}
+				return s, err
 			}
+			if watch {
+				return watchOn(cmd, interval, look)
+			}
+			s, err := look(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if cli.JSON(cmd) {
+				return cli.PrintJSON(cmd, "status", s)
+			}
+			return writeStatus(cmd.OutOrStdout(), s, time.Now())
 		},
 	}
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again; with --json a line for each time")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again: a view on a terminal, else JSON lines")
 	cmd.Flags().DurationVar(&interval, "interval", time.Second, "pause between two looks")
 	return cmd
 }
 
-func printStatus(cmd *cobra.Command, s agentStatus, watch, first bool) error {
-	switch {
-	case cli.JSON(cmd) && watch:
-		return cli.PrintJSONLine(cmd, "status", s)
-	case cli.JSON(cmd):
-		return cli.PrintJSON(cmd, "status", s)
+// watchOn shows the status again and again: as a view on a terminal, otherwise
+// as JSON lines.
+func watchOn(cmd *cobra.Command, interval time.Duration, look func(context.Context) (agentStatus, error)) error {
+	ctx := cmd.Context()
+	if interval <= 0 {
+		return cli.Usagef("--interval "+interval.String(), "grid status --watch --interval 1s", "there must be a pause")
 	}
-	w := cmd.OutOrStdout()
-	if !first {
-		fmt.Fprintln(w)
+	in, out := cmd.InOrStdin(), cmd.OutOrStdout()
+	if _, file := in.(*os.File); file && !cli.JSON(cmd) && cli.IsTerminal(out) {
+		// An agent that does not run is worth a message, not a view.
+		if _, err := look(ctx); err != nil {
+			return err
+		}
+		return watchStatus(ctx, in, out, interval, func(ctx context.Context) (overlay.Status, error) {
+			s, err := look(ctx)
+			return s.Status, err
+		})
 	}
-	return writeStatus(w, s, time.Now())
+	for {
+		s, err := look(ctx)
+		if err == nil {
+			err = cli.PrintJSONLine(cmd, "status", s)
+		}
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		select {
+		case <-time.After(interval):
+		case <-ctx.Done():
+			return nil // a watch has no other end
+		}
+	}
 }
 
 // writeStatus writes s for people. Nothing in it is told by colour.
@@ -103,7 +128,7 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 	}
 	for _, p := range s.Peers {
 		fmt.Fprintf(w, "peer        %s  %s  %s  up %s  sent %s  received %s\n",
-			p.ID, pathText(p.Path), rttText(p.Path.RTT),
+			strings.TrimSpace(p.ID.String()+"  "+p.Name), pathText(p.Path), rttText(p.Path.RTT),
 			now.Sub(p.Since).Round(time.Second), sizeText(int64(p.BytesSent)), sizeText(int64(p.BytesReceived)))
 		if p.Path.Kind != overlay.KindDirect && p.Path.Advice != "" {
 			if _, err := fmt.Fprintf(w, "            to make it direct: %s\n", p.Path.Advice); err != nil {

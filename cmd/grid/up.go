@@ -66,7 +66,7 @@ grid up --config grid.yaml --check`,
 			if check {
 				return o.checkConfig(cmd, c)
 			}
-			return o.up(cmd, c)
+			return runManaged(cmd.Context(), func(ctx context.Context) error { return o.up(ctx, cmd, c) })
 		},
 	}
 	c.addFlags(cmd)
@@ -74,7 +74,7 @@ grid up --config grid.yaml --check`,
 	return cmd
 }
 
-func (o *options) up(cmd *cobra.Command, c *configuration) error {
+func (o *options) up(ctx context.Context, cmd *cobra.Command, c *configuration) error {
 	dir, err := o.stateDir()
 	if err != nil {
 		return err
@@ -92,7 +92,7 @@ func (o *options) up(cmd *cobra.Command, c *configuration) error {
 		return takenOr(err, dir, "see what runs: grid status; or use another directory: --dir DIRECTORY")
 	}
 	defer release()
-	a, err := startAgent(cmd, o, c, s, dir, address)
+	a, err := startAgent(ctx, cmd, o, c, s, dir, address)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,8 @@ func (o *options) up(cmd *cobra.Command, c *configuration) error {
 	if err := a.announce(); err != nil {
 		return err
 	}
-	return a.run()
+	a.run()
+	return nil
 }
 
 // agentRendezvous returns the agent's rendezvous: the flag, the environment,

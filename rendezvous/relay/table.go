@@ -376,6 +376,7 @@ func (t *table) register(now time.Time, a *Agent, m protocol.Register) {
 		t.counters.Refreshes++
 	}
 	a.deadline = now.Add(t.limits.Lifetime)
+	t.send(a, protocol.Time{Now: now})
 	t.send(a, protocol.Registered{
 		Sequence:      m.Sequence,
 		Observed:      a.observed,

@@ -455,7 +455,7 @@ func TestTokenAdmitsOneGuestToItsSender(t *testing.T) {
 	guest := r.stranger(3)
 	r.receive(r.now, guest, protocol.Admit{Request: 1, Key: key})
 	r.receive(r.now, guest, protocol.Register{Sequence: 1})
-	if got := r.read(guest); len(got) != 2 || got[0] != (protocol.OK{Request: 1}) || !guest.registered {
+	if got := r.read(guest); len(got) != 3 || got[0] != (protocol.OK{Request: 1}) || !guest.registered {
 		t.Fatalf("the guest is told %+v", got)
 	}
 	r.receive(r.now, guest, protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: owner.peer})

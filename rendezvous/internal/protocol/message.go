@@ -47,6 +47,7 @@ const (
 	firstExtension = 0x40
 	kindAsk        = 0x40
 	kindAnswer     = 0x41
+	kindTime       = 0x43
 )
 
 // A Message travels on the control stream, in one direction or both.
@@ -158,6 +159,12 @@ type Answer struct {
 	Data    []byte
 }
 
+// Time goes before each Registered: what the server's clock said when it sent
+// it, so that an agent notices when its own is wrong.
+type Time struct {
+	Now time.Time // whole milliseconds
+}
+
 // Unknown is a message of a later version that may be skipped.
 type Unknown struct {
 	Kind byte // 0x40 or above
@@ -179,6 +186,7 @@ func (OK) kind() byte         { return kindOK }
 func (Error) kind() byte      { return kindError }
 func (Ask) kind() byte        { return kindAsk }
 func (Answer) kind() byte     { return kindAnswer }
+func (Time) kind() byte       { return kindTime }
 func (m Unknown) kind() byte  { return m.Kind }
 
 func (m Hello) appendBody(b []byte) []byte {
@@ -254,6 +262,10 @@ func (m Error) appendBody(b []byte) []byte {
 
 func (m Ask) appendBody(b []byte) []byte    { return appendPart(b, m.Request, m.More, m.Data) }
 func (m Answer) appendBody(b []byte) []byte { return appendPart(b, m.Request, m.More, m.Data) }
+
+func (m Time) appendBody(b []byte) []byte {
+	return binary.BigEndian.AppendUint64(b, uint64(m.Now.UnixMilli()))
+}
 
 func (m Unknown) appendBody(b []byte) []byte { return append(b, m.Body...) }
 
@@ -357,6 +369,8 @@ func parseBody(kind byte, b []byte) (Message, error) {
 	case kindAnswer:
 		request, more, data := p.part()
 		m = Answer{Request: request, More: more, Data: data}
+	case kindTime:
+		m = Time{Now: p.milliseconds()}
 	default:
 		if kind < firstExtension {
 			return nil, fmt.Errorf("%w: unknown kind %#02x", ErrMalformed, kind)
@@ -449,6 +463,20 @@ func (p *parser) seconds() time.Time {
 		return time.Time{}
 	}
 	return time.Unix(int64(s), 0)
+}
+
+// maxMilliseconds does the same for a clock, which is compared with ours.
+const maxMilliseconds = 1 << 51
+
+func (p *parser) milliseconds() time.Time {
+	ms := p.uint64()
+	if p.err == nil && ms > maxMilliseconds {
+		p.err = fmt.Errorf("%w: time %d out of range", ErrMalformed, ms)
+	}
+	if p.err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(ms))
 }
 
 // text takes the rest as UTF-8 of at most limit bytes.

@@ -60,6 +60,7 @@ func examples() []struct {
 		{"error", Error{Request: 2, Reason: ReasonTokenUsed, Text: "token used"}},
 		{"ask", Ask{Request: 3, More: true, Data: []byte{4, 5, 6}}},
 		{"answer", Answer{Request: 3, Data: []byte{7, 8}}},
+		{"time", Time{Now: time.UnixMilli(1_800_000_000_123)}},
 		{"extension", Unknown{Kind: 0x42, Body: []byte{1, 2, 3}}},
 	}
 }
