@@ -59,6 +59,7 @@ type association struct {
 	fetch listFetch
 
 	toldLinks atomic.Bool // the client has a list of our links
+	routes    atomic.Bool // the peer takes part in routing
 
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed
@@ -156,7 +157,11 @@ func (a *association) startServer(trusted bool) {
 }
 
 func (a *association) hello() hello {
-	return hello{version: protocolVersion, policy: a.node.cfg.Path, software: software}
+	h := hello{version: protocolVersion, policy: a.node.cfg.Path, software: software}
+	if a.node.router != nil {
+		h.capabilities |= capabilityRouting
+	}
+	return h
 }
 
 func (a *association) makeProof(key rendezvous.Key) (proof, error) {
@@ -184,6 +189,7 @@ func (a *association) greet() {
 	if !a.greeted {
 		a.greeted = true
 		close(a.ready)
+		a.node.router.poke()
 	}
 }
 
@@ -503,6 +509,7 @@ func (a *association) handle(m message) error {
 			return fmt.Errorf("%w: version %d", errMalformed, m.version)
 		}
 		a.paths.greeted(m.policy)
+		a.routes.Store(m.capabilities&capabilityRouting != 0)
 		a.greet()
 		if sequence, _ := a.node.grid.listed(); sequence > 0 {
 			a.send(listAt{sequence})

@@ -65,6 +65,10 @@ type Config struct {
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
 
+	// Routing bounds the node's part in key-based routing, in which every
+	// member of a grid takes part.
+	Routing RoutingConfig
+
 	// Trace is asked for a tracer of each session, as ri2n.Config.Trace. Nil:
 	// nothing is traced.
 	Trace func(*ri2n.Session) ri2n.Tracer

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,6 +84,9 @@ func (n *Node) dial(ctx context.Context, p *Peer) error {
 
 	candidates := n.directCandidates(p)
 	client := n.clientFor(p)
+	if client == nil || !client.Status().Registered {
+		candidates = mergeRemotes(n.introduced(ctx, p), candidates)
+	}
 	switch {
 	case client == nil && len(candidates) == 0:
 		return &NoWayError{Peer: p.id}
@@ -124,6 +128,16 @@ func (n *Node) dial(ctx context.Context, p *Peer) error {
 		return p.explain(err)
 	}
 	return nil
+}
+
+// mergeRemotes returns the remotes of both lists, as many as a dial may try.
+func mergeRemotes(a, b []ri2n.Remote) []ri2n.Remote {
+	for _, x := range b {
+		if len(a) < maxDirectCandidates && !slices.Contains(a, x) {
+			a = append(a, x)
+		}
+	}
+	return a
 }
 
 // waitRegistered waits for the rendezvous, though not for ever.

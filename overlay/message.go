@@ -45,13 +45,17 @@ type message interface {
 	appendBody(b []byte) []byte
 }
 
+// capabilityRouting is the bit of hello.capabilities that says that the sender
+// takes part in key-based routing.
+const capabilityRouting = 1 << 0
+
 // A proof shows that the sender holds a token of the receiver's.
 type proof struct{ mac [32]byte }
 
 // A hello is the first message of either side that the other has authorized.
 type hello struct {
 	version      uint16 // highest version spoken
-	capabilities uint32 // bits; none is defined yet, unknown ones are ignored
+	capabilities uint32 // bits; unknown ones are ignored
 	policy       PathPolicy
 	software     string // for people's eyes
 }

@@ -35,10 +35,11 @@ type Node struct {
 	grid        *gridTable
 	policies    policyKeeper // keepHouse's, after Start
 	staleSaid   atomic.Bool
-	events      eventHub
+	events      hub[Event]
 	counters    counters
 	nonce       atomic.Uint64
 	handlers    handlers
+	router      *router // nil: no part in routing
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
@@ -121,6 +122,17 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	for inv := range n.invitations.open {
 		inv.node = n
+	}
+	if n.grid.member() && !cfg.Routing.Off {
+		if n.router, err = newRouter(n); err != nil {
+			closeLinks()
+			n.cancel()
+			n.links.close()
+			n.endpoint.Close()
+			n.running.Wait()
+			return nil, err
+		}
+		n.running.Go(n.router.run)
 	}
 	n.running.Go(n.acceptSessions)
 	n.running.Go(n.keepHouse)
@@ -320,6 +332,7 @@ const closeTime = 6 * time.Second
 // has ended, and may be called twice.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
+		n.router.leave()
 		n.mu.Lock()
 		n.closed = true
 		listeners := make([]*listener, 0, len(n.listeners))

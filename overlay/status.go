@@ -16,8 +16,9 @@ type Status struct {
 	PeerID     ri2n.PeerID      `json:"peer_id"`
 	Rendezvous RendezvousStatus `json:"rendezvous"`
 	Links      []LinkStatus     `json:"links"`
-	Peers      []PeerStatus     `json:"peers"`          // with a session, by peer ID
-	Grid       *GridStatus      `json:"grid,omitempty"` // nil: the node belongs to none
+	Peers      []PeerStatus     `json:"peers"`             // with a session, by peer ID
+	Grid       *GridStatus      `json:"grid,omitempty"`    // nil: the node belongs to none
+	Routing    *RoutingStatus   `json:"routing,omitempty"` // nil: the node takes no part in it
 	Counters   Counters         `json:"counters"`
 }
 
@@ -75,6 +76,9 @@ func (n *Node) Status() Status {
 		Peers:    []PeerStatus{},
 		Grid:     n.grid.status(time.Now()),
 		Counters: n.counters.snapshot(),
+	}
+	if n.router != nil {
+		s.Routing = n.router.seen.Load()
 	}
 	n.mu.Lock()
 	home := n.home
