@@ -47,6 +47,7 @@ type gridTable struct {
 	list       []byte // encoded revoked
 	members    map[ri2n.PeerID]*known
 	names      map[string]ri2n.PeerID
+	addresses  map[netip.Addr]ri2n.PeerID
 	candidates []stranger
 	policy     *policy
 	confirmed  time.Time // when a ledger last said that the list is the newest
@@ -60,7 +61,7 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 	t := &gridTable{
 		dir: dir, self: self, policy: &policy{}, confirmed: now,
 		members: make(map[ri2n.PeerID]*known), names: make(map[string]ri2n.PeerID),
-		changed: make(chan struct{}),
+		addresses: make(map[netip.Addr]ri2n.PeerID), changed: make(chan struct{}),
 	}
 	b, err := dir.read(fileGrid)
 	if err != nil || b == nil {
@@ -143,6 +144,7 @@ func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, 
 		if k := t.members[holder]; k != nil && t.validLocked(k.member, now) {
 			return nil, &membership.Error{Problem: membership.NameTaken, What: "the name " + m.Name, Detail: "peer " + holder.String()}
 		}
+		t.forgetAddressesLocked(holder)
 		delete(t.members, holder)
 	}
 	old := t.members[peer]
@@ -161,8 +163,10 @@ func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, 
 			delete(t.names, old.member.Name)
 		}
 	}
+	t.forgetAddressesLocked(peer)
 	t.members[peer] = &known{m, p, joined}
 	t.names[m.Name] = peer
+	t.keepAddressesLocked(m, now)
 	return m, nil
 }
 

@@ -56,6 +56,8 @@ func newSettings() *settings {
 		defaultEvents(),
 		defaultMetrics(),
 		defaultReceive(),
+		defaultServices(),
+		defaultTUN(),
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())
