@@ -66,6 +66,7 @@ type association struct {
 
 	relayed  atomic.Pointer[func([][]byte)] // takes what the peer has us relay; nil: it is not registered
 	relaying atomic.Pointer[func([][]byte)] // takes what the peer relays to us; nil: we are not registered
+	routes   atomic.Bool                    // the peer takes part in routing
 
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed
@@ -164,7 +165,11 @@ func (a *association) startServer(trusted bool) {
 }
 
 func (a *association) hello() hello {
-	return hello{version: protocolVersion, capabilities: canAwait, policy: a.node.cfg.Path, software: software}
+	h := hello{version: protocolVersion, capabilities: canAwait, policy: a.node.cfg.Path, software: software}
+	if a.node.router != nil {
+		h.capabilities |= capabilityRouting
+	}
+	return h
 }
 
 func (a *association) makeProof(key rendezvous.Key) (proof, error) {
@@ -196,6 +201,7 @@ func (a *association) greet(m hello) {
 	if !a.greeted {
 		a.greeted = true
 		close(a.ready)
+		a.node.router.poke()
 	}
 }
 
@@ -540,6 +546,7 @@ func (a *association) handle(m message) error {
 			return fmt.Errorf("%w: version %d", errMalformed, m.version)
 		}
 		a.paths.greeted(m.policy)
+		a.routes.Store(m.capabilities&capabilityRouting != 0)
 		a.greet(m)
 		a.node.legs.wake()
 		a.tellRelays()

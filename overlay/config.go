@@ -66,6 +66,10 @@ type Config struct {
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
 
+	// Routing bounds the node's part in key-based routing, in which every
+	// member of a grid takes part.
+	Routing RoutingConfig
+
 	// Relay says what the node relays for other members of its grid, if its
 	// membership has the role relay. Zero: what is asked for.
 	Relay RelayConfig

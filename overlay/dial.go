@@ -130,6 +130,9 @@ func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key, via
 		candidates = append(candidates, ri2n.Remote{Link: r.link})
 	}
 	client := n.clientFor(p)
+	if len(vias) == 0 && (client == nil || !client.Status().Registered) {
+		candidates = mergeRemotes(candidates, n.introduced(ctx, p))
+	}
 	switch {
 	case client == nil && len(candidates) == 0:
 		return &NoWayError{Peer: p.id}
@@ -180,6 +183,16 @@ func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key, via
 		return p.explain(err)
 	}
 	return nil
+}
+
+// mergeRemotes returns the remotes of both lists, as many as a dial may try.
+func mergeRemotes(a, b []ri2n.Remote) []ri2n.Remote {
+	for _, x := range b {
+		if len(a) < maxDirectCandidates && !slices.Contains(a, x) {
+			a = append(a, x)
+		}
+	}
+	return a
 }
 
 // waitRegistered waits for the rendezvous, though not for ever.

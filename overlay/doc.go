@@ -30,6 +30,11 @@
 // name, "alice.lab.grid:7000" (docs/membership.md). The node keeps its own
 // membership fresh, and ends the sessions of those who are revoked.
 //
+// Members find each other, keys and processes without a centre
+// (docs/overlay.md): [Node.Closest] and [Node.Route] by key, [Node.Objects] for
+// where processes are, [Node.OpenMailbox] for messages between them, exactly once
+// and in order, and [Node.Watch] for who has died.
+//
 // Whatever is not direct says why: [PathStatus] holds a reason from punch's
 // closed list and what would change it. The TLS client of a session decides
 // and tells the other side, so that both show the same.

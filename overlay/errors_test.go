@@ -12,6 +12,7 @@ import (
 	"github.com/instantgrid/instantgrid/punch"
 	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/ri2n"
+	"github.com/instantgrid/instantgrid/routing"
 )
 
 // Every error that a user may see names an object, a cause and what to do
@@ -31,6 +32,8 @@ func TestErrorsExplainThemselves(t *testing.T) {
 		&StateError{File: "key", Err: &fs.PathError{Op: "open", Path: "key", Err: os.ErrPermission}},
 		&StateError{File: "key", Err: &fs.PathError{Op: "write", Path: "key", Err: syscall.ENOSPC}},
 		&NameError{Name: "bob", Problem: "no member has it", Member: true}, &NameError{Name: "bob", Problem: "no grid"},
+		&LookupError{Key: Key{1}, Err: routing.ErrAlone}, &LookupError{Key: Key{1}, Err: routing.ErrBusy}, &LookupError{Key: Key{1}, Err: routing.ErrTimeout},
+		&ConflictError{Current: Object{Rank: 1, Incarnation: 2, Holder: peer}},
 		&MemberError{Dir: "/dir", Grid: "lab"}, &AdminError{Dir: "/dir"},
 		&PolicyError{File: "policy.yaml", Line: 3, Column: 5, Field: "rules[0].ports[0]", Problem: "bad"},
 		&PacketSizeError{Size: 9000},

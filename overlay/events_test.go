@@ -66,7 +66,7 @@ func TestEventsPingAndStatus(t *testing.T) {
 
 // A reader that does not keep up loses the oldest events, and holds up nobody.
 func TestEventsAreBounded(t *testing.T) {
-	var h eventHub
+	var h hub[Event]
 	c, end := h.subscribe()
 	dropped := 0
 	for i := range maxEvents + 10 {

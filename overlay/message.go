@@ -50,6 +50,10 @@ type message interface {
 	appendBody(b []byte) []byte
 }
 
+// capabilityRouting is the bit of hello.capabilities that says that the sender
+// takes part in key-based routing.
+const capabilityRouting = 1 << 1
+
 // A proof shows that the sender holds a token of the receiver's.
 type proof struct{ mac [32]byte }
 

@@ -35,10 +35,11 @@ type Node struct {
 	grid        *gridTable
 	policies    policyKeeper // keepHouse's, after Start
 	staleSaid   atomic.Bool
-	events      eventHub
+	events      hub[Event]
 	counters    counters
 	nonce       atomic.Uint64
 	handlers    handlers
+	router      *router // nil: no part in routing
 	relayHost   *relayHost
 	legs        *legKeeper
 	packets     packetTable
@@ -131,6 +132,17 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.running.Go(func() { n.relayHost.relay.Run(n.ctx) })
 	for inv := range n.invitations.open {
 		inv.node = n
+	}
+	if n.grid.member() && !cfg.Routing.Off {
+		if n.router, err = newRouter(n); err != nil {
+			closeLinks()
+			n.cancel()
+			n.links.close()
+			n.endpoint.Close()
+			n.running.Wait()
+			return nil, err
+		}
+		n.running.Go(n.router.run)
 	}
 	n.running.Go(n.acceptSessions)
 	n.running.Go(n.keepHouse)
@@ -331,6 +343,7 @@ const closeTime = 6 * time.Second
 // has ended, and may be called twice.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
+		n.router.leave()
 		n.mu.Lock()
 		n.closed = true
 		listeners := make([]*listener, 0, len(n.listeners))

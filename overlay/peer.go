@@ -119,6 +119,7 @@ func (p *Peer) join(a *association) {
 	p.associations = append(kept, a)
 	p.notifyLocked()
 	p.mu.Unlock()
+	p.node.router.poke()
 	for _, x := range old {
 		x.session.CloseWithError(closeDuplicate, "a newer session of the same client")
 	}
@@ -142,6 +143,7 @@ func (p *Peer) leave(a *association) {
 	p.lastUsed = time.Now()
 	p.notifyLocked()
 	p.mu.Unlock()
+	p.node.router.poke()
 	if last {
 		err := a.session.Err()
 		p.node.log.Info("peer down", "peer", p.id.Short(), "err", err)

@@ -16,9 +16,10 @@ type Status struct {
 	PeerID     ri2n.PeerID      `json:"peer_id"`
 	Rendezvous RendezvousStatus `json:"rendezvous"`
 	Links      []LinkStatus     `json:"links"`
-	Peers      []PeerStatus     `json:"peers"`           // with a session, by peer ID
-	Grid       *GridStatus      `json:"grid,omitempty"`  // nil: the node belongs to none
-	Relay      *RelayStatus     `json:"relay,omitempty"` // nil: the node belongs to no grid
+	Peers      []PeerStatus     `json:"peers"`             // with a session, by peer ID
+	Grid       *GridStatus      `json:"grid,omitempty"`    // nil: the node belongs to none
+	Relay      *RelayStatus     `json:"relay,omitempty"`   // nil: the node belongs to no grid
+	Routing    *RoutingStatus   `json:"routing,omitempty"` // nil: the node takes no part in it
 	Counters   Counters         `json:"counters"`
 }
 
@@ -114,6 +115,9 @@ func (n *Node) Status() Status {
 		Grid:     n.grid.status(time.Now()),
 		Relay:    n.relayStatus(),
 		Counters: n.counters.snapshot(),
+	}
+	if n.router != nil {
+		s.Routing = n.router.seen.Load()
 	}
 	n.mu.Lock()
 	home := n.home

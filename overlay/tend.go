@@ -161,6 +161,7 @@ func (n *Node) adoptRevocations(now time.Time, encoded []byte) (bool, error) {
 	sequence, _ := n.grid.listed()
 	n.log.Info("revocation list", "sequence", sequence)
 	n.emit(Event{Kind: EventGrid, Detail: fmt.Sprintf("revocation list %d", sequence)})
+	n.router.revoked(n.ctx)
 	n.eachPeer(func(p *Peer) {
 		revoked := n.grid.isRevoked(p.id)
 		for _, a := range p.all() {
@@ -299,6 +300,7 @@ func (n *Node) admitMember(a *association, encoded []byte) error {
 	switch {
 	case err == nil:
 		a.authorize()
+		n.router.poke()
 		return nil
 	case a.isProven():
 		a.log.Debug("a membership that does not hold", "err", err)
@@ -313,7 +315,7 @@ func (n *Node) admitMember(a *association, encoded []byte) error {
 
 // Resolve returns the peer that text names: a peer ID, or the name of a member
 // ("alice", "alice.lab", "alice.lab.grid"). A name that is not known yet is
-// asked for at the ledger. The error is a [*NameError].
+// asked for at the ledger, or looked for by routing when there is no rendezvous. The error is a [*NameError].
 func (n *Node) Resolve(ctx context.Context, text string) (ri2n.PeerID, error) {
 	if id, err := ri2n.ParsePeerID(text); err == nil {
 		return id, nil
@@ -325,7 +327,15 @@ func (n *Node) Resolve(ctx context.Context, text string) (ri2n.PeerID, error) {
 	if id, found := n.grid.lookup(time.Now(), label); found {
 		return id, nil
 	}
+	if home, err := n.homeClient(); err != nil || !home.Status().Registered {
+		if a, err := n.router.findName(ctx, label); err == nil && a != nil {
+			return a.peer(), nil
+		}
+	}
 	if err := n.fetchMembers(ctx); err != nil {
+		if a, err := n.router.findName(ctx, label); err == nil && a != nil {
+			return a.peer(), nil
+		}
 		return ri2n.PeerID{}, &NameError{Name: text, Problem: "no member of that name is known, and the ledger does not answer: " + err.Error(), Member: true}
 	}
 	if id, found := n.grid.lookup(time.Now(), label); found {

@@ -13,7 +13,8 @@ type Messenger interface {
 	// to, of whom only the peer ID may be known. It does not block, and does not call the node before it returns.
 	// Messages may be lost, repeated and reordered, but not changed; what
 	// cannot be sent is dropped. A messenger that has no session with to may
-	// open one. Messages have at most MaxMessage bytes.
+	// open one; when that fails, Node.Unreachable spares the node the wait.
+	// Messages have at most MaxMessage bytes.
 	Send(to *Member, msg []byte)
 }
 
@@ -32,6 +33,11 @@ type Config struct {
 	// shown to anybody, and its verdict is kept for the last VerifiedCache
 	// members and those in the table. Nothing of m may be kept. Required.
 	Verify func(m *Member) error
+
+	// Connected reports whether there is a session with a member. Routed
+	// messages then prefer those contacts to nearer ones without, for which a
+	// session would have to be opened first. Nil: all contacts are alike.
+	Connected func(peer PeerID) bool
 
 	// Rand chooses keys to refresh and numbers of requests. Others must not be
 	// able to predict it. Nil means one seeded by the system.

@@ -20,6 +20,9 @@ func malformed(format string, args ...any) error {
 // received the request.
 var ErrTimeout = errors.New("routing: no answer in time")
 
+// ErrUnreachable reports that nothing could be sent to a member.
+var ErrUnreachable = errors.New("routing: the member cannot be reached now")
+
 // ErrBusy reports that a limit of this node is reached: as many requests or
 // lookups are under way as Config allows. Trying later may succeed.
 var ErrBusy = errors.New("routing: too much is under way")

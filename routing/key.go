@@ -114,3 +114,17 @@ func (k Key) withPrefix(self Key, n int) Key {
 	}
 	return k
 }
+
+// MarshalText returns k in hexadecimal.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText decodes what MarshalText wrote.
+func (k *Key) UnmarshalText(b []byte) error {
+	if len(b) != hex.EncodedLen(len(k)) {
+		return malformed("a key of %d digits", len(b))
+	}
+	if _, err := hex.Decode(k[:], b); err != nil {
+		return malformed("a key: %v", err)
+	}
+	return nil
+}

@@ -339,3 +339,11 @@ func (n *Node) Verified(b []byte) (m *Member, rest []byte, err error) {
 	}
 	return m, rest, nil
 }
+
+// Met puts m into the table as if it had been heard: a session has proven who
+// is at its other end, and nothing was said yet.
+func (n *Node) Met(now time.Time, m *Member) {
+	if m = n.verify(m); m != nil && m.Peer != n.self.Peer {
+		n.heard(now, m)
+	}
+}

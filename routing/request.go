@@ -27,7 +27,7 @@ func (n *Node) Handle(s Service, h Handler) {
 }
 
 // Ask sends a request of service s to the member to and calls done once, with
-// the answer or with [ErrTimeout], [ErrBusy] or a [*RefusedError]. It is sent
+// the answer or with [ErrTimeout], [ErrUnreachable], [ErrBusy] or a [*RefusedError]. It is sent
 // again once when there is no answer after HedgeAfter, so the member may serve
 // it twice. body must not be changed afterwards, and has at most [MaxPayload]
 // bytes; more panics.
@@ -197,5 +197,28 @@ func (n *Node) expire(now time.Time) {
 		if q.slow != nil {
 			q.slow(now)
 		}
+	}
+}
+
+// Unreachable says that nothing can be sent to peer now, so that nobody waits
+// for its answers in vain: its requests end with [ErrUnreachable], and its
+// contact counts as one that has not answered.
+func (n *Node) Unreachable(now time.Time, peer PeerID) {
+	var ended []*request
+	for _, q := range n.requests.queue {
+		if q.done != nil && q.to.Peer == peer {
+			ended = append(ended, q)
+		}
+	}
+	for i, q := range ended {
+		if q.done == nil {
+			continue // ended by what an earlier one brought about
+		}
+		if i == 0 && n.table.failed(now, q.to) {
+			n.counters.Evicted++
+			n.lost(now, q.to)
+		}
+		n.counters.Unreachable++
+		n.finish(now, q, nil, ErrUnreachable)
 	}
 }

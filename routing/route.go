@@ -99,12 +99,14 @@ func (n *Node) tryNext(now time.Time, f *forwarding) {
 }
 
 // nextHop returns the contact nearest to key that is nearer than this node and
-// not among tried; those that have failed come last.
+// not among tried. Those without a session come after those with one, and those
+// that have failed come last.
 func (n *Node) nextHop(key *Key, tried []*Member) *Member {
 	var buf [96]*Member
 	fails := uint8(0)
+	connected := n.cfg.Connected != nil
 	usable := func(c *contact) bool {
-		if c.fails > fails || !key.closer(&c.m.position, &n.self.position) {
+		if c.fails > fails || connected && !n.cfg.Connected(c.m.Peer) || !key.closer(&c.m.position, &n.self.position) {
 			return false
 		}
 		for _, t := range tried {
@@ -113,6 +115,12 @@ func (n *Node) nextHop(key *Key, tried []*Member) *Member {
 			}
 		}
 		return true
+	}
+	if connected {
+		if near := n.table.closest(buf[:0], key, 1, usable); len(near) > 0 {
+			return near[0]
+		}
+		connected = false
 	}
 	for ; fails <= maxFails; fails++ {
 		if near := n.table.closest(buf[:0], key, 1, usable); len(near) > 0 {

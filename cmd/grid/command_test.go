@@ -347,6 +347,14 @@ func TestStatusText(t *testing.T) {
 				Reason: string(punch.MappingBoth), Advice: punch.MappingBoth.Advice(),
 			}}},
 		}},
+		{"with routing", overlay.Status{
+			PeerID: peerID(2),
+			Routing: &overlay.RoutingStatus{
+				Contacts: 9, Nodes: 40, Objects: 3, Shortcuts: 1, MaxShortcuts: 28,
+				Sessions: []overlay.RoutedSession{{Peer: peerID(3), State: overlay.MemberAlive, Shortcut: true}, {Peer: peerID(4), State: overlay.MemberSuspected}},
+			},
+			Peers: []overlay.PeerStatus{{ID: peerID(3), Since: now, Path: directPath}, {ID: peerID(4), Since: now, Path: directPath}},
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer

@@ -89,6 +89,7 @@ func newControl(node *overlay.Node) *controlServer {
 		answer(w, "ping-answer", pingAnswer{rtt, path})
 	})
 	serveMembers(s.mux, node)
+	serveLookup(s.mux, node)
 	serveServices(s.mux, node)
 	return s
 }

@@ -87,6 +87,31 @@ func TestGridOfPrograms(t *testing.T) {
 	}
 	grid(t, alice, "", "ping", "--count", "1", "carol.lab.grid").want(t, cli.ExitFailed)
 
+	// Routing needs somebody else, and says so.
+	alone := grid(t, bob, "", "lookup", "alice")
+	alone.want(t, cli.ExitFailed)
+	if s := alone.stderr.String(); !strings.Contains(s, "no other member of the grid can be reached now") {
+		t.Errorf("a lookup of a node that is alone: %s", s)
+	}
+	second := grid(t, admin, "", "up")
+	second.line(t)
+	var found struct {
+		Closest []struct{ Name string }
+		Name    struct{ Name string }
+	}
+	for end := time.Now().Add(patience); found.Name.Name != "desk"; time.Sleep(500 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("members that run do not find each other: %+v", found)
+		}
+		if out, code := grid(t, bob, "", "lookup", "desk", "--json").wait(t); code == cli.ExitOK {
+			document(t, out, &found)
+		}
+	}
+	if len(found.Closest) != 2 {
+		t.Errorf("lookup = %+v", found)
+	}
+	second.kill()
+
 	// Ports are closed until the policy opens them.
 	file, sum := randomFile(t, "data.bin", 1<<20)
 	closed := grid(t, alice, "", "send", file, "bob.lab.grid")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 func statusCommand(o *options) *cobra.Command {
@@ -119,6 +120,10 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 		}
 		fmt.Fprintln(w)
 	}
+	if r := s.Routing; r != nil {
+		fmt.Fprintf(w, "routing     %d of about %d members known, %d watched, %d of %d shortcuts, %d objects kept\n",
+			r.Contacts, max(r.Nodes-1, r.Contacts), len(r.Sessions), r.Shortcuts, r.MaxShortcuts, r.Objects)
+	}
 	if s.Interface != nil {
 		writeTUN(w, s.Interface)
 	}
@@ -130,6 +135,9 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 		fmt.Fprintf(w, "peer        %s  %s  %s  up %s  sent %s  received %s\n",
 			strings.TrimSpace(p.ID.String()+"  "+p.Name), pathText(p.Path), rttText(p.Path.RTT),
 			now.Sub(p.Since).Round(time.Second), sizeText(int64(p.BytesSent)), sizeText(int64(p.BytesReceived)))
+		if r := routedSession(s.Routing, p.ID); r != nil && (r.Shortcut || r.State != overlay.MemberAlive) {
+			fmt.Fprintf(w, "            %s\n", routedText(r))
+		}
 		if p.Path.Kind != overlay.KindDirect && p.Path.Advice != "" {
 			if _, err := fmt.Fprintf(w, "            to make it direct: %s\n", p.Path.Advice); err != nil {
 				return err
@@ -157,4 +165,25 @@ func orText(s, otherwise string) string {
 		return otherwise
 	}
 	return s
+}
+
+// routedSession returns what routing says of the session with peer, nil if
+// nothing.
+func routedSession(r *overlay.RoutingStatus, peer ri2n.PeerID) *overlay.RoutedSession {
+	if r == nil {
+		return nil
+	}
+	for i := range r.Sessions {
+		if r.Sessions[i].Peer == peer {
+			return &r.Sessions[i]
+		}
+	}
+	return nil
+}
+
+func routedText(r *overlay.RoutedSession) string {
+	if r.State != overlay.MemberAlive {
+		return string(r.State) + ": nobody can reach it"
+	}
+	return "shortcut: traffic between processes has earned this session"
 }

@@ -30,6 +30,16 @@ func (s *Service) Host(key routing.Key, f func(now time.Time, d Delivery)) {
 	s.hosts[key] = f
 }
 
+// Located returns the record that says where the process at key was last seen.
+func (s *Service) Located(key routing.Key) (*Record, bool) {
+	r := s.located.get(key)
+	return r, r != nil
+}
+
+// Forget makes the next Send look for the process at key anew: it does not
+// answer where it was last seen.
+func (s *Service) Forget(key routing.Key) { s.located.drop(key) }
+
 // Send sends payload, which is copied and has at most [MaxPayload] bytes, to
 // the process at key: straight to the node where it was last seen, otherwise
 // by way of its key. It may be lost when nodes die at that moment, and may

@@ -63,18 +63,18 @@ type Config struct {
 
 // Counters count what a service did since it was made.
 type Counters struct {
-	Malformed uint64 // requests and answers that no parser took
-	Forged    uint64 // records with a wrong signature or by no member
-	Full      uint64 // records refused for want of room
-	Pushed    uint64 // records handed to another replica
-	Adopted   uint64 // records taken over from another replica
-	Expired   uint64 // leases that ended here
-	Dropped   uint64 // records forgotten here
-	Swapped   uint64 // swaps that succeeded
-	Conflicts uint64 // swaps that did not
-	Retries   uint64 // attempts beyond the first
-	Forwarded uint64 // messages passed on to where their process is
-	Undeliver uint64 // messages dropped since nobody knows their process
+	Malformed uint64 `json:"malformed"` // requests and answers that no parser took
+	Forged    uint64 `json:"forged"`    // records with a wrong signature or by no member
+	Full      uint64 `json:"full"`      // records refused for want of room
+	Pushed    uint64 `json:"pushed"`    // records handed to another replica
+	Adopted   uint64 `json:"adopted"`   // records taken over from another replica
+	Expired   uint64 `json:"expired"`   // leases that ended here
+	Dropped   uint64 `json:"dropped"`   // records forgotten here
+	Swapped   uint64 `json:"swapped"`   // swaps that succeeded
+	Conflicts uint64 `json:"conflicts"` // swaps that did not
+	Retries   uint64 `json:"retries"`   // attempts beyond the first
+	Forwarded uint64 `json:"forwarded"` // messages passed on to where their process is
+	Undeliver uint64 `json:"undeliver"` // messages dropped since nobody knows their process
 }
 
 // A Service stores records for the grid and changes those of this node's

@@ -112,11 +112,11 @@ type Policy struct {
 
 // Counters count what a policy did since it was made.
 type Counters struct {
-	Opened    uint64 // calls of Connect
-	Failed    uint64 // of those, without success
-	Closed    uint64 // calls of Close
-	Replaced  uint64 // of those, for a newcomer
-	Forgotten uint64 // peers forgotten for want of room
+	Opened    uint64 `json:"opened"`    // calls of Connect
+	Failed    uint64 `json:"failed"`    // of those, without success
+	Closed    uint64 `json:"closed"`    // calls of Close
+	Replaced  uint64 `json:"replaced"`  // of those, for a newcomer
+	Forgotten uint64 `json:"forgotten"` // peers forgotten for want of room
 }
 
 // watchedPerSession is how many peers are counted for each session allowed. A
@@ -151,6 +151,9 @@ func def[T comparable](v *T, d T) {
 
 // Counters returns what was counted so far.
 func (p *Policy) Counters() Counters { return p.counters }
+
+// Cap returns how many sessions there may be at most.
+func (p *Policy) Cap() int { return p.cfg.Cap }
 
 // Open returns the number of sessions, those being made included.
 func (p *Policy) Open() int { return p.open }

@@ -38,6 +38,11 @@ type Config struct {
 	// the caller that brought it. It may call the detector. Nil tells nobody.
 	Changed func(now time.Time, m *routing.Member, s State)
 
+	// Heard returns when the session with a member last brought anything, zero
+	// if there is none. A member heard within the last sixth of a Period is
+	// not probed: its data say that it lives. Nil: everybody is probed.
+	Heard func(peer routing.PeerID) time.Time
+
 	// Rand chooses whom to ask. Nil means one seeded by the system.
 	Rand *rand.Rand
 
@@ -127,18 +132,20 @@ func (s State) String() string {
 
 // Counters count what a detector did since it was made.
 type Counters struct {
-	Sent, Received uint64 // messages
-	Malformed      uint64 // messages that the parser did not take
-	Strangers      uint64 // messages of, and rumours about, nobody who is watched
-	Forged         uint64 // pulses with a wrong signature
+	Sent      uint64 `json:"sent"` // messages
+	Received  uint64 `json:"received"`
+	Malformed uint64 `json:"malformed"` // messages that the parser did not take
+	Strangers uint64 `json:"strangers"` // messages of, and rumours about, nobody who is watched
+	Forged    uint64 `json:"forged"`    // pulses with a wrong signature
 
-	Probes    uint64 // members asked directly
-	Indirect  uint64 // of those, asked through helpers as well
-	Suspected uint64 // suspicions of our own
-	Accused   uint64 // suspicions heard of
-	Refuted   uint64 // suspicions, of ours or others, that were wrong
-	Removed   uint64 // members removed
-	Stalls    uint64 // times that this node itself was away
-	Defended  uint64 // suspicions about this node that it refuted
-	Full      uint64 // requests for help refused since too many are under way
+	Probes    uint64 `json:"probes"`    // members asked directly
+	Spared    uint64 `json:"spared"`    // members not asked, since their session brought something just now
+	Indirect  uint64 `json:"indirect"`  // of those, asked through helpers as well
+	Suspected uint64 `json:"suspected"` // suspicions of our own
+	Accused   uint64 `json:"accused"`   // suspicions heard of
+	Refuted   uint64 `json:"refuted"`   // suspicions, of ours or others, that were wrong
+	Removed   uint64 `json:"removed"`   // members removed
+	Stalls    uint64 `json:"stalls"`    // times that this node itself was away
+	Defended  uint64 `json:"defended"`  // suspicions about this node that it refuted
+	Full      uint64 `json:"full"`      // requests for help refused since too many are under way
 }

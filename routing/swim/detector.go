@@ -312,6 +312,11 @@ func (d *Detector) probe(now time.Time, m *member) {
 	if slices.ContainsFunc(d.probes, func(p *probe) bool { return p.of == m }) {
 		return
 	}
+	if d.cfg.Heard != nil && m.state == Alive && now.Sub(d.cfg.Heard(m.m.Peer)) < d.cfg.Period/6 {
+		d.counters.Spared++
+		d.heard = now
+		return
+	}
 	d.counters.Probes++
 	d.sequence++
 	first, then := d.timeouts(m)
