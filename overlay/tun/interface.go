@@ -37,8 +37,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// DefaultMTU is the largest that IPv6 lets every path have, plus nothing: see
-// decision 0028.
+// DefaultMTU is what every path of IPv6 carries at least; more gained nothing
+// (decision 0028).
 const DefaultMTU = 1280
 
 const (

@@ -52,8 +52,7 @@ type packet struct {
 	icmpCode         uint8
 	fragment         fragmentKind
 	fragmentID       uint32
-	transport        int  // where the transport header begins
-	mayFragment      bool // IPv4 without DF
+	transport        int // where the transport header begins
 }
 
 // errMalformed is a packet that makes no sense, or one that only attackers send:
@@ -113,7 +112,6 @@ func (p *packet) parse4(b []byte) error {
 	p.src = netip.AddrFrom4([4]byte(b[12:16]))
 	p.dst = netip.AddrFrom4([4]byte(b[16:20]))
 	word := binary.BigEndian.Uint16(b[6:])
-	p.mayFragment = word&0x4000 == 0
 	offset := word & 0x1fff
 	p.setFragment(offset, word&0x2000 != 0, uint32(binary.BigEndian.Uint16(b[4:])))
 	p.transport = header

@@ -92,38 +92,34 @@ func (s *sender) send(now time.Time, to *peer, c carrier, b []byte) {
 // datagrams go as halves, which all have one size.
 func (s *sender) sendAll(now time.Time, c carrier, to *peer, list [][]byte, flow uint32) {
 	counters := &s.i.counters
-	for len(list) > 0 {
+	for range maxTries {
 		n, err := c.Send(flow, list)
 		for _, b := range list[:n] {
 			counters.sent(len(b) - sendRoom)
 		}
-		list = list[n:]
-		if err == nil {
-			continue
+		if list = list[n:]; err == nil {
+			return
 		}
 		if !errors.Is(err, ri2n.ErrDatagramTooLarge) {
-			counters.unreachable.Add(uint64(len(list)))
-			return
+			break
 		}
 		most := c.MaxContent()
 		large := 0
 		for large < len(list) && len(list[large])-sendRoom > most {
 			large++
 		}
-		if large == 0 && !s.retry(&most, c, list[0]) {
+		// None, if the session's datagrams have grown meanwhile.
+		s.sendHalves(now, c, to, list[:large], flow, most)
+		if list = list[large:]; len(list) == 0 {
 			return
 		}
-		s.sendHalves(now, c, to, list[:large], flow, most)
-		list = list[large:]
 	}
+	counters.unreachable.Add(uint64(len(list)))
 }
 
-// retry is for a session whose datagrams have just grown or shrunk: it reports
-// whether there is a size that the packet b may be tried with.
-func (s *sender) retry(most *int, c carrier, b []byte) bool {
-	*most = c.MaxContent()
-	return *most > partHeaderLen && len(b)-sendRoom <= *most
-}
+// maxTries is how often a batch may change between packets that fit and packets
+// that do not: one read brings packets of one size, the last one shorter.
+const maxTries = 16
 
 // sendHalves sends packets that are larger than most in two datagrams each.
 func (s *sender) sendHalves(now time.Time, c carrier, to *peer, list [][]byte, flow uint32, most int) {
