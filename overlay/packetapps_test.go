@@ -10,7 +10,6 @@ import (
 	"errors"
 	"io"
 	"math/big"
-	"net"
 	"syscall"
 	"testing"
 	"time"
@@ -114,14 +113,6 @@ func TestDNSOverPackets(t *testing.T) {
 			t.Errorf("answer %v, %v", answer, err)
 		}
 		c.Close()
-		// And with the resolver of the standard library.
-		resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return a.DialContext(ctx, "udp", Addr{b.PeerID(), 53}.String())
-		}}
-		texts, err := resolver.LookupTXT(t.Context(), "example.org.")
-		if err != nil || len(texts) != 1 {
-			t.Errorf("LookupTXT = %v, %v", texts, err)
-		}
 	})
 }
 

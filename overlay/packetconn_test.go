@@ -273,6 +273,29 @@ func TestPacketsToNobody(t *testing.T) {
 	})
 }
 
+// A peer that is being dialed holds up nobody else's packets.
+func TestPacketsPassAPeerThatIsDialed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, 1, restricted, restricted)
+		a, b := r.pair(nil)
+		echoed, client := packetEcho(t, b, ":9000"), socket(t, a, ":0")
+		answered(t, client, echoed.LocalAddr(), []byte("first"))
+		settle(t, a, b)
+		nobody := PacketAddr{Addr{identity(t, 77).PeerID(), 1}}
+		if _, err := client.WriteTo([]byte("anybody?"), nobody); err != nil {
+			t.Fatal(err)
+		}
+		client.WriteTo([]byte("second"), echoed.LocalAddr())
+		if n := len(a.packets.pending); n != 1 {
+			t.Errorf("packets wait for %d peers, want 1", n)
+		}
+		time.Sleep(30 * time.Second)
+		if n := len(a.packets.pending); n != 0 {
+			t.Errorf("packets wait for %d peers for ever", n)
+		}
+	})
+}
+
 func TestPacketSockets(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, 1, restricted, restricted)

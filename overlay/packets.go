@@ -130,7 +130,7 @@ func (t *packetTable) close() {
 func (t *packetTable) send(c *packetConn, to Addr, name string, b []byte) error {
 	if name == "" {
 		c.awaits(time.Now(), to)
-		if t.isPending.Load() == 0 {
+		if !t.waits(destination{peer: to.Peer}) {
 			if a := t.node.peerByID(to.Peer).best(); a != nil && a.carriesNow() {
 				a.doubt()
 				err := a.sendPacket(packet{from: c.local.Port, to: to.Port, payload: b})
@@ -141,6 +141,16 @@ func (t *packetTable) send(c *packetConn, to Addr, name string, b []byte) error 
 		}
 	}
 	return t.wait(c, destination{to.Peer, name}, to.Port, b)
+}
+
+// waits reports whether packets wait for d, which others must not overtake.
+func (t *packetTable) waits(d destination) bool {
+	if t.isPending.Load() == 0 {
+		return false
+	}
+	t.pendingMu.Lock()
+	defer t.pendingMu.Unlock()
+	return t.pending[d] != nil
 }
 
 // wait queues a packet for a peer without a session, and dials.
