@@ -351,3 +351,18 @@ func BenchmarkDatagramQueue(bm *testing.B) {
 		})
 	}
 }
+
+// A queue whose datagrams have all become too old fills no packet.
+func TestExpiredDatagramsFillNoPacket(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := &Session{datagrams: new(datagramQueue)}
+	s.datagrams.push(now, 1, make([]byte, 1150))
+	var burst transmission
+	burst.ends[0] = 1200
+	if !s.fillsPacket(&burst, now) {
+		t.Error("a datagram of 1150 bytes does not fill a packet of 1200")
+	}
+	if s.fillsPacket(&burst, now.Add(time.Second)) {
+		t.Error("a datagram that is too old fills a packet")
+	}
+}
