@@ -64,8 +64,8 @@ type association struct {
 	toldLinks  atomic.Bool // the client has a list of our links
 	toldRelays atomic.Bool // the peer has a list of our relays
 
-	relayed  atomic.Pointer[func([]byte)] // takes what the peer has us relay; nil: it is not registered
-	relaying atomic.Pointer[func([]byte)] // takes what the peer relays to us; nil: we are not registered
+	relayed  atomic.Pointer[func([][]byte)] // takes what the peer has us relay; nil: it is not registered
+	relaying atomic.Pointer[func([][]byte)] // takes what the peer relays to us; nil: we are not registered
 
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed

@@ -58,18 +58,23 @@ const (
 func (a *association) readDatagrams(ctx context.Context) {
 	list := make([][]byte, minDatagramBatch)
 	packets := make([][]byte, 0, minDatagramBatch)
+	relayed := make([][]byte, 0, minDatagramBatch)
 	for {
 		n, err := a.session.ReceiveDatagrams(ctx, list)
 		if err != nil {
 			return
 		}
-		packets = packets[:0]
+		packets, relayed = packets[:0], relayed[:0]
 		for _, b := range list[:n] {
 			d := b[ri2n.DatagramRoom:]
 			var handle datagramHandler
 			if len(d) > 0 && int(d[0]) < datagramKinds {
 				if datagramKind(d[0]) == datagramIP {
 					packets = append(packets, b)
+					continue
+				}
+				if datagramKind(d[0]) == datagramRelay {
+					relayed = append(relayed, d[1:])
 					continue
 				}
 				handle = a.node.handlers.datagrams[d[0]]
@@ -84,6 +89,10 @@ func (a *association) readDatagrams(ctx context.Context) {
 		if len(packets) > 0 {
 			a.takePackets(packets)
 			clear(packets)
+		}
+		if len(relayed) > 0 {
+			a.takeRelayed(relayed)
+			clear(relayed)
 		}
 		ri2n.ReleaseDatagrams(list[:n])
 		if n == len(list) && n < maxDatagramBatch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,9 +101,11 @@ func (n *Node) dial(ctx context.Context, p *Peer) error {
 	p.mu.Lock()
 	token := p.token
 	p.mu.Unlock()
-	err := n.dialOnce(ctx, p, token)
-	if err != nil && p.mayBeElsewhere(err) && n.legs.expand(ctx, p) {
-		err = n.dialOnce(ctx, p, token)
+	vias, asked := n.openVias(p, nil)
+	err := n.dialOnce(ctx, p, token, vias)
+	if err != nil && p.mayBeElsewhere(err) && n.legs.expand(ctx, p, asked) {
+		vias, _ = n.openVias(p, asked)
+		err = n.dialOnce(ctx, p, token, vias)
 	}
 	return err
 }
@@ -115,11 +118,14 @@ func (p *Peer) mayBeElsewhere(err error) bool {
 	return p.best() == nil && !errors.As(err, &mismatch) && !(errors.As(err, &peer) && peer.refused())
 }
 
-// dialOnce dials on what there is now.
-func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key) error {
-	vias := n.openVias(p)
+// dialOnce dials on what there is now: vias, and all other ways.
+func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key, vias []*relayLink) error {
 	candidates := n.directCandidates(p)
 	candidates = candidates[:min(len(candidates), maxDirectCandidates-len(vias))]
+	patience := time.Duration(0)
+	if len(candidates) > 0 {
+		patience = directChance
+	}
 	for _, r := range vias {
 		candidates = append(candidates, ri2n.Remote{Link: r.link})
 	}
@@ -150,11 +156,13 @@ func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key) err
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if len(channels) > 0 {
-		patience := time.Duration(0)
-		if len(candidates) > len(channels) {
-			patience = directChance
-		}
-		stop := n.watchChannels(ctx, channels, patience, cancel)
+		stop := watchChannels(ctx, channels, patience, func() {
+			err := channels[0].Err()
+			if len(channels) == len(vias) {
+				err = &NoWayError{Peer: p.id, Relays: len(vias)}
+			}
+			cancel(err)
+		})
 		defer stop()
 	}
 	s, err := n.endpoint.Dial(ctx, p.id, candidates...)
@@ -181,9 +189,9 @@ func waitRegistered(ctx context.Context, client *rendezvous.Client) error {
 	return client.Wait(ctx)
 }
 
-// watchChannels cancels a dial whose relay channels have all ended, after
-// patience. The function that it returns ends the watch.
-func (n *Node) watchChannels(ctx context.Context, list []*rendezvous.Channel, patience time.Duration, cancel context.CancelCauseFunc) (stop func()) {
+// watchChannels calls cancel once the relay channels of a dial have all ended,
+// after patience. The function that it returns ends the watch.
+func watchChannels(ctx context.Context, list []*rendezvous.Channel, patience time.Duration, cancel func()) (stop func()) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
@@ -201,7 +209,7 @@ func (n *Node) watchChannels(ctx context.Context, list []*rendezvous.Channel, pa
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			cancel(list[0].Err())
+			cancel()
 		case <-done:
 		case <-ctx.Done():
 		}
@@ -218,7 +226,11 @@ func (n *Node) directCandidates(p *Peer) []ri2n.Remote {
 		return nil
 	}
 	var list []ri2n.Remote
-	for _, addr := range n.remembered.of(p.id) {
+	addrs := n.remembered.of(p.id)
+	if a, known := n.legs.addrOf(p.id); known && !slices.Contains(addrs, a) {
+		addrs = append(addrs, a)
+	}
+	for _, addr := range addrs {
 		for _, l := range n.links.all() {
 			if l.reaches(addr.Addr()) && len(list) < maxDirectCandidates {
 				list = append(list, ri2n.Remote{Link: l.link, Addr: addr})

@@ -113,10 +113,11 @@ func (e *PeerError) Timeout() bool {
 // Temporary is part of [net.Error].
 func (e *PeerError) Temporary() bool { return false }
 
-// A NoWayError is a peer that no way leads to: the node has no rendezvous and
-// knows no address of the peer.
+// A NoWayError is a peer that no way leads to: the node has no rendezvous now,
+// knows no address of the peer, and no relay that knows the peer.
 type NoWayError struct {
-	Peer ri2n.PeerID // zero: any
+	Peer   ri2n.PeerID // zero: any
+	Relays int         // members that were asked in vain
 }
 
 func (e *NoWayError) Error() string { return "overlay: " + e.Object() + ": " + e.Cause() }
@@ -134,11 +135,17 @@ func (e *NoWayError) Cause() string {
 	if e.Peer.IsZero() {
 		return "none is configured"
 	}
+	if e.Relays > 0 {
+		return fmt.Sprintf("there is no rendezvous now, and none of the relays that were asked (%d) knows the peer", e.Relays)
+	}
 	return "no rendezvous is configured, and no address of the peer is known"
 }
 
 // Next says how to configure one.
 func (e *NoWayError) Next() string {
+	if e.Relays > 0 {
+		return "see that it runs there and is connected to a member that relays: grid status"
+	}
 	return "name one as rendezvous prints it at start: --rendezvous HOST:PORT#PEERID"
 }
 

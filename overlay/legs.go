@@ -24,9 +24,11 @@ const (
 	// legsKept is with how many relays a node stays registered at any time: with
 	// one, since it can only be found while the rendezvous still runs.
 	// legsNeeded is the same for a node that is likely to need one: the second is
-	// for the failure of the first.
-	legsKept   = 1
-	legsNeeded = 2
+	// for the failure of the first. A relay keeps legsOfRelay, so that others
+	// learn from it where further relays are.
+	legsKept    = 1
+	legsNeeded  = 2
+	legsOfRelay = 4
 	// legsTime is the pause between two looks at the relays.
 	legsTime = 5 * time.Second
 	// legPatience is how long a relay is not asked again after it failed, at
@@ -55,6 +57,18 @@ func (l *leg) rtt() time.Duration {
 	return 0
 }
 
+// addr returns where the relay is reached directly, if it is.
+func (l *leg) addr() netip.AddrPort {
+	if a := l.relay.best(); a != nil {
+		for _, p := range a.session.Paths() {
+			if p.Sending {
+				return p.Remote
+			}
+		}
+	}
+	return netip.AddrPort{}
+}
+
 // A trouble is how a relay has failed lately.
 type trouble struct {
 	until time.Time     // it is not tried before
@@ -81,7 +95,8 @@ type legKeeper struct {
 	sought  map[ri2n.PeerID]time.Time // relays of peers, until when they are kept
 	trying  map[ri2n.PeerID]struct{}  // connections under way
 	trouble map[ri2n.PeerID]*trouble
-	told    []relayAt // what peers were told last
+	told    []relayAt                      // what peers were told last
+	addrs   map[ri2n.PeerID]netip.AddrPort // where members reach relays
 	changed chan struct{}
 }
 
@@ -92,7 +107,7 @@ func newLegKeeper(n *Node) *legKeeper {
 	}
 	return &legKeeper{
 		node: n, take: take, kick: make(chan struct{}, 1), legs: make(map[ri2n.PeerID]*leg), sought: make(map[ri2n.PeerID]time.Time),
-		trying: make(map[ri2n.PeerID]struct{}), trouble: make(map[ri2n.PeerID]*trouble), changed: make(chan struct{}),
+		trying: make(map[ri2n.PeerID]struct{}), trouble: make(map[ri2n.PeerID]*trouble), addrs: make(map[ri2n.PeerID]netip.AddrPort), changed: make(chan struct{}),
 	}
 }
 
@@ -136,10 +151,12 @@ func (k *legKeeper) look(now time.Time) {
 	if !n.grid.member() {
 		return
 	}
-	relays := n.grid.relays(now)
-	slices.SortFunc(relays, func(a, b ri2n.PeerID) int { return n.remembered.count(b) - n.remembered.count(a) })
+	relays := n.relays(now)
 	wanted := legsKept
-	if n.needsRelay() {
+	switch {
+	case n.relayHost.serves():
+		wanted = legsOfRelay
+	case n.needsRelay():
 		wanted = legsNeeded
 	}
 
@@ -199,6 +216,14 @@ func (k *legKeeper) mayLocked(now time.Time, id ri2n.PeerID) bool {
 	t := k.trouble[id]
 	_, trying := k.trying[id]
 	return !trying && (t == nil || !now.Before(t.until))
+}
+
+// seeks reports whether a session with the relay is being made for a leg.
+func (k *legKeeper) seeks(id ri2n.PeerID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, trying := k.trying[id]
+	return trying
 }
 
 // connect makes a session with a relay, for a leg.
@@ -406,16 +431,19 @@ func (k *legKeeper) seek(now time.Time, ids []ri2n.PeerID) {
 }
 
 // expand registers with relays that p may be registered with, those first that p
-// has named, and reports whether that gave us any.
-func (k *legKeeper) expand(ctx context.Context, p *Peer) bool {
+// has named, and reports whether that gave us any that was not asked.
+func (k *legKeeper) expand(ctx context.Context, p *Peer, asked []ri2n.PeerID) bool {
 	n, now := k.node, time.Now()
 	if !n.grid.member() || n.grid.memberOf(now, p.id) == nil {
 		return false
 	}
+	if slices.ContainsFunc(k.ready(), func(l *leg) bool { return !slices.Contains(asked, l.relay.id) }) {
+		return true // it came meanwhile
+	}
 	p.mu.Lock()
 	ids := slices.Clone(p.relays)
 	p.mu.Unlock()
-	for _, id := range n.grid.relays(now) {
+	for _, id := range n.relays(now) {
 		if !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
@@ -479,6 +507,34 @@ func (k *legKeeper) observed(link string) (list []netip.AddrPort) {
 // maxObserved bounds the addresses of one link that relays tell.
 const maxObserved = 2
 
+// heard notes where a member reaches relays. Only public addresses count: a dial
+// sends there (docs/wire-format-punch.md, on candidates).
+func (k *legKeeper) heard(list []relayAt) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var public punch.Filter
+	for _, r := range list {
+		if _, err := public.Check(r.addr, false); err != nil {
+			continue
+		}
+		if _, known := k.addrs[r.relay]; !known && len(k.addrs) >= maxAddrs {
+			continue
+		}
+		k.addrs[r.relay] = r.addr
+	}
+}
+
+// addrOf returns where a member reaches a relay, if one has said so.
+func (k *legKeeper) addrOf(id ri2n.PeerID) (netip.AddrPort, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a, known := k.addrs[id]
+	return a, known
+}
+
+// maxAddrs bounds the relays whose address members have told.
+const maxAddrs = 256
+
 // doubt has every relay prove that it still hears us.
 func (k *legKeeper) doubt() {
 	k.mu.Lock()
@@ -494,7 +550,7 @@ func (k *legKeeper) tell(now time.Time) {
 	var list []relayAt
 	for _, l := range k.ready() {
 		if len(list) < maxRelaysTold {
-			list = append(list, relayAt{l.relay.id, l.rtt()})
+			list = append(list, relayAt{l.relay.id, l.rtt(), l.addr()})
 		}
 	}
 	k.mu.Lock()
@@ -535,11 +591,37 @@ func sameRelays(a, b []relayAt) bool {
 	}
 	for _, x := range a {
 		i := slices.IndexFunc(b, func(y relayAt) bool { return y.relay == x.relay })
-		if i < 0 || (x.rtt-b[i].rtt).Abs() > max(switchRelay, x.rtt/4) {
+		if i < 0 || x.addr != b[i].addr || (x.rtt-b[i].rtt).Abs() > max(switchRelay, x.rtt/4) {
 			return false
 		}
 	}
 	return true
+}
+
+// relays returns the members with the role: those first that we could reach
+// without a rendezvous, and then by the distance of their peer IDs from ours, so
+// that each node begins with others.
+func (n *Node) relays(now time.Time) []ri2n.PeerID {
+	list, self := n.grid.relays(now), n.PeerID()
+	known := make(map[ri2n.PeerID]bool, len(list))
+	for _, id := range list {
+		known[id] = n.remembered.count(id) > 0
+	}
+	slices.SortFunc(list, func(a, b ri2n.PeerID) int {
+		if known[a] != known[b] {
+			if known[a] {
+				return -1
+			}
+			return 1
+		}
+		for i := range self {
+			if x, y := a[i]^self[i], b[i]^self[i]; x != y {
+				return int(x) - int(y)
+			}
+		}
+		return 0
+	})
+	return list
 }
 
 // relays returns the members with the role, other than ourselves, in no order.
@@ -647,11 +729,11 @@ func (s *legSession) Remote() netip.AddrPort { return relay.OverRI2N(s.a.session
 // flowOfLeg keeps what a relay is to pass on apart from our own datagrams to it.
 const flowOfLeg = 1 << 61
 
-func (s *legSession) SendDatagram(flow uint64, b []byte) error {
-	return s.a.session.SendDatagram(flow|flowOfLeg, b)
+func (s *legSession) SendDatagrams(flow uint64, list [][]byte) (int, error) {
+	return s.a.session.SendDatagrams(flow|flowOfLeg, list)
 }
 
-func (s *legSession) Datagrams(ctx context.Context, deliver func([]byte)) {
+func (s *legSession) Datagrams(ctx context.Context, deliver func([][]byte)) {
 	receiveFrom(ctx, &s.a.relaying, s.done, deliver)
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"time"
 	"unicode/utf8"
 
@@ -97,14 +98,15 @@ type linkList struct{ ids []uint16 }
 // A relayList names the relays that the sender is registered with.
 type relayList struct{ relays []relayAt }
 
-// A relayAt is a relay and the round trip time to it, in milliseconds on the
-// wire; zero: not known.
+// A relayAt is a relay, the round trip time to it, in milliseconds on the wire,
+// and where the sender reaches it. Zero: not known.
 type relayAt struct {
 	relay ri2n.PeerID
 	rtt   time.Duration
+	addr  netip.AddrPort
 }
 
-const relayAtLen = 34
+const relayAtLen = 32 + 2 + 16 + 2
 
 // An unknown is a message of a later version that may be skipped.
 type unknown struct {
@@ -164,8 +166,26 @@ func (m relayList) appendBody(b []byte) []byte {
 	for _, r := range m.relays {
 		b = append(b, r.relay[:]...)
 		b = binary.BigEndian.AppendUint16(b, uint16(min(r.rtt.Milliseconds(), 1<<16-1)))
+		var addr [16]byte
+		if r.addr.IsValid() {
+			addr = r.addr.Addr().As16()
+		}
+		b = append(b, addr[:]...)
+		b = binary.BigEndian.AppendUint16(b, r.addr.Port())
 	}
 	return b
+}
+
+// parseRelayAt decodes relayAtLen bytes.
+func parseRelayAt(b []byte) (r relayAt, ok bool) {
+	r.relay = ri2n.PeerID(b[:32])
+	r.rtt = time.Duration(binary.BigEndian.Uint16(b[32:])) * time.Millisecond
+	addr, port := netip.AddrFrom16([16]byte(b[34:50])).Unmap(), binary.BigEndian.Uint16(b[50:])
+	if port == 0 {
+		return r, addr == netip.IPv6Unspecified()
+	}
+	r.addr = netip.AddrPortFrom(addr, port)
+	return r, true
 }
 
 // appendMessage extends b by m with its header.
@@ -299,9 +319,11 @@ func parseBody(kind byte, b []byte) (message, error) {
 		}
 		var m relayList
 		for ; len(b) > 0; b = b[relayAtLen:] {
-			m.relays = append(m.relays, relayAt{
-				relay: ri2n.PeerID(b[:32]), rtt: time.Duration(binary.BigEndian.Uint16(b[32:])) * time.Millisecond,
-			})
+			r, ok := parseRelayAt(b)
+			if !ok {
+				return bad()
+			}
+			m.relays = append(m.relays, r)
 		}
 		return m, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -38,7 +39,10 @@ var golden = []struct {
 	{"list-get", listGet{sequence: 7, offset: 3072}},
 	{"list-part", listPart{sequence: 7, total: 4000, offset: 3072, data: []byte{1, 2, 3}}},
 	{"links", linkList{ids: []uint16{1, 0x0203}}},
-	{"relays", relayList{relays: []relayAt{{ri2n.PeerID{0: 0xaa, 31: 0xbb}, 258 * time.Millisecond}, {ri2n.PeerID{0: 0xcc}, 0}}}},
+	{"relays", relayList{relays: []relayAt{
+		{ri2n.PeerID{0: 0xaa, 31: 0xbb}, 258 * time.Millisecond, netip.MustParseAddrPort("203.0.113.7:4000")},
+		{ri2n.PeerID{0: 0xcc}, 0, netip.AddrPort{}},
+	}}},
 	{"extension", unknown{code: 0x44, body: []byte("later")}},
 }
 
@@ -83,8 +87,9 @@ func TestMessagesRefused(t *testing.T) {
 		{"unknown reason", "06 0004 66756e21"},
 		{"half a link", "45 0003 000100"},
 		{"nine links", "45 0012" + strings.Repeat("0001", 9)},
-		{"half a relay", "46 0021" + strings.Repeat("00", 33)},
-		{"nine relays", "46 0132" + strings.Repeat("00", 306)},
+		{"half a relay", "46 0033" + strings.Repeat("00", 51)},
+		{"nine relays", "46 01d4" + strings.Repeat("00", 468)},
+		{"a relay's address without a port", "46 0034" + strings.Repeat("00", 34) + strings.Repeat("01", 16) + "0000"},
 		{"long reason", "06 0021" + strings.Repeat("61", 33)},
 	} {
 		b, err := hex.DecodeString(strings.ReplaceAll(tt.bytes, " ", ""))

@@ -128,7 +128,6 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.handlers.services[serviceRelay] = n.relayHost.serve
-	n.handlers.datagrams[datagramRelay] = n.takeRelayed
 	n.running.Go(func() { n.relayHost.relay.Run(n.ctx) })
 	for inv := range n.invitations.open {
 		inv.node = n

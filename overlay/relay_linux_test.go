@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func newRelayedWorld(t *testing.T, access netsim.Link, direct, separate bool) *r
 // child starts a process on the host of that name.
 func (w *relayedWorld) child(name, dir string) *kernel.Cmd {
 	w.t.Helper()
-	cmd := w.network.Host(name).(*kernel.Host).Command(w.t.Context(), "/proc/self/exe", "-test.run=^TestRelayChild$")
+	cmd := w.network.Host(name).(*kernel.Host).Command(context.Background(), "/proc/self/exe", "-test.run=^TestRelayChild$")
 	cmd.Env = append(os.Environ(), relayChild+"="+name+" "+dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -155,7 +156,7 @@ func (w *relayedWorld) over(kind string) {
 func TestPeerRelayInTheKernel(t *testing.T) {
 	w := newRelayedWorld(t, netsim.Link{Delay: 2 * time.Millisecond, Rate: 50e6}, false, false)
 	w.legs()
-	x, c := sendFile(t, w.alice, w.bob, 16<<20)
+	x, c := sendFile(t, w.alice, w.bob, 8<<20)
 	defer c.Close()
 	x.await(2 << 20)
 	if err := w.network.SetUplink("rendezvous", netsim.Link{Cut: true}); err != nil {
@@ -163,6 +164,9 @@ func TestPeerRelayInTheKernel(t *testing.T) {
 	}
 	t.Logf("longest pause %v, then %s", x.finish(), kindOf(w.alice, w.bob.PeerID()).Kind)
 	w.over(KindPeerRelay)
+	if err := w.network.SetUplink("rendezvous", netsim.Link{}); err != nil { // so that all may say goodbye
+		t.Fatal(err)
+	}
 }
 
 // legs waits until both members are registered with the relay.

@@ -152,19 +152,42 @@ func (n *Node) relayStatus() *RelayStatus {
 	return s
 }
 
-// takeRelayed takes a datagram that we are to relay, or that was relayed to us.
-func (n *Node) takeRelayed(a *association, b []byte) {
-	var deliver *func([]byte)
-	if len(b) > 0 && b[0] == toRelay {
-		deliver = a.relayed.Load()
-	} else if len(b) > 0 && b[0] == fromRelay {
-		deliver = a.relaying.Load()
-	}
-	if deliver == nil {
-		n.counters.datagramsRefused.Add(1)
+// takeRelayed takes datagrams that we are to relay, or that were relayed to us.
+func (a *association) takeRelayed(list [][]byte) {
+	if !a.isProven() {
+		a.node.counters.datagramsRefused.Add(uint64(len(list)))
 		return
 	}
-	(*deliver)(b[1:])
+	for len(list) > 0 {
+		direction, run := directionOf(list[0]), 0
+		for run < len(list) && directionOf(list[run]) == direction {
+			if direction >= 0 {
+				list[run] = list[run][1:]
+			}
+			run++
+		}
+		var deliver *func([][]byte)
+		switch direction {
+		case toRelay:
+			deliver = a.relayed.Load()
+		case fromRelay:
+			deliver = a.relaying.Load()
+		}
+		if deliver != nil {
+			(*deliver)(list[:run])
+		} else {
+			a.node.counters.datagramsRefused.Add(uint64(run))
+		}
+		list = list[run:]
+	}
+}
+
+// directionOf returns which way a relayed datagram goes, -1 if it does not say.
+func directionOf(b []byte) int {
+	if len(b) == 0 {
+		return -1
+	}
+	return int(b[0])
 }
 
 // A relayedSession is the part of an association that a member's registration
@@ -188,11 +211,11 @@ func (s *relayedSession) AcceptControl(context.Context) (net.Conn, error) { retu
 // it.
 const flowOfRelay = 1 << 62
 
-func (s *relayedSession) SendDatagram(flow uint64, b []byte) error {
-	return s.a.session.SendDatagram(flow|flowOfRelay, b)
+func (s *relayedSession) SendDatagrams(flow uint64, list [][]byte) (int, error) {
+	return s.a.session.SendDatagrams(flow|flowOfRelay, list)
 }
 
-func (s *relayedSession) Datagrams(ctx context.Context, deliver func([]byte)) {
+func (s *relayedSession) Datagrams(ctx context.Context, deliver func([][]byte)) {
 	receiveFrom(ctx, &s.a.relayed, s.done, deliver)
 }
 
@@ -210,7 +233,7 @@ func (s *relayedSession) CloseWithError(uint64, string) error {
 
 // receiveFrom has slot deliver to a registration until that ends. A newer one
 // of the same session may have taken its place by then.
-func receiveFrom(ctx context.Context, slot *atomic.Pointer[func([]byte)], done <-chan struct{}, deliver func([]byte)) {
+func receiveFrom(ctx context.Context, slot *atomic.Pointer[func([][]byte)], done <-chan struct{}, deliver func([][]byte)) {
 	slot.Store(&deliver)
 	select {
 	case <-ctx.Done():

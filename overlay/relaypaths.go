@@ -34,6 +34,11 @@ const (
 	// explain 50 ms for each time that a packet is queued: twice each way.
 	relaySilent = 2 * time.Second
 	relayLate   = 500 * time.Millisecond
+	// relayLoss is the share of lost packets, over relaySample and at least
+	// relaySampled packets, that another relay should do better than.
+	relayLoss    = 0.2
+	relaySample  = 5 * time.Second
+	relaySampled = 64
 	// relayLook is the pause between two looks at the path while it sends, and
 	// relayLookSpare while it stands by.
 	relayLook      = time.Second
@@ -71,26 +76,43 @@ func (n *Node) openVia(p *Peer, l *leg) (*relayLink, error) {
 	return n.attach(p, ch, l.relay.id)
 }
 
-// openVias opens channels to p through the nearest members that relay for us,
-// unless p is no member or is such a relay itself. A relay is sought by other
-// ways as long as the rendezvous knows one.
-func (n *Node) openVias(p *Peer) (list []*relayLink) {
+// openVias opens channels to p through members that relay for us, those first that
+// p has named and then the nearest, and returns whom it asks. It asks nobody if p
+// is no member, or relays for us itself. A relay is sought by other ways if it is
+// to relay for us, or the rendezvous may know one.
+func (n *Node) openVias(p *Peer, except []ri2n.PeerID) (list []*relayLink, asked []ri2n.PeerID) {
 	now := time.Now()
-	if n.grid.isRelay(now, p.id) && n.relayReady(p) {
-		return nil
+	if n.grid.isRelay(now, p.id) && (n.relayReady(p) || n.legs.seeks(p.id)) {
+		return nil, nil
 	}
 	if n.cfg.Path == PathDirectOnly || n.grid.memberOf(now, p.id) == nil || p.isLeg() {
-		return nil
+		return nil, nil
 	}
-	for _, l := range n.legs.ready() {
+	p.mu.Lock()
+	named := slices.Clone(p.relays)
+	p.mu.Unlock()
+	legs := n.legs.ready()
+	slices.SortStableFunc(legs, func(a, b *leg) int {
+		switch x, y := slices.Contains(named, a.relay.id), slices.Contains(named, b.relay.id); {
+		case x && !y:
+			return -1
+		case y && !x:
+			return 1
+		}
+		return 0
+	})
+	for _, l := range legs {
 		if len(list) == maxVias {
 			break
 		}
+		if slices.Contains(except, l.relay.id) {
+			continue
+		}
 		if r, err := n.openVia(p, l); err == nil {
-			list = append(list, r)
+			list, asked = append(list, r), append(asked, r.via)
 		}
 	}
-	return list
+	return list, asked
 }
 
 // closeUnused ends the channels of a dial that s, which may be nil, does not
@@ -176,8 +198,17 @@ type relayChoice struct {
 	adding  bool                     // a path is being opened
 	trouble map[ri2n.PeerID]*trouble // relays that did not carry this session
 	better  time.Time                // since when another one has been clearly nearer; zero: none is
+	sample  time.Time                // when sent and lost were noted
+	sent    uint64                   // packets of the path
+	lost    uint64                   // of these, declared lost
+	lossy   bool                     // the last sample lost more than relayLoss
 	silent  time.Time                // since when the path does not answer as it should; zero: it does
 	spare   time.Time                // since when nobody needs it; zero: somebody does
+}
+
+// use notes that the session has a path through a relay now; zero: none.
+func (c *relayChoice) use(id ri2n.PeerID, now time.Time) {
+	*c = relayChoice{over: c.over, told: c.told, trouble: c.trouble, adding: c.adding, now: id, since: now}
 }
 
 // peerRelays takes the peer's list of the relays that it is registered with.
@@ -192,6 +223,7 @@ func (k *pathKeeper) peerRelays(list []relayAt) {
 	k.mu.Lock()
 	k.relay.told = list
 	k.mu.Unlock()
+	k.a.node.legs.heard(list)
 	k.a.peer.noteRelays(list)
 	k.wake()
 }
@@ -230,7 +262,7 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 		case member:
 			have.member = have.member || usable
 			if c.now.IsZero() && !c.adding && usable && p.opened(id) {
-				c.now, c.since = id, now // the dial came this way
+				c.use(id, now) // the dial came this way
 			}
 			if id == c.now {
 				via = &paths[i]
@@ -314,6 +346,13 @@ func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, kept time.Dura
 	if half := k.halvesLocked(c.now); !bad && half > 0 {
 		bad = via.RTT > half+relayLate
 	}
+	if !bad && k.losesLocked(via, now) {
+		// A queue that is too long loses much as well: only where there is
+		// another way to try.
+		bad = slices.ContainsFunc(c.told, func(r relayAt) bool {
+			return r.relay != c.now && c.trouble[r.relay] == nil && k.a.node.legs.leg(r.relay) != nil
+		})
+	}
 	failed := via == nil || end(&c.silent, bad, relaySilent)
 	if !failed && !end(&c.spare, !needed, kept) {
 		return leave
@@ -323,8 +362,19 @@ func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, kept time.Dura
 		k.troubledLocked(leave, now)
 		k.a.node.counters.relaysLeft.Add(1)
 	}
-	c.now, c.better, c.silent, c.spare = ri2n.PeerID{}, time.Time{}, time.Time{}, time.Time{}
+	c.use(ri2n.PeerID{}, now)
 	return leave
+}
+
+// losesLocked reports whether the path lost many packets lately.
+func (k *pathKeeper) losesLocked(via *ri2n.PathInfo, now time.Time) bool {
+	c := &k.relay
+	if sent := via.PacketsSent - c.sent; now.Sub(c.sample) >= relaySample || via.PacketsSent < c.sent {
+		lost := float64(via.PacketsLost - via.PacketsSpurious - c.lost)
+		c.lossy = !c.sample.IsZero() && sent >= relaySampled && lost > relayLoss*float64(sent)
+		c.sample, c.sent, c.lost = now, via.PacketsSent, via.PacketsLost-via.PacketsSpurious
+	}
+	return c.lossy
 }
 
 func (k *pathKeeper) troubledLocked(id ri2n.PeerID, now time.Time) {
@@ -431,7 +481,7 @@ func (k *pathKeeper) addVia(ctx context.Context, l *leg) {
 	if err != nil {
 		k.troubledLocked(l.relay.id, now)
 	} else {
-		c.now, c.since, c.silent, c.spare = l.relay.id, now, time.Time{}, time.Time{}
+		c.use(l.relay.id, now)
 		delete(c.trouble, l.relay.id)
 	}
 	k.mu.Unlock()

@@ -15,6 +15,7 @@ type relayRig struct {
 	*gridRig
 	alice, bob *Node
 	relays     []*Node
+	relayHosts []netsim.Host
 }
 
 // newRelayRig starts it with n relays, the first one the nearest.
@@ -29,7 +30,7 @@ func newRelayRig(t *testing.T, n int, change func(*Config)) *relayRig {
 		token := r.invite(membership.InviteOptions{Uses: 1, Roles: membership.Relay})
 		name := string(rune('p'+i)) + "-relay"
 		dir := r.join(h, 20+i, name, token)
-		r.open = append(r.open, h.Addr())
+		r.open, r.relayHosts = append(r.open, h.Addr()), append(r.relayHosts, h)
 		r.relays = append(r.relays, r.start(h, 20+i, func(c *Config) {
 			c.Dir, c.Rendezvous = dir, ""
 			if change != nil {
@@ -114,14 +115,18 @@ func TestTransferOverEveryKindOfPath(t *testing.T) {
 		r.homeA, r.homeB = r.world.NAT(restricted, access), r.world.NAT(restricted, access)
 		r.hostA, r.hostB = r.homeA.Host(), r.homeB.Host()
 		r.alice, r.bob = r.move(r.alice, r.hostA, 2), r.move(r.bob, r.hostB, 3)
-		r.setUplinks(netsim.Link{Delay: 10 * time.Millisecond, Rate: 20e6})
-		r.cut.Store(true) // something between the homes lets nothing through
+		r.setUplinks(netsim.Link{Delay: 10 * time.Millisecond, Rate: 1e6})
+		happens := func(node string, do netsim.Action) {
+			t.Helper()
+			if err := r.world.Apply(netsim.Event{Node: node, Do: do}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		happens(r.relayHosts[0].Name(), netsim.Cut) // for the first step
+		r.cut.Store(true)                           // something between the homes lets nothing through
 		r.ready(r.alice, r.bob)
 
-		size := int64(192 << 20)
-		if raceEnabled || testing.Short() {
-			size = 96 << 20
-		}
+		const size = 10 << 20
 		start := time.Now()
 		x, c := sendFile(t, r.alice, r.bob, size)
 		defer c.Close()
@@ -135,24 +140,23 @@ func TestTransferOverEveryKindOfPath(t *testing.T) {
 			}
 		}
 		step(KindRelay, "at first")
+		happens(r.relayHosts[0].Name(), netsim.Restore)
 		r.registered(1, r.alice, r.bob)
 		time.Sleep(time.Second)
 
-		r.server.Close()
+		happens(r.public.Name(), netsim.Cut) // as if killed: nobody says goodbye
 		step(KindPeerRelay, "rendezvous killed")
 
-		if err := r.world.Apply(netsim.Event{Node: r.homeA.Name(), Do: netsim.Renumber}); err != nil {
-			t.Fatal(err)
-		}
+		happens(r.homeA.Name(), netsim.Renumber)
 		r.cut.Store(false)
 		step(KindDirect, "another address, and nothing between the homes")
 
 		r.cut.Store(true)
 		step(KindPeerRelay, "direct path cut")
 
-		r.startLedger()
+		happens(r.public.Name(), netsim.Restore)
 		time.Sleep(30 * time.Second) // both register again
-		r.relays[0].Close()
+		happens(r.relayHosts[0].Name(), netsim.Cut)
 		step(KindRelay, "member that relays killed")
 
 		pause := x.finish()
@@ -169,4 +173,155 @@ func (r *relayRig) move(n *Node, h netsim.Host, number int) *Node {
 	dir := string(n.dir)
 	n.Close()
 	return r.startIn(h, number, dir)
+}
+
+// Two congestion controls work on a relayed stream, one above the other. Over
+// links of 20 Mbit/s, each way used once, it still gets most of what they carry.
+func TestRelayedGoodput(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRelayRig(t, 1, nil)
+		r.registered(1, r.alice, r.bob)
+		link := netsim.Link{Delay: 5 * time.Millisecond, Rate: 20e6}
+		r.setUplinks(link)
+		if err := r.world.SetUplink(r.relayHosts[0].Name(), link); err != nil {
+			t.Fatal(err)
+		}
+		r.server.Close()
+		time.Sleep(10 * time.Second)
+		const size = 4 << 20
+		start := time.Now()
+		x, c := sendFile(t, r.alice, r.bob, size)
+		defer c.Close()
+		r.awaitKind(KindPeerRelay, 5*time.Second)
+		x.finish()
+		rate := float64(size) * 8 / time.Since(start).Seconds() / 1e6
+		t.Logf("%.1f Mbit/s of 20, simulated", rate)
+		if rate < 14 {
+			t.Errorf("%.1f Mbit/s, want at least 14", rate)
+		}
+	})
+}
+
+// A dialer that has no relay in common with the peer finds the peer's.
+func TestDialFindsThePeersRelay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRelayRig(t, 3, nil)
+		r.registered(1, r.alice, r.bob)
+		// Each keeps a registration that the other has not.
+		only := func(n *Node, relay *Node) {
+			for _, other := range r.relays {
+				p := n.peerByID(other.PeerID())
+				if l := n.legs.leg(p.id); l != nil && other != relay {
+					n.legs.drop(l)
+				}
+				n.legs.mu.Lock()
+				if other != relay {
+					n.legs.trouble[p.id] = &trouble{until: time.Now().Add(12 * time.Second)}
+				}
+				n.legs.mu.Unlock()
+				if other != relay {
+					p.Close()
+				}
+			}
+			if _, err := n.Connect(t.Context(), relay.PeerID()); err != nil {
+				t.Fatal(err)
+			}
+			r.registered(1, n)
+		}
+		only(r.alice, r.relays[0])
+		only(r.bob, r.relays[1])
+		r.server.Close()
+		time.Sleep(5 * time.Second)
+		if got := r.alice.Status().Relay.With; len(got) != 1 || got[0].Peer != r.relays[0].PeerID() {
+			t.Fatalf("alice is registered with %v", got)
+		}
+		if got := r.bob.Status().Relay.With; len(got) != 1 || got[0].Peer != r.relays[1].PeerID() {
+			t.Fatalf("bob is registered with %v", got)
+		}
+		time.Sleep(8 * time.Second) // alice may try the others again
+		echo(t, r.bob, ":7000")
+		start := time.Now()
+		c := dial(t, r.alice, r.bob.PeerID(), 7000)
+		defer c.Close()
+		says(t, c, "found")
+		t.Logf("echo after %v through %s", time.Since(start), kindOf(r.alice, r.bob.PeerID()).Relay.Name)
+	})
+}
+
+// The nearest relay is chosen by both halves; another takes over once it is
+// clearly nearer for a while, and not for little.
+func TestNearestRelayIsChosen(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRelayRig(t, 2, nil)
+		r.registered(2, r.alice, r.bob)
+		r.server.Close()
+		time.Sleep(30 * time.Second)
+		echo(t, r.bob, ":7000")
+		c := dial(t, r.alice, r.bob.PeerID(), 7000)
+		defer c.Close()
+		says(t, c, "hello")
+		over := func() string {
+			p := kindOf(r.alice, r.bob.PeerID())
+			if p.Relay == nil {
+				return p.Kind
+			}
+			return p.Relay.Name
+		}
+		delay := func(i int, d time.Duration) {
+			if err := r.world.SetUplink(r.relayHosts[i].Name(), netsim.Delay(d)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		moves, was := 0, ""
+		live := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(5 * time.Second) {
+				says(t, c, "tick")
+				if now := over(); now != was {
+					moves, was = moves+1, now
+				}
+			}
+		}
+		live(time.Minute)
+		if was != "p-relay" {
+			t.Errorf("over %s, want the nearer p-relay", was)
+		}
+		delay(0, 8*time.Millisecond) // a little farther than the other one now
+		moves = 0
+		live(2 * time.Minute)
+		if was != "p-relay" || moves > 0 {
+			t.Errorf("over %s after %d moves, want none for so little", was, moves)
+		}
+		delay(0, 60*time.Millisecond)
+		live(2 * time.Minute)
+		if was != "q-relay" || moves > 1 {
+			t.Errorf("over %s after %d moves, want q-relay after one", was, moves)
+		}
+	})
+}
+
+// A member that is near is a better relay than a rendezvous far away.
+func TestMemberNearerThanTheRendezvous(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRelayRig(t, 1, nil)
+		r.registered(1, r.alice, r.bob)
+		if err := r.world.SetUplink(r.public.Name(), netsim.Delay(100*time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		echo(t, r.bob, ":7000")
+		c := dial(t, r.alice, r.bob.PeerID(), 7000)
+		defer c.Close()
+		says(t, c, "hello")
+		r.awaitKind(KindPeerRelay, 30*time.Second)
+		rtt, _, err := r.alice.peerByID(r.bob.PeerID()).Ping(t.Context())
+		if err != nil || rtt > 60*time.Millisecond {
+			t.Errorf("a round trip takes %v (%v), 240 ms over the rendezvous", rtt, err)
+		}
+		all := map[string]bool{}
+		for _, p := range r.alice.peerByID(r.bob.PeerID()).Status().Paths {
+			all[p.Kind] = true
+		}
+		if !all[KindRelay] {
+			t.Error("the rendezvous does not stand by")
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package rendezvous
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -50,7 +51,7 @@ type Channel struct {
 	retries     time.Duration // the last pause
 }
 
-var _ ri2n.Carrier = (*Channel)(nil)
+var _ ri2n.BurstCarrier = (*Channel)(nil)
 
 func newChannel(c *Client, peer ri2n.PeerID, key uint64, own bool) *Channel {
 	ch := &Channel{client: c, peer: peer, key: key, own: own, done: make(chan struct{})}
@@ -139,12 +140,22 @@ func (ch *Channel) resize(size uint16) {
 	ch.size.Store(int32(max(int(size), protocol.MinRelayed)))
 }
 
-// frames are buffers for datagrams that leave; SendDatagram copies them.
-var frames = sync.Pool{New: func() any { return new([]byte) }}
+// A flight is the memory for datagrams that leave together; SendDatagrams copies
+// them.
+type flight struct {
+	b    []byte
+	list [][]byte
+}
+
+var flights = sync.Pool{New: func() any { return new(flight) }}
 
 // Send passes one packet on. The error says why it was dropped: the channel is
 // over, [ErrNotRegistered], or the packet is larger than MaxDatagram.
-func (ch *Channel) Send(b []byte) error {
+func (ch *Channel) Send(b []byte) error { return ch.SendBurst([][]byte{b}) }
+
+// SendBurst is Send for several packets, which leave together. Those that are
+// too large are dropped alone.
+func (ch *Channel) SendBurst(packets [][]byte) (err error) {
 	c := ch.client
 	c.mu.Lock()
 	if ch.err != nil {
@@ -164,13 +175,24 @@ func (ch *Channel) Send(b []byte) error {
 		defer c.wake()
 	}
 	c.mu.Unlock()
-	if size := int(ch.size.Load()); len(b) == 0 || len(b) > size {
-		return fmt.Errorf("rendezvous: packet of %d bytes, the channel takes %d", len(b), size)
+	f := flights.Get().(*flight)
+	defer flights.Put(f)
+	f.b, f.list = f.b[:0], f.list[:0]
+	size := int(ch.size.Load())
+	for _, b := range packets {
+		if len(b) == 0 || len(b) > size {
+			err = fmt.Errorf("rendezvous: packet of %d bytes, the channel takes %d", len(b), size)
+			continue
+		}
+		start := len(f.b)
+		f.b = protocol.AppendFrame(append(f.b, c.cfg.Header...), number, b)
+		f.list = append(f.list, f.b[start:len(f.b):len(f.b)]) // stays valid when f.b moves
 	}
-	buf := frames.Get().(*[]byte)
-	*buf = protocol.AppendFrame(append((*buf)[:0], c.cfg.Header...), number, b)
-	err := u.session.SendDatagram(number, *buf)
-	frames.Put(buf)
+	if len(f.list) > 0 {
+		if _, e := u.session.SendDatagrams(number, f.list); e != nil {
+			err = e
+		}
+	}
 	return err
 }
 
@@ -215,7 +237,7 @@ func (ch *Channel) arrived(packet []byte) func([]byte) {
 	ch.asleep = time.Time{}
 	if ch.deliver == nil {
 		if len(ch.early) < maxEarly {
-			ch.early = append(ch.early, packet)
+			ch.early = append(ch.early, bytes.Clone(packet))
 		} else {
 			ch.client.drops++
 		}

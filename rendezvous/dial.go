@@ -21,15 +21,21 @@ type Session interface {
 	// Remote is the server's transport address, as far as known.
 	Remote() netip.AddrPort
 
-	SendDatagram(flow uint64, b []byte) error
-	// Datagrams gives what arrives to deliver, which owns it and does not
-	// block, until ctx or the session ends.
-	Datagrams(ctx context.Context, deliver func([]byte))
+	// SendDatagrams sends datagrams of one flow, and returns how many it took:
+	// those before the first that is too large.
+	SendDatagrams(flow uint64, list [][]byte) (int, error)
+	// Datagrams gives what arrives, as many at once as there are, to deliver,
+	// until ctx or the session ends. Deliver does not block; it may change the
+	// datagrams, and keeps none.
+	Datagrams(ctx context.Context, deliver func(list [][]byte))
 	MaxDatagramSize() int
 	Done() <-chan struct{}
 	Err() error
 	CloseWithError(code uint64, reason string) error
 }
+
+// datagramBatch is how many datagrams are taken at once.
+const datagramBatch = 32
 
 // overRI2N is a Session over ri2n.
 type overRI2N struct{ *ri2n.Session }
@@ -42,13 +48,20 @@ func (s overRI2N) OpenControl(ctx context.Context) (net.Conn, error) {
 	return st, nil
 }
 
-func (s overRI2N) Datagrams(ctx context.Context, deliver func([]byte)) {
+func (s overRI2N) Datagrams(ctx context.Context, deliver func(list [][]byte)) {
+	list := make([][]byte, datagramBatch)
+	packets := make([][]byte, datagramBatch)
 	for {
-		b, err := s.ReceiveDatagram(ctx)
+		n, err := s.ReceiveDatagrams(ctx, list)
 		if err != nil {
 			return
 		}
-		deliver(b)
+		for i, b := range list[:n] {
+			packets[i] = b[ri2n.DatagramRoom:]
+		}
+		deliver(packets[:n])
+		clear(packets[:n])
+		ri2n.ReleaseDatagrams(list[:n])
 	}
 }
 

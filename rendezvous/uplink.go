@@ -1,6 +1,7 @@
 package rendezvous
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -202,7 +203,7 @@ func (c *Client) serve(ctx context.Context, u *uplink) error {
 	var running sync.WaitGroup
 	inner, cancel := context.WithCancel(ctx)
 	running.Go(func() { u.readControl(inner, events) })
-	running.Go(func() { u.session.Datagrams(inner, u.datagram) })
+	running.Go(func() { u.session.Datagrams(inner, u.datagrams) })
 	running.Go(func() { u.write() })
 	c.begin(u)
 	err := u.loop(ctx, events)
@@ -322,6 +323,13 @@ func (u *uplink) readControl(ctx context.Context, events chan<- protocol.Message
 	}
 }
 
+// datagrams hands relayed packets to their channels.
+func (u *uplink) datagrams(list [][]byte) {
+	for _, b := range list {
+		u.datagram(b)
+	}
+}
+
 // datagram hands a relayed packet to its channel.
 func (u *uplink) datagram(b []byte) {
 	c := u.client
@@ -339,7 +347,7 @@ func (u *uplink) datagram(b []byte) {
 	switch ch := u.wires[number]; {
 	case ch != nil:
 		deliver = ch.arrived(packet)
-	case number%2 == 0 || number <= u.seen || !u.hold.Put(now, number, packet):
+	case number%2 == 0 || number <= u.seen || !u.hold.Put(now, number, bytes.Clone(packet)):
 		c.drops++
 	}
 	c.mu.Unlock()

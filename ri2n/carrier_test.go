@@ -150,6 +150,31 @@ func TestCarrierGrows(t *testing.T) {
 	})
 }
 
+// TestOnlyCarrierEnds: what is written while the only path has ended arrives as
+// soon as there is another.
+func TestOnlyCarrierEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newTestEndpoint(t), newTestEndpoint(t)
+		la, lb, _, _ := carrierPair(t, a, b, 1200, 10*time.Millisecond)
+		client, server := connectSessions(t, a, b, Remote{Link: la})
+		up, down := streamPair(t, client, server)
+		transfer(t, up, down, 100_000)
+		up, down = streamPair(t, client, server)
+		la.Close()
+		lb.Close()
+		done := make(chan time.Duration, 1)
+		go func() { done <- transfer(t, up, down, 8000) }()
+		time.Sleep(3 * time.Second)
+		again, _, _, _ := carrierPair(t, a, b, 1200, 10*time.Millisecond)
+		if _, err := client.AddPath(t.Context(), Remote{Link: again}); err != nil {
+			t.Fatal(err)
+		}
+		if took := <-done; took > 5*time.Second {
+			t.Errorf("it took %v, 3 s of them without a path", took)
+		}
+	})
+}
+
 // TestRelayedThenDirect is the life of a session: it begins on a relay, moves
 // to a direct path, and goes back when that one dies.
 func TestRelayedThenDirect(t *testing.T) {

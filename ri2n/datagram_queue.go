@@ -24,6 +24,10 @@ const (
 	minDatagramWeight = 512
 )
 
+// burstKeep is for how many datagrams queues keep room while the session is not
+// at rest: two bursts.
+const burstKeep = 128
+
 // Limits of the queue of received datagrams. Whoever reads in batches has shown
 // to keep up with many, and may be held up for as long as a scheduler takes.
 const (
@@ -153,6 +157,13 @@ func (q *datagramQueue) reset() {
 	q.spare = nil
 }
 
+// rest gives back what an empty queue keeps for the next burst.
+func (q *datagramQueue) rest() {
+	if q != nil && q.count == 0 {
+		q.spare = nil
+	}
+}
+
 // next drops what has expired and returns the flow to be served, which is then
 // at the front of turns and may send its oldest datagram. It returns nil if
 // the queue is empty. Until pop, it returns the same flow again.
@@ -220,7 +231,7 @@ func (q *datagramQueue) forget() {
 
 // take removes the oldest datagram of f.
 func (q *datagramQueue) take(f *datagramFlow) []byte {
-	b := f.queue.pop().b
+	b := f.queue.popKeeping(burstKeep).b
 	f.size -= len(b)
 	f.weight -= max(len(b), minDatagramWeight)
 	q.size -= len(b)
@@ -275,7 +286,7 @@ func (q *datagramInbox) push(b []byte) (dropped bool) {
 
 // take removes the oldest datagram and returns its buffer.
 func (q *datagramInbox) take() []byte {
-	c := q.queue.pop()
+	c := q.queue.popKeeping(burstKeep)
 	q.size -= len(c) - DatagramRoom
 	return c
 }

@@ -5,7 +5,8 @@ package ri2n
 const fifoKeep = 8
 
 // A fifo is a queue in a ring that grows as needed. The zero value is empty and
-// ready. An empty fifo keeps room for at most fifoKeep items.
+// ready. An empty fifo keeps room for at most fifoKeep items, unless asked to
+// keep more.
 type fifo[T any] struct {
 	ring  []T // length zero or a power of two
 	head  int // index in ring of the oldest item
@@ -27,7 +28,11 @@ func (q *fifo[T]) push(v T) {
 }
 
 // pop removes and returns the oldest item. The fifo must not be empty.
-func (q *fifo[T]) pop() T {
+func (q *fifo[T]) pop() T { return q.popKeeping(fifoKeep) }
+
+// popKeeping is pop for a queue that keeps room for keep items when it is
+// empty, until rest: one that fills and empties many times a second.
+func (q *fifo[T]) popKeeping(keep int) T {
 	var zero T
 	p := q.at(0)
 	v := *p
@@ -36,7 +41,7 @@ func (q *fifo[T]) pop() T {
 	q.count--
 	if q.count == 0 {
 		q.head = 0
-		if len(q.ring) > fifoKeep {
+		if len(q.ring) > keep {
 			q.ring = nil
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // maxIdleBytes is what one end of a silent session with an open stream may
 // keep on the heap. A process holds about half as much again for the spans
 // between.
-func maxIdleBytes(paths int) uint64 { return 6300 + 2500*uint64(paths-1) }
+func maxIdleBytes(paths int) uint64 { return 5900 + 2500*uint64(paths-1) }
 
 // A crowd is many sessions between two endpoints over memory.
 type crowd struct {

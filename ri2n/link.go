@@ -21,6 +21,15 @@ type Carrier interface {
 	MaxDatagram() int
 }
 
+// A BurstCarrier is a Carrier that takes several datagrams at once, and can pass
+// them on with less work than one by one.
+type BurstCarrier interface {
+	Carrier
+
+	// SendBurst is Send for all of list.
+	SendBurst(list [][]byte) error
+}
+
 // A Link is one local network attachment of an endpoint, or a carrier.
 type Link struct {
 	endpoint *Endpoint
@@ -139,6 +148,18 @@ func (l *Link) sendBurst(burst []byte, size int, remote netip.AddrPort, whole bo
 		if err := l.socket.write(burst, size, remote, whole); err != nil {
 			c.sendErrors.Add(1)
 			return isUnreachable(err)
+		}
+		return false
+	}
+	if several, ok := l.carrier.(BurstCarrier); ok && len(burst) > size {
+		var list [maxBurstPackets][]byte
+		n := 0
+		for ; len(burst) > 0; n++ {
+			list[n] = burst[:min(size, len(burst))]
+			burst = burst[len(list[n]):]
+		}
+		if err := several.SendBurst(list[:n]); err != nil {
+			c.sendErrors.Add(1)
 		}
 		return false
 	}

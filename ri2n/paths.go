@@ -219,7 +219,11 @@ func (s *Session) validated(p *path, now time.Time) {
 		p.settle()
 	}
 	s.notePathChange()
+	before := s.sending
 	s.choosePath()
+	if before != nil && before != s.sending && before.state == PathFailed {
+		s.reinject(before) // what left on it while there was no other
+	}
 }
 
 // setStatus makes PATH_STATUS due if what the peer should know has changed.
@@ -397,7 +401,7 @@ func (s *Session) dropPath(p *path) {
 		}
 	}
 	p.markClosed()
-	s.past.add(&p.pathCounters)
+	s.keepCounters(p)
 	if p.hasToken {
 		s.endpoint.routes.removeReset(p.resetToken, s)
 	}

@@ -105,6 +105,9 @@ func (s *Session) flush(now time.Time) {
 		}
 	}
 	s.flushing = false
+	if s.resting {
+		s.restAgain()
+	}
 	s.flushed(now)
 	s.dropOutcome()
 	early, at := s.deadline(now)
@@ -139,7 +142,7 @@ func (s *Session) buildBurst(now time.Time, t *transmission) *path {
 	if p := s.sending; p != nil {
 		l := load{session: true, copies: p.copies.list.len() > 0}
 		if p == target {
-			l.streams, l.policy, l.freshOnly = true, what.policy, what.freshOnly
+			l.streams, l.policy, l.freshOnly, l.bulkOnly = true, what.policy, what.freshOnly, what.bulkOnly
 		}
 		if s.buildPackets(p, now, t, l) {
 			return p
@@ -460,7 +463,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
-	s.resting = false
+	s.resting = s.resting && (first.kind == refNone || first.kind == refPing) && len(refs) == 0
 }
 
 // controlDue reports whether session or stream control frames wait.
@@ -566,7 +569,7 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 	for len(s.sendQueue) > passed && limit-len(b) >= minStreamRoom {
 		st := s.sendQueue[0]
 		pol := s.policyOf(st)
-		if l.policy != policyInherit && l.policy != pol || l.freshOnly && !st.send.hasFresh(st.creditLimit()) {
+		if l.policy != policyInherit && l.policy != pol || l.bulkOnly && !st.hasMuch() || l.freshOnly && !st.send.hasFresh(st.creditLimit()) {
 			passed++
 			s.turn()
 			continue

@@ -48,16 +48,20 @@ type Session struct {
 	remoteIDs cidDeriver
 	timer     timer
 	done      chan struct{} // closed when the session has ended for its users
+	client    bool
 
-	client bool
-
-	mu       sync.Mutex // guards what follows
-	state    sessionState
-	err      error         // why the session ended
-	lingered chan struct{} // closed when nothing more will be sent for it; nil: nobody has asked
-	openable wakeup        // a stream may be opened
-	incoming wakeup        // a stream has come
-	arrived  wakeup        // a datagram has come
+	mu        sync.Mutex // guards what follows
+	state     sessionState
+	flushing  bool
+	unstored  bool          // the packet in hand carried data that found no room
+	unblocked bool          // it carried credit that streams wait for
+	waking    uint8         // how many of wakes
+	resting   bool          // see rest
+	err       error         // why the session ended
+	lingered  chan struct{} // closed when nothing more will be sent for it; nil: nobody has asked
+	openable  wakeup        // a stream may be opened
+	incoming  wakeup        // a stream has come
+	arrived   wakeup        // a datagram has come
 
 	handshake    *handshake // the client's, until the server has confirmed it
 	keys         sendKeys
@@ -78,23 +82,18 @@ type Session struct {
 	lastReceived time.Time
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
-	flushing     bool
 
 	// What observers are shown.
-	past    pathCounters // of closed paths
-	stalls  StallHistogram
+	past    *pathCounters   // of closed paths; nil: none was closed
+	stalls  *StallHistogram // nil: there was none
 	limited limitedTimes
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
 
-	unstored  bool             // the packet in hand carried data that found no room
-	unblocked bool             // it carried credit that streams wait for
-	wakes     [4]chan struct{} // to be signalled when the mutex is released
-	waking    int              // of wakes
-	resting   bool             // see rest
-	outcome   *ackOutcome      // scratch, until flush has ended; see takeOutcome
-	refs      []frameRef       // scratch
-	others    []*path          // scratch
+	wakes   [4]chan struct{} // to be signalled when the mutex is released
+	outcome *ackOutcome      // scratch, until flush has ended; see takeOutcome
+	refs    []frameRef       // scratch
+	others  []*path          // scratch
 }
 
 // peerTakes is what the peer's transport parameters say for the whole session.
@@ -125,7 +124,7 @@ type pathTable struct {
 // A streamTable holds the streams of a session that are not over, and the
 // limits on their number (RFC 9000, section 4.6).
 type streamTable struct {
-	streams      map[uint64]*Stream
+	streams      streamSet
 	sendQueue    []*Stream // have data or a FIN to send
 	controlQueue []*Stream // have control frames to send
 	acceptQueue  []*Stream
@@ -199,7 +198,6 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 			localLimit: initialMaxPathID,
 		},
 		streamTable: streamTable{
-			streams:     make(map[uint64]*Stream),
 			nextStream:  1,
 			streamLimit: h.params.maxStreamsBidi,
 			peerLimit:   maxOpenStreams,
@@ -552,12 +550,15 @@ func (s *Session) awaitDatagrams(ctx context.Context, take func() bool) error {
 // wakeLater signals c once the mutex is released, so that whoever waits there
 // does not wake up to wait for the mutex.
 func (s *Session) wakeLater(c chan struct{}) {
+	if c == nil {
+		return // nobody has ever waited
+	}
 	for _, w := range s.wakes[:s.waking] {
 		if w == c {
 			return
 		}
 	}
-	if s.waking == len(s.wakes) {
+	if int(s.waking) == len(s.wakes) {
 		signal(c)
 		return
 	}
@@ -636,7 +637,7 @@ func (s *Session) end(err error) {
 
 // lingerDone reports whether all that was written before Close is acknowledged.
 func (s *Session) lingerDone() bool {
-	for _, st := range s.streams {
+	for st := range s.streams.all() {
 		if st.send.finished() && !st.send.done() {
 			return false
 		}
@@ -657,7 +658,7 @@ func (s *Session) drain(now time.Time, f closeFrame) {
 func (s *Session) startDraining(now time.Time) {
 	s.state = sessionDraining
 	s.endsAt = now.Add(min(3*max(s.sending.rtt.pto(maxAckDelay), minPTOWait), maxDrainTime))
-	for _, st := range s.streams {
+	for st := range s.streams.all() {
 		st.send.reset()
 	}
 	s.sendQueue, s.controlQueue = nil, nil
@@ -879,7 +880,7 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 // keepaliveSlack is how much before its time a keepalive may leave together
 // with those of other sessions.
 func keepaliveSlack(interval time.Duration) time.Duration {
-	return min(interval/64, 100*time.Millisecond)
+	return min(interval/32, 500*time.Millisecond)
 }
 
 var errPathAbandoned = errors.New("ri2n: path abandoned")

@@ -339,6 +339,14 @@ func TestStatusText(t *testing.T) {
 				{ID: peerID(4), Since: now.Add(-time.Second), Path: relayPath(punch.MappingBoth)},
 			},
 		}},
+		{"with relays", overlay.Status{
+			PeerID: peerID(2),
+			Relay:  &overlay.RelayStatus{Serves: true, Members: 3, Channels: 2, Bytes: 5 << 20, With: []overlay.RelayedBy{{Peer: peerID(5), Name: "carol"}}},
+			Peers: []overlay.PeerStatus{{ID: peerID(3), Since: now.Add(-time.Hour), Path: overlay.PathStatus{
+				Kind: overlay.KindPeerRelay, State: "active", RTT: 41 * time.Millisecond, MTU: 1437, Relay: &overlay.RelayedBy{Peer: peerID(5), Name: "carol"},
+				Reason: string(punch.MappingBoth), Advice: punch.MappingBoth.Advice(),
+			}}},
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -383,6 +391,8 @@ func TestTexts(t *testing.T) {
 		{pathText(directPath), "direct 203.0.113.7:4000"},
 		{pathText(relayPath(punch.Policy)), "relay (policy)"},
 		{pathText(overlay.PathStatus{Kind: "relay"}), "relay"},
+		{pathText(overlay.PathStatus{Kind: "peer-relay", Reason: "mapping-both", Relay: &overlay.RelayedBy{Name: "carol"}}), "peer-relay through carol (mapping-both)"},
+		{pathText(overlay.PathStatus{Kind: "peer-relay", Relay: &overlay.RelayedBy{Peer: peerID(1)}}), "peer-relay through " + peerID(1).String()},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("got %q, want %q", tt.got, tt.want)

@@ -40,8 +40,17 @@ type pong struct {
 	Sequence int            `json:"sequence"`
 	RTTMS    cli.Number     `json:"rtt_ms"`
 	Path     string         `json:"path"`
+	Relay    string         `json:"relay,omitempty"` // the member that the path leads through
 	Remote   netip.AddrPort `json:"remote,omitzero"`
 	Reason   string         `json:"reason,omitempty"`
+}
+
+func newPong(sequence int, rtt time.Duration, path overlay.PathStatus) pong {
+	p := pong{Sequence: sequence, RTTMS: milliseconds(rtt), Path: path.Kind, Remote: path.Remote, Reason: path.Reason}
+	if path.Relay != nil {
+		p.Relay = relayText(*path.Relay)
+	}
+	return p
 }
 
 type pingFlags struct {
@@ -60,7 +69,7 @@ func pingCommand(o *options) *cobra.Command {
 that is not direct, why.
 
 With --until-direct it ends as soon as the path is direct (exit code 0), or when
-the time is over: 3 if the peer answers through the relay, 1 if it does not
+the time is over: 3 if the peer answers through a relay, 1 if it does not
 answer. The agent is asked if it runs; otherwise a node is started for this.`,
 		Example: `grid ping PEERID
 grid ping NAME
@@ -196,7 +205,7 @@ func pingAll(cmd *cobra.Command, f pingFlags, peer ri2n.PeerID, once pingFunc, d
 		} else {
 			doc.Received++
 			doc.Path, doc.Reason, doc.Advice = path.Kind, path.Reason, path.Advice
-			doc.Pongs = append(doc.Pongs, pong{doc.Sent, milliseconds(rtt), path.Kind, path.Remote, path.Reason})
+			doc.Pongs = append(doc.Pongs, newPong(doc.Sent, rtt, path))
 			direct := path.Kind == overlay.KindDirect
 			// Many pings on one path make one line while we wait.
 			if text := pathText(path); !cli.JSON(cmd) && (!f.untilDirect || text != shown) {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 
@@ -188,7 +190,7 @@ func withPort(address, port string) string {
 func listenError(where string, err error) error {
 	e := &overlay.LinkError{Name: where, Err: err}
 	next := "choose another port"
-	if e.Next() != "" && strings.Contains(e.Next(), "1023") {
+	if errors.Is(err, os.ErrPermission) {
 		next = e.Next()
 	}
 	return &cli.Error{Object: where, Cause: e.Cause(), Next: next, Err: err}

@@ -56,6 +56,7 @@ func newSettings() *settings {
 		defaultEvents(),
 		defaultMetrics(),
 		defaultReceive(),
+		defaultRelay(),
 		defaultServices(),
 		defaultTUN(),
 	}

@@ -109,6 +109,9 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 	default:
 		fmt.Fprintf(w, "rendezvous  %s  not registered: %s\n", r.Address, orText(r.Error, "connecting"))
 	}
+	if r := s.Relay; r != nil {
+		writeRelay(w, r)
+	}
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "link        %s  %s, from outside %s", l.Name, l.Local, orUnknown(l.Outside))
 		if l.Behavior != "" {
@@ -134,6 +137,19 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// writeRelay writes who relays for the node, and what it relays.
+func writeRelay(w io.Writer, r *overlay.RelayStatus) {
+	with := make([]string, len(r.With))
+	for i, by := range r.With {
+		with[i] = relayText(by)
+	}
+	fmt.Fprintf(w, "relay       through %s", orText(strings.Join(with, ", "), "no member now"))
+	if r.Serves {
+		fmt.Fprintf(w, "; for %d members, %d channels, %s", r.Members, r.Channels, sizeText(int64(r.Bytes)))
+	}
+	fmt.Fprintln(w)
 }
 
 func orText(s, otherwise string) string {

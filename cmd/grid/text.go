@@ -32,13 +32,17 @@ func pathText(p overlay.PathStatus) string {
 	case p.Kind == overlay.KindDirect:
 		return p.Kind + " " + p.Remote.String()
 	case p.Relay != nil:
-		by := p.Relay.Name
-		if by == "" {
-			by = p.Relay.Peer.String()
-		}
-		return p.Kind + " through " + by + inBrackets(p.Reason)
+		return p.Kind + " through " + relayText(*p.Relay) + inBrackets(p.Reason)
 	}
 	return p.Kind + inBrackets(p.Reason)
+}
+
+// relayText names a relay: by its name, or else its peer ID.
+func relayText(by overlay.RelayedBy) string {
+	if by.Name == "" {
+		return by.Peer.String()
+	}
+	return by.Name
 }
 
 func inBrackets(s string) string {

@@ -150,13 +150,14 @@ func needs(t *testing.T, programs ...string) {
 // the path below them changes from the relay to a direct one.
 func TestProgramsThroughTUN(t *testing.T) {
 	t.Parallel()
-	needs(t, "ping", "curl", "ssh", "/usr/sbin/sshd", "ssh-keygen", "iperf3")
+	needs(t, "ping", "curl", "ssh", "/usr/sbin/sshd", "ssh-keygen", "iperf3", "mpirun", "mpicc")
 	r := newTUNRig(t)
 	if err := r.network.Block("nat-a", "nat-b"); err != nil {
 		t.Fatal(err)
 	}
-	r.up("alice", "rules: []\n")
-	r.up("bob", "rules:\n  - names: [alice]\n    ports: [ping, 22, 80, 5201]\n")
+	const dynamic = "\"1024-65535\"" // where MPI listens
+	r.up("alice", "rules:\n  - names: [bob]\n    ports: ["+dynamic+"]\n")
+	r.up("bob", "rules:\n  - names: [alice]\n    ports: [ping, 22, 80, 5201, "+dynamic+"]\n")
 	bob, bob6 := r.address["bob"], r.address["bob6"]
 
 	r.must("alice", "ping", "-c", "3", "-i", "0.2", "-W", "5", bob)
@@ -224,7 +225,8 @@ func TestProgramsThroughTUN(t *testing.T) {
 	r.ssh()
 }
 
-// ssh runs a command on bob through a real sshd.
+// ssh runs a command on bob through a real sshd, and then two ranks of MPI, one
+// of which another sshd starts on bob.
 func (r *tunRig) ssh() {
 	t := r.t
 	t.Helper()
@@ -237,22 +239,60 @@ func (r *tunRig) ssh() {
 			t.Fatalf("ssh-keygen: %v, %s", err, out)
 		}
 	}
-	sshd := r.start("bob", "/usr/sbin/sshd", "-d", "-f", "/dev/null", "-h", filepath.Join(dir, "host"), "-o", "ListenAddress="+r.address["bob"],
-		"-o", "AuthorizedKeysFile="+filepath.Join(dir, "user.pub"), "-o", "StrictModes=no", "-o", "UsePAM=no", "-o", "PermitRootLogin=yes", "-o", "PidFile=none")
-	var out string
-	var err error
-	for range 20 {
-		out, err = r.run("alice", "ssh", "-F", "/dev/null", "-i", filepath.Join(dir, "user"), "-o", "StrictHostKeyChecking=no",
-			"-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=10", "-o", "BatchMode=yes", r.address["bob"], "ip -4 -o addr show grid0")
-		if err == nil || !strings.Contains(out, "refused") {
-			break
-		}
-		time.Sleep(200 * time.Millisecond)
+	agent := filepath.Join(dir, "ssh")
+	script := "#!/bin/sh\nexec ssh -F /dev/null -i " + filepath.Join(dir, "user") + " -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null" +
+		" -o ConnectTimeout=10 -o BatchMode=yes -o LogLevel=ERROR \"$@\"\n"
+	if err := os.WriteFile(agent, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
 	}
+	// One that serves one connection, in its own process, and ends.
+	serve := func() *process {
+		p := r.start("bob", "/usr/sbin/sshd", "-d", "-f", "/dev/null", "-h", filepath.Join(dir, "host"), "-o", "ListenAddress="+r.address["bob"],
+			"-o", "AuthorizedKeysFile="+filepath.Join(dir, "user.pub"), "-o", "StrictModes=no", "-o", "UsePAM=no", "-o", "PermitRootLogin=yes", "-o", "PidFile=none")
+		for range 100 {
+			if out, err := r.run("bob", "ss", "-Hltn", "sport", "=", ":22"); err == nil && strings.Contains(out, ":22") {
+				return p
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Fatalf("sshd does not listen: %s", p.stderr)
+		return nil
+	}
+	sshd := serve()
+	out, err := r.run("alice", agent, r.address["bob"], "ip -4 -o addr show grid0")
 	if err != nil || !strings.Contains(out, r.address["bob"]) {
-		t.Errorf("ssh: %v\n%s\n%s", err, out, sshd.stderr)
+		t.Fatalf("ssh: %v\n%s\n%s", err, out, sshd.stderr)
+	}
+	sshd.kill()
+
+	source, program := filepath.Join(dir, "sum.c"), filepath.Join(dir, "sum")
+	if err := os.WriteFile(source, []byte(allreduce), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mpicc", "-o", program, source).CombinedOutput(); err != nil {
+		t.Fatalf("mpicc: %v, %s", err, out)
+	}
+	sshd = serve()
+	out, err = r.run("alice", "mpirun", "--allow-run-as-root", "-np", "2", "--host", r.address["alice"]+":1,"+r.address["bob"]+":1",
+		"--mca", "plm_rsh_agent", agent, "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "grid0", "--mca", "oob_tcp_if_include", "grid0", program)
+	if err != nil || !strings.Contains(out, "rank 0 of 2: sum 3") || !strings.Contains(out, "rank 1 of 2: sum 3") {
+		t.Errorf("mpirun: %v\n%s\n%s", err, out, sshd.stderr)
 	}
 }
+
+const allreduce = `#include <mpi.h>
+#include <stdio.h>
+int main(int argc, char **argv) {
+	int rank, size, own, sum;
+	MPI_Init(&argc, &argv);
+	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+	MPI_Comm_size(MPI_COMM_WORLD, &size);
+	own = rank + 1;
+	MPI_Allreduce(&own, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+	printf("rank %d of %d: sum %d\n", rank, size, sum);
+	MPI_Finalize();
+}
+`
 
 // networkOf returns all that an agent could change in a host's network.
 func networkOf(t *testing.T, h *kernel.Host) string {

@@ -15,11 +15,13 @@ import (
 func newWireguard() *cobra.Command {
 	var w wireguardEnd
 	cmd := &cobra.Command{
-		Use:    "wireguard",
-		Short:  "Run one end of a wireguard-go tunnel",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE:   func(cmd *cobra.Command, _ []string) error { return w.run(cmd) },
+		Use:     "wireguard",
+		Short:   "Run one end of a wireguard-go tunnel",
+		Long:    "wireguard is what tunnels runs inside its namespaces, until it is interrupted.",
+		Example: "sudo ri2n-bench wireguard --key HEX --peer HEX --endpoint 192.0.2.1:51820 --address 10.98.0.2/24 --network 10.98.0.0/24",
+		Hidden:  true,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return w.run(cmd) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&w.name, "name", "wg0", "interface")

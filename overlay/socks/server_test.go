@@ -285,7 +285,7 @@ func TestThousandConnections(t *testing.T) {
 		if _, err := io.ReadFull(c, b[:]); err != nil {
 			t.Error(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
 	}
 	if n := s.Counters.Connected.Load(); n != connections {
 		t.Errorf("%d connected", n)

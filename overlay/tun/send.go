@@ -2,6 +2,7 @@ package tun
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -20,6 +21,7 @@ type sender struct {
 	last packet   // of run
 	to   *peer
 	half [][]byte // scratch for halves of packets
+	room []byte   // that half points into
 }
 
 func newSender(i *Interface) *sender { return &sender{i: i} }
@@ -127,6 +129,11 @@ func (s *sender) retry(most *int, c carrier, b []byte) bool {
 func (s *sender) sendHalves(now time.Time, c carrier, to *peer, list [][]byte, flow uint32, most int) {
 	i := s.i
 	halves := s.half[:0]
+	need := 0
+	for _, b := range list {
+		need += len(b) + 2*(sendRoom+partHeaderLen)
+	}
+	room := slices.Grow(s.room[:0], need) // never moves below
 	for _, b := range list {
 		p := b[sendRoom:]
 		middle := (len(p) + 1) / 2
@@ -137,8 +144,9 @@ func (s *sender) sendHalves(now time.Time, c carrier, to *peer, list [][]byte, f
 		}
 		id := uint16(to.partID.Add(1))
 		for k, data := range [2][]byte{p[:middle], p[middle:]} {
-			h := make([]byte, sendRoom, sendRoom+partHeaderLen+len(data))
-			halves = append(halves, appendPart(h, part{second: k == 1, id: id, data: data}))
+			at := len(room)
+			room = appendPart(append(room, 0), part{second: k == 1, id: id, data: data})
+			halves = append(halves, room[at:])
 		}
 		i.counters.split.Add(1)
 		i.counters.sent(len(p))
@@ -149,7 +157,7 @@ func (s *sender) sendHalves(now time.Time, c carrier, to *peer, list [][]byte, f
 		}
 	}
 	clear(halves)
-	s.half = halves[:0]
+	s.half, s.room = halves[:0], room
 }
 
 // answer tells this computer that a packet of its own was not sent, as a router

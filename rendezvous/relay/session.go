@@ -21,10 +21,13 @@ type Session interface {
 	// AcceptControl returns the stream that messages travel on.
 	AcceptControl(ctx context.Context) (net.Conn, error)
 
-	SendDatagram(flow uint64, b []byte) error
-	// Datagrams gives what arrives to deliver, which owns it and does not
-	// block, until ctx or the session ends.
-	Datagrams(ctx context.Context, deliver func([]byte))
+	// SendDatagrams sends datagrams of one flow, and returns how many it took:
+	// those before the first that is too large.
+	SendDatagrams(flow uint64, list [][]byte) (int, error)
+	// Datagrams gives what arrives, as many at once as there are, to deliver,
+	// until ctx or the session ends. Deliver does not block; it may change the
+	// datagrams, and keeps none.
+	Datagrams(ctx context.Context, deliver func(list [][]byte))
 	MaxDatagramSize() int
 	Done() <-chan struct{}
 	CloseWithError(code uint64, reason string) error
@@ -32,6 +35,9 @@ type Session interface {
 
 // OverRI2N returns the Session of an ri2n session that is for the relay alone.
 func OverRI2N(s *ri2n.Session) Session { return overRI2N{s} }
+
+// datagramBatch is how many datagrams are taken at once.
+const datagramBatch = 32
 
 type overRI2N struct{ *ri2n.Session }
 
@@ -45,13 +51,20 @@ func (s overRI2N) AcceptControl(ctx context.Context) (net.Conn, error) {
 }
 
 // Datagrams reads the session's datagrams.
-func (s overRI2N) Datagrams(ctx context.Context, deliver func([]byte)) {
+func (s overRI2N) Datagrams(ctx context.Context, deliver func(list [][]byte)) {
+	list := make([][]byte, datagramBatch)
+	packets := make([][]byte, datagramBatch)
 	for {
-		b, err := s.ReceiveDatagram(ctx)
+		n, err := s.ReceiveDatagrams(ctx, list)
 		if err != nil {
 			return
 		}
-		deliver(b)
+		for i, b := range list[:n] {
+			packets[i] = b[ri2n.DatagramRoom:]
+		}
+		deliver(packets[:n])
+		clear(packets[:n])
+		ri2n.ReleaseDatagrams(list[:n])
 	}
 }
 
@@ -87,7 +100,7 @@ func (r *Relay) Serve(ctx context.Context, sess Session) {
 	ctx, cancel := context.WithCancel(ctx)
 	var datagrams sync.WaitGroup
 	datagrams.Go(func() {
-		sess.Datagrams(ctx, func(b []byte) { r.datagram(a, b) })
+		sess.Datagrams(ctx, func(list [][]byte) { r.datagrams(a, list) })
 	})
 	if err := r.readControl(ctx, a); errors.Is(err, protocol.ErrMalformed) {
 		r.mu.Lock()
@@ -175,46 +188,75 @@ func (r *Relay) readControl(ctx context.Context, a *Agent) error {
 		released := r.table.receive(time.Now(), a, m)
 		gone := a.gone
 		r.unlock()
-		for _, d := range released {
-			r.pass(d)
-		}
+		r.pass(released)
 		if gone {
 			return nil
 		}
 	}
 }
 
-// datagram relays what an agent sends.
-func (r *Relay) datagram(a *Agent, b []byte) {
+// datagrams relays what an agent sends.
+func (r *Relay) datagrams(a *Agent, list [][]byte) {
+	f := flights.Get().(*flight)
+	f.relayed = f.relayed[:0]
+	now := time.Now()
 	r.mu.Lock()
-	d, ok := r.table.datagram(time.Now(), a, b)
+	for _, b := range list {
+		if d, ok := r.table.datagram(now, a, b); ok {
+			f.relayed = append(f.relayed, d)
+		}
+	}
 	r.mu.Unlock()
-	if ok {
-		r.pass(d)
+	r.pass(f.relayed)
+	clear(f.relayed)
+	flights.Put(f)
+}
+
+// A flight is the memory for datagrams that leave together; SendDatagrams copies
+// them.
+type flight struct {
+	b       []byte
+	list    [][]byte
+	relayed []relayed
+}
+
+var flights = sync.Pool{New: func() any { return new(flight) }}
+
+// pass sends packets on, those with the same way together. The target's session
+// queues them behind other packets of the same sender only, and shares itself
+// fairly among senders.
+func (r *Relay) pass(list []relayed) {
+	f := flights.Get().(*flight)
+	defer flights.Put(f)
+	for len(list) > 0 {
+		first := list[0]
+		f.b, f.list = f.b[:0], f.list[:0]
+		for len(list) > 0 && list[0].to == first.to && list[0].flow == first.flow {
+			start := len(f.b)
+			f.b = protocol.AppendFrame(append(f.b, r.cfg.Header...), list[0].number, list[0].packet)
+			f.list = append(f.list, f.b[start:len(f.b):len(f.b)]) // stays valid when f.b moves
+			list = list[1:]
+		}
+		r.send(first.to, first.flow, f.list)
 	}
 }
 
-// frames are buffers for datagrams that leave; SendDatagram copies them.
-var frames = sync.Pool{New: func() any { return new([]byte) }}
-
-// pass sends one packet on. The target's session queues it behind other
-// packets of the same sender only, and shares itself fairly among senders.
-func (r *Relay) pass(d relayed) {
-	buf := frames.Get().(*[]byte)
-	*buf = protocol.AppendFrame(append((*buf)[:0], r.cfg.Header...), d.number, d.packet)
-	err := d.to.session.SendDatagram(d.flow, *buf)
-	frames.Put(buf)
-	if err == nil {
-		return
+func (r *Relay) send(to *Agent, flow uint64, list [][]byte) {
+	for len(list) > 0 {
+		n, err := to.session.SendDatagrams(flow, list)
+		if err == nil {
+			return
+		}
+		reason, lost := dropQueue, len(list)-n // the session has ended
+		if errors.Is(err, ri2n.ErrDatagramTooLarge) {
+			reason, lost = dropTooLarge, 1
+			r.measure(to)
+		}
+		r.mu.Lock()
+		r.table.counters.DatagramsDropped[reason] += uint64(lost)
+		r.mu.Unlock()
+		list = list[n+lost:]
 	}
-	reason := dropQueue
-	if errors.Is(err, ri2n.ErrDatagramTooLarge) {
-		reason = dropTooLarge
-		r.measure(d.to)
-	}
-	r.mu.Lock()
-	r.table.counters.DatagramsDropped[reason]++
-	r.mu.Unlock()
 }
 
 // write sends what waits in the outbox of a, and closes the session when the

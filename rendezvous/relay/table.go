@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
 	"time"
@@ -628,7 +629,7 @@ func (t *table) admit(now time.Time, a *Agent, m protocol.Admit) {
 }
 
 // datagram handles one datagram from a: it may pass, be held until its channel
-// opens, or be dropped and counted. The table owns b.
+// opens, or be dropped and counted. The table keeps no part of b.
 func (t *table) datagram(now time.Time, a *Agent, b []byte) (relayed, bool) {
 	if a.gone || a.role < roleGuest || !a.registered {
 		return relayed{}, t.drop(a, dropUnregistered)
@@ -643,7 +644,7 @@ func (t *table) datagram(now time.Time, a *Agent, b []byte) (relayed, bool) {
 	if number%2 != 0 || number < a.nextOwn {
 		return relayed{}, t.drop(a, dropUnknownChannel) // closed; a late packet or a replay
 	}
-	if !a.hold.Put(now, number, packet) {
+	if !a.hold.Put(now, number, bytes.Clone(packet)) {
 		return relayed{}, t.drop(a, dropHoldFull)
 	}
 	return relayed{}, false

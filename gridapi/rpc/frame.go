@@ -1,0 +1,284 @@
+package rpc
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Frames (docs/rpc-protocol.md, section 1): kind, length, body.
+const (
+	frameHeaderLen = 5
+	maxData        = 64 << 10 // bytes in one DATA
+	maxBody        = 16 << 10 // bytes of any other body
+
+	protocolVersion = 1
+)
+
+type frameKind byte
+
+const (
+	frameHello   frameKind = 0x01 // client: opens the connection
+	frameCall    frameKind = 0x02 // client: what to call; DATA and END follow
+	frameData    frameKind = 0x03 // both: a part of argument or result
+	frameEnd     frameKind = 0x04 // client: the argument is complete
+	frameAbort   frameKind = 0x05 // client: nobody wants the result any more
+	frameWelcome frameKind = 0x11 // worker: what it offers
+	frameBeat    frameKind = 0x12 // worker: the call is being worked on
+	frameResult  frameKind = 0x13 // worker: the result is complete
+	frameError   frameKind = 0x14 // worker: there is no result
+)
+
+// errMalformed reports bytes that no append function of ours produces.
+var errMalformed = errors.New("rpc: malformed bytes from the other side")
+
+// appendFrameHeader appends the header of a body of n bytes, which follows.
+func appendFrameHeader(b []byte, k frameKind, n int) []byte {
+	b = append(b, byte(k))
+	return binary.BigEndian.AppendUint32(b, uint32(n))
+}
+
+// appendFrame appends a frame whose body append extends b by.
+func appendFrame(b []byte, k frameKind, body func([]byte) []byte) []byte {
+	at := len(b)
+	b = appendFrameHeader(b, k, 0)
+	if body != nil {
+		b = body(b)
+	}
+	binary.BigEndian.PutUint32(b[at+1:], uint32(len(b)-at-frameHeaderLen))
+	return b
+}
+
+// readHeader reads the header of the next frame and checks its length.
+func readHeader(r *bufio.Reader) (k frameKind, n int, err error) {
+	h, err := r.Peek(frameHeaderLen)
+	if err != nil {
+		if len(h) > 0 && err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, 0, err
+	}
+	k, size := frameKind(h[0]), binary.BigEndian.Uint32(h[1:])
+	limit := uint32(maxBody)
+	if k == frameData {
+		limit = maxData
+	}
+	if size > limit {
+		return 0, 0, fmt.Errorf("%w: frame %#x of %d bytes", errMalformed, byte(k), size)
+	}
+	r.Discard(frameHeaderLen)
+	return k, int(size), nil
+}
+
+// readBody reads a body of n bytes, at most maxBody.
+func readBody(r *bufio.Reader, n int) ([]byte, error) {
+	b := make([]byte, n)
+	_, err := io.ReadFull(r, b)
+	return b, err
+}
+
+// A fields reader takes a body apart. Its first error stays.
+type fields struct {
+	b   []byte
+	bad bool
+}
+
+func (f *fields) take(n int) []byte {
+	if f.bad || len(f.b) < n {
+		f.bad = true
+		return make([]byte, min(n, 32))
+	}
+	b := f.b[:n]
+	f.b = f.b[n:]
+	return b
+}
+
+func (f *fields) u8() uint8   { return f.take(1)[0] }
+func (f *fields) u16() uint16 { return binary.BigEndian.Uint16(f.take(2)) }
+func (f *fields) u32() uint32 { return binary.BigEndian.Uint32(f.take(4)) }
+
+// text returns a text with a length of two bytes, of at most most bytes.
+func (f *fields) text(most int) string {
+	n := int(f.u16())
+	if n > most {
+		f.bad = true
+	}
+	if f.bad {
+		return ""
+	}
+	return string(f.take(n))
+}
+
+// end returns errMalformed unless the body was read whole and without error.
+func (f *fields) end(k frameKind) error {
+	if f.bad || len(f.b) > 0 {
+		return fmt.Errorf("%w: body of frame %#x", errMalformed, byte(k))
+	}
+	return nil
+}
+
+func appendText(b []byte, s string) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
+	return append(b, s...)
+}
+
+// Longest texts, in bytes.
+const (
+	maxName      = 64
+	maxFunctions = 200
+	maxMessage   = 4096
+)
+
+// A hello opens a connection.
+type hello struct {
+	version uint16
+	watch   bool // no calls come: the client waits for changes of the welcome
+}
+
+func (h hello) appendBody(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, h.version)
+	if h.watch {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func parseHello(b []byte) (h hello, err error) {
+	f := fields{b: b}
+	h.version = f.u16()
+	watch := f.u8()
+	h.watch = watch == 1
+	if watch > 1 {
+		f.bad = true
+	}
+	return h, f.end(frameHello)
+}
+
+// callFlags say what is wanted of a call.
+type callFlags uint8
+
+const (
+	callStream callFlags = 1 << iota // argument and result are bytes, not values
+	allFlags             = callStream
+)
+
+// A call says what to do with the argument that follows.
+type call struct {
+	flags     callFlags
+	timeout   uint32 // ms; zero: none
+	codec     string
+	function  string
+	signature string // empty: the caller does not know
+}
+
+func (c call) appendBody(b []byte) []byte {
+	b = append(b, byte(c.flags))
+	b = binary.BigEndian.AppendUint32(b, c.timeout)
+	b = appendText(b, c.codec)
+	b = appendText(b, c.function)
+	return appendText(b, c.signature)
+}
+
+func parseCall(b []byte) (c call, err error) {
+	f := fields{b: b}
+	c.flags = callFlags(f.u8())
+	c.timeout = f.u32()
+	c.codec = f.text(maxName)
+	c.function = f.text(maxName)
+	c.signature = f.text(maxSignature)
+	if c.flags&^allFlags != 0 {
+		f.bad = true
+	}
+	return c, f.end(frameCall)
+}
+
+// A welcome says what a worker offers. It comes first, and again when that
+// changes.
+type welcome struct {
+	version   uint16
+	slots     uint16
+	name      string
+	site      string
+	functions []string
+}
+
+func (w welcome) appendBody(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, w.version)
+	b = binary.BigEndian.AppendUint16(b, w.slots)
+	b = appendText(b, w.name)
+	b = appendText(b, w.site)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(w.functions)))
+	for _, name := range w.functions {
+		b = appendText(b, name)
+	}
+	return b
+}
+
+func parseWelcome(b []byte) (w welcome, err error) {
+	f := fields{b: b}
+	w.version, w.slots = f.u16(), f.u16()
+	w.name, w.site = f.text(maxName), f.text(maxName)
+	n := int(f.u16())
+	if n > maxFunctions {
+		f.bad = true
+	}
+	for i := 0; i < n && !f.bad; i++ {
+		w.functions = append(w.functions, f.text(maxName))
+	}
+	return w, f.end(frameWelcome)
+}
+
+// A beat says that the call goes on.
+type beat struct{ progress uint16 } // parts of progressWhole; more: unknown
+
+const (
+	progressWhole   = 10_000
+	progressUnknown = 0xffff
+)
+
+func (x beat) appendBody(b []byte) []byte { return binary.BigEndian.AppendUint16(b, x.progress) }
+
+func parseBeat(b []byte) (x beat, err error) {
+	f := fields{b: b}
+	x.progress = f.u16()
+	return x, f.end(frameBeat)
+}
+
+// A failure says why there is no result.
+type failure struct {
+	code    failureCode
+	pause   uint32 // ms before the worker wants to be asked again
+	message string
+}
+
+type failureCode uint8
+
+const (
+	failFunction  failureCode = 1 // the function returned an error
+	failUnknown   failureCode = 2 // there is no such function
+	failType      failureCode = 3 // of other types
+	failBusy      failureCode = 4 // later, or elsewhere
+	failTooLarge  failureCode = 5
+	failHandle    failureCode = 6 // the connection has no handle of the function's module
+	failAborted   failureCode = 7 // as the client wished, or its time was over
+	failMalformed failureCode = 8
+)
+
+func (x failure) appendBody(b []byte) []byte {
+	b = append(b, byte(x.code))
+	b = binary.BigEndian.AppendUint32(b, x.pause)
+	return appendText(b, x.message[:min(len(x.message), maxMessage)])
+}
+
+func parseFailure(b []byte) (x failure, err error) {
+	f := fields{b: b}
+	x.code = failureCode(f.u8())
+	x.pause = f.u32()
+	x.message = f.text(maxMessage)
+	if x.code == 0 || x.code > failMalformed {
+		f.bad = true
+	}
+	return x, f.end(frameError)
+}

@@ -1,0 +1,108 @@
+package rpc
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata")
+
+// A frameBody is any body of a frame.
+type frameBody interface{ appendBody([]byte) []byte }
+
+var golden = []struct {
+	name string
+	kind frameKind
+	body frameBody
+}{
+	{"hello", frameHello, hello{version: 1, watch: true}},
+	{"call", frameCall, call{flags: callStream, timeout: 5000, codec: "cbor", function: "add", signature: "{A float64} -> float64"}},
+	{"welcome", frameWelcome, welcome{version: 1, slots: 2, name: "alice", site: "home", functions: []string{"add", "codeml"}}},
+	{"welcome-bare", frameWelcome, welcome{version: 1, slots: 1}},
+	{"beat", frameBeat, beat{5000}},
+	{"error", frameError, failure{code: failBusy, pause: 500, message: "full"}},
+}
+
+// parseBody decodes the body of a frame.
+func parseBody(k frameKind, b []byte) (frameBody, error) {
+	switch k {
+	case frameHello:
+		return wrap(parseHello(b))
+	case frameCall:
+		return wrap(parseCall(b))
+	case frameWelcome:
+		return wrap(parseWelcome(b))
+	case frameBeat:
+		return wrap(parseBeat(b))
+	case frameError:
+		return wrap(parseFailure(b))
+	}
+	return nil, errMalformed
+}
+
+func wrap[T frameBody](x T, err error) (frameBody, error) { return x, err }
+
+func TestFramesGolden(t *testing.T) {
+	for _, g := range golden {
+		b := appendFrame(nil, g.kind, g.body.appendBody)
+		file := filepath.Join("testdata", g.name+".hex")
+		if *update {
+			text := "# rpc." + g.name + ". Kind, length, body.\n" + hex.EncodeToString(b[:1]) + "\n" + hex.EncodeToString(b[1:frameHeaderLen]) + "\n" + hex.EncodeToString(b[frameHeaderLen:]) + "\n"
+			must(t, os.WriteFile(file, []byte(text), 0o644))
+		}
+		text, err := os.ReadFile(file)
+		must(t, err)
+		_, digits, _ := strings.Cut(string(text), "\n")
+		if want, err := hex.DecodeString(strings.ReplaceAll(digits, "\n", "")); err != nil || !bytes.Equal(b, want) {
+			t.Errorf("%s: %x, want %x (%v)", g.name, b, want, err)
+		}
+		r := bufio.NewReader(bytes.NewReader(b))
+		k, n, err := readHeader(r)
+		must(t, err)
+		body, err := readBody(r, n)
+		must(t, err)
+		if got, err := parseBody(k, body); err != nil || !reflect.DeepEqual(got, g.body) {
+			t.Errorf("%s decodes to %+v, %v", g.name, got, err)
+		}
+		for i := range body {
+			if got, err := parseBody(k, body[:i]); !errors.Is(err, errMalformed) {
+				t.Errorf("%s: prefix of %d bytes decodes to %+v, %v", g.name, i, got, err)
+			}
+		}
+		if _, err := parseBody(k, append(body, 0)); !errors.Is(err, errMalformed) {
+			t.Errorf("%s with a byte more: %v", g.name, err)
+		}
+	}
+}
+
+func FuzzParseFrame(f *testing.F) {
+	for _, g := range golden {
+		f.Add(appendFrame(nil, g.kind, g.body.appendBody))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bufio.NewReader(bytes.NewReader(b))
+		k, n, err := readHeader(r)
+		if err != nil || k == frameData {
+			return
+		}
+		body, err := readBody(r, n)
+		if err != nil {
+			return
+		}
+		x, err := parseBody(k, body)
+		if err != nil {
+			return
+		}
+		if again := appendFrame(nil, k, x.appendBody); !bytes.Equal(again, b[:len(again)]) {
+			t.Errorf("%x decodes to %+v, which encodes to %x", b, x, again)
+		}
+	})
+}
