@@ -84,3 +84,31 @@ func TestIdentityIsTakenOnce(t *testing.T) {
 	}
 	release()
 }
+
+// With a group the socket is open to it, and so is the way there; the files
+// beside it are not.
+func TestControlForAGroup(t *testing.T) {
+	dir := t.TempDir()
+	node, err := overlay.Start(t.Context(), overlay.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	s := newControl(node)
+	s.group = os.Getgid()
+	if err := s.serve(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for name, want := range map[string]os.FileMode{".": 0o710, socketFile: 0o660, "key": 0o600} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want mode %v", name, info, err, want)
+		}
+	}
+	if id, err := groupID(""); id != -1 || err != nil {
+		t.Errorf("no group: %d, %v", id, err)
+	}
+	if _, err := groupID("no-such-group-here"); err == nil {
+		t.Error("a group that does not exist is taken")
+	}
+}

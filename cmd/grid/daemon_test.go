@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -389,6 +390,35 @@ func TestDamagedState(t *testing.T) {
 				wantExplained(t, dir, path)
 			})
 		}
+	}
+}
+
+// The agent is killed at moments drawn from a seed, while it starts, registers,
+// connects and learns who is revoked: the next one starts as the same member.
+func TestUpSurvivesKill(t *testing.T) {
+	_, admin := startGrid(t)
+	const seed = 24
+	random := rand.New(rand.NewPCG(seed, seed))
+	dir := t.TempDir()
+	grid(t, dir, "", "join", "--name", "alice", invited(t, admin)).want(t, cli.ExitOK)
+	id := grid(t, dir, "", "id").want(t, cli.ExitOK)
+	for i := range 24 {
+		agent := grid(t, dir, "", "up")
+		if i%6 == 5 {
+			// An invitation that nobody has used is taken back: a newer list.
+			var doc inviteDocument
+			document(t, grid(t, admin, "", "invite", "--json").want(t, cli.ExitOK), &doc)
+			grid(t, admin, "", "revoke", doc.Invite.String()).want(t, cli.ExitOK)
+		}
+		time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
+		agent.kill()
+		if problems := overlay.CheckState(overlay.Config{Dir: dir}); len(problems) > 0 {
+			t.Fatalf("seed %d, killed %d times: %v", seed, i+1, problems)
+		}
+	}
+	agent := grid(t, dir, "", "up")
+	if agent.line(t) != "peer ID     "+strings.TrimSpace(id) || agent.line(t) != "name        alice.lab.grid" {
+		t.Errorf("it is another one after %d kills: %s", 24, agent.stderr)
 	}
 }
 

@@ -60,8 +60,8 @@ func doctorCommand(o *options) *cobra.Command {
 state directory, settings, agent, rendezvous, UDP, membership, clock, permissions,
 ports, MTU and what the kernel offers for speed.
 
-It ends within 10 s and changes nothing. It asks the running agent where there is
-one, and otherwise connects by itself, if this computer has a key.
+It ends within 10 s. It asks the running agent where there is one, and otherwise
+connects by itself for a moment, if this computer has a key.
 
 It exits with 1 if a check has failed; warnings are no failure.`,
 		Example: "grid doctor\ngrid doctor --json",
@@ -384,6 +384,9 @@ func (x *examination) checkPorts(context.Context) []checkResult {
 // transport fits from there on.
 const leastMTU = 1280
 
+// leastPayload is what is left of that behind the headers of IPv6 and UDP.
+const leastPayload = leastMTU - 40 - 8
+
 func (x *examination) checkMTU(context.Context) (rows []checkResult) {
 	list, err := net.Interfaces()
 	if err != nil {
@@ -401,7 +404,7 @@ func (x *examination) checkMTU(context.Context) (rows []checkResult) {
 	}
 	if x.status != nil {
 		for _, p := range x.status.Peers {
-			if p.Path.Kind == overlay.KindDirect && p.Path.MTU > 0 && p.Path.MTU < leastMTU-48 {
+			if p.Path.Kind == overlay.KindDirect && p.Path.MTU > 0 && p.Path.MTU < leastPayload {
 				rows = append(rows, one("mtu", checkWarning, "look for a tunnel on the way: tracepath "+p.Path.Remote.Addr().String(), "the path to %s carries %d bytes in a packet", peerText(p), p.Path.MTU)...)
 			}
 		}

@@ -38,7 +38,7 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
 	}
-	kinds := map[string]float64{overlay.KindDirect: 0, overlay.KindRelay: 0}
+	kinds := map[string]float64{overlay.KindDirect: 0, overlay.KindRelay: 0, overlay.KindPeerRelay: 0}
 	reasons := make(map[string]float64)
 	for _, p := range s.Peers {
 		kinds[p.Path.Kind]++

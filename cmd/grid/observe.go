@@ -64,7 +64,7 @@ func listenMetrics(address string) (net.Listener, error) {
 func serveMetrics(ctx context.Context, ln net.Listener, node *overlay.Node, log *slog.Logger) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		metrics.New(node.Transport), relayCollector{node}, nodeCollector{node.Status},
+		metrics.New(node.Transport), nodeCollector{node.Status}, relayCollector{node},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	begun := time.Now()

@@ -247,6 +247,9 @@ func (v *watchView) peers() (lines []string) {
 			style = watchDirect
 			why = p.Path.Remote.String()
 		}
+		if r := p.Path.Relay; r != nil {
+			why += " (through " + orText(r.Name, r.Peer.Short()) + ")"
+		}
 		lines = append(lines, fmt.Sprintf("%-20.20s %s %9s %12s %12s %10s  %s", peerText(p), style.Render(fmt.Sprintf("%-11s", kind)),
 			rttText(p.Path.RTT), rateText(sent), rateText(received), v.now.at.Sub(p.Since).Round(time.Second), why))
 		if p.Path.Kind != overlay.KindDirect && p.Path.Advice != "" {
