@@ -351,3 +351,12 @@ func BenchmarkDatagramQueue(bm *testing.B) {
 		})
 	}
 }
+
+// A queue in which everything has expired fills no packet.
+func TestExpiredDatagramsFillNoPacket(t *testing.T) {
+	s := &Session{datagrams: new(datagramQueue)}
+	s.datagrams.push(queueEpoch, 1, make([]byte, 1100))
+	if s.fillsPacket(&transmission{ends: [maxBurstPackets]int{1200}}, queueEpoch.Add(time.Minute)) {
+		t.Error("an expired datagram fills a packet")
+	}
+}

@@ -233,9 +233,12 @@ func (s *Session) fillsPacket(t *transmission, now time.Time) bool {
 		return false
 	}
 	n := s.datagrams.peekSize(now)
+	if n < 0 {
+		return false // all have expired
+	}
 	room := t.ends[0] - shortHeaderLen - aeadOverhead
 	need := datagramHeaderLen(n, false) + n
-	return n >= 0 && need <= room && need >= room-room/maxDatagramPadding
+	return need <= room && need >= room-room/maxDatagramPadding
 }
 
 // buildMTUProbe makes a packet of the size that the path's search wants to
