@@ -24,6 +24,8 @@ require (
 	golang.org/x/time v0.16.0
 )
 
+require github.com/miekg/dns v1.1.73
+
 require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
 	github.com/VividCortex/ewma v1.2.0 // indirect
