@@ -22,7 +22,7 @@ const (
 	proofTime  = 5 * time.Second  // for a stranger's proof (security.md, section 1, rule 10)
 
 	// maxOpening bounds the streams of one peer whose header has not been
-	// dealt with.
+	// dealt with, and those that a service has.
 	maxOpening = 256
 	// outboxLen bounds the messages that wait for the control stream. What
 	// exceeds it is dropped: everything there may be lost but the hello,
@@ -208,6 +208,7 @@ func (a *association) run(control *ri2n.Stream) {
 
 	arrived := make(chan *ri2n.Stream, 1)
 	running.Go(func() { a.acceptStreams(ctx, &running, arrived) })
+	running.Go(func() { a.readDatagrams(ctx) })
 	if control == nil {
 		if control = a.awaitControl(arrived); control == nil {
 			<-a.session.Done()
@@ -309,7 +310,7 @@ func (a *association) take(ctx context.Context, st *ri2n.Stream, control chan<- 
 		a.node.counters.malformed.Add(1)
 		st.Reset(resetHeader)
 		return
-	case h.port == portControl:
+	case h.network == networkTCP && h.port == portControl:
 		select {
 		case control <- st:
 		default: // there is one already
@@ -322,6 +323,10 @@ func (a *association) take(ctx context.Context, st *ri2n.Stream, control chan<- 
 	case <-a.proven:
 	case <-a.session.Done():
 		st.Reset(resetRefused)
+		return
+	}
+	if h.network == networkService {
+		a.serve(ctx, h.port, st)
 		return
 	}
 	if !a.node.mayOpen(a.peer.id, h.port) {

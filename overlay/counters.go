@@ -27,6 +27,7 @@ type Counters struct {
 	ListsRefused     uint64 `json:"lists_refused"`    // revocation lists that do not hold
 	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
 	RenewalsFailed   uint64 `json:"renewals_failed"`
+	DatagramsRefused uint64 `json:"datagrams_refused"` // of no kind that we take, or of a peer that is not let in
 }
 
 // Transport returns the counters of the node's endpoint, which all its sessions
@@ -38,7 +39,8 @@ type counters struct {
 	dials, dialsFailed, peersRefused, channelsRefused, proofsRefused,
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
 	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
-	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed atomic.Uint64
+	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed,
+	datagramsRefused atomic.Uint64
 }
 
 func (c *counters) snapshot() Counters {
@@ -52,5 +54,6 @@ func (c *counters) snapshot() Counters {
 		PortsRefused: c.portsRefused.Load(), RevokedRefused: c.revokedRefused.Load(),
 		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
 		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), RenewalsFailed: c.renewalsFailed.Load(),
+		DatagramsRefused: c.datagramsRefused.Load(),
 	}
 }

@@ -10,9 +10,10 @@ import (
 const headerLen = 4
 
 const (
-	headerVersion = 1
-	networkTCP    = 1
-	portControl   = 0 // the stream that messages between two nodes travel on
+	headerVersion  = 1
+	networkTCP     = 1
+	networkService = 2 // the port is the number of a service
+	portControl    = 0 // the stream that messages between two nodes travel on
 )
 
 // errMalformed reports bytes that no append function of ours produces.
@@ -40,7 +41,7 @@ func parseHeader(b []byte) (h header, rest []byte, err error) {
 	if b[0] != headerVersion {
 		return header{}, nil, fmt.Errorf("%w: stream header of version %d", errMalformed, b[0])
 	}
-	if b[1] != networkTCP {
+	if b[1] != networkTCP && b[1] != networkService {
 		return header{}, nil, fmt.Errorf("%w: stream for network %d", errMalformed, b[1])
 	}
 	return header{network: b[1], port: binary.BigEndian.Uint16(b[2:])}, b[headerLen:], nil

@@ -110,7 +110,7 @@ func TestHeaderGolden(t *testing.T) {
 			t.Errorf("prefix of %d bytes: %v", i, err)
 		}
 	}
-	for _, bad := range [][]byte{{0, 1, 0, 1}, {2, 1, 0, 1}, {1, 0, 0, 1}, {1, 2, 0, 1}} {
+	for _, bad := range [][]byte{{0, 1, 0, 1}, {2, 1, 0, 1}, {1, 0, 0, 1}, {1, 3, 0, 1}} {
 		if _, _, err := parseHeader(bad); !errors.Is(err, errMalformed) {
 			t.Errorf("header %x: %v", bad, err)
 		}

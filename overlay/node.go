@@ -38,6 +38,7 @@ type Node struct {
 	events      eventHub
 	counters    counters
 	nonce       atomic.Uint64
+	handlers    handlers
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
