@@ -95,7 +95,7 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 	if b, err = dir.read(fileMembers); err == nil {
 		if list, err := membership.ParsePage(b); err == nil {
 			for _, x := range list {
-				_, _ = t.learn(now, x.Proof.Record.Peer, x.Proof, x.Joined) // what no longer holds is left out
+				_, _ = t.learn(now, x.Proof.Peer(), x.Proof, x.Joined) // what no longer holds is left out
 			}
 		}
 	}
