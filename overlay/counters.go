@@ -27,7 +27,8 @@ type Counters struct {
 	ListsRefused     uint64 `json:"lists_refused"`    // revocation lists that do not hold
 	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
 	RenewalsFailed   uint64 `json:"renewals_failed"`
-	DatagramsRefused uint64 `json:"datagrams_refused"` // of no kind that we take, or of a peer that is not let in
+	HeardDialsFailed uint64 `json:"heard_dials_failed"` // at addresses heard on a local network
+	DatagramsRefused uint64 `json:"datagrams_refused"`  // of no kind that we take, or of a peer that is not let in
 }
 
 // Transport returns the counters of the node's endpoint, which all its sessions
@@ -39,7 +40,7 @@ type counters struct {
 	dials, dialsFailed, peersRefused, channelsRefused, proofsRefused,
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
 	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
-	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed,
+	sessionsRevoked, membersRefused, listsRefused, listsHidden, heardDialsFailed, renewalsFailed,
 	datagramsRefused atomic.Uint64
 }
 
@@ -53,7 +54,7 @@ func (c *counters) snapshot() Counters {
 		ProofsDropped: c.proofsDropped.Load(), EventsDropped: c.eventsDropped.Load(),
 		PortsRefused: c.portsRefused.Load(), RevokedRefused: c.revokedRefused.Load(),
 		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
-		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), RenewalsFailed: c.renewalsFailed.Load(),
+		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), HeardDialsFailed: c.heardDialsFailed.Load(), RenewalsFailed: c.renewalsFailed.Load(),
 		DatagramsRefused: c.datagramsRefused.Load(),
 	}
 }

@@ -81,13 +81,11 @@ func (n *Node) dial(ctx context.Context, p *Peer) error {
 	token := p.token
 	p.mu.Unlock()
 
-	candidates := n.directCandidates(p)
+	heard, candidates := n.heardCandidates(p.id), n.directCandidates(p)
 	client := n.clientFor(p)
-	switch {
-	case client == nil && len(candidates) == 0:
-		return &NoWayError{Peer: p.id}
-	case client != nil && len(candidates) == 0:
-		if err := waitRegistered(ctx, client); err != nil {
+	if len(heard) == 0 && len(candidates) == 0 {
+		var err error
+		if heard, err = n.awaitWay(ctx, p); err != nil {
 			return p.explain(err)
 		}
 	}
@@ -104,13 +102,13 @@ func (n *Node) dial(ctx context.Context, p *Peer) error {
 	defer cancel(nil)
 	if channel != nil {
 		patience := time.Duration(0)
-		if len(candidates) > 1 {
+		if len(candidates)+len(heard) > 1 {
 			patience = directChance
 		}
 		stop := n.watchChannel(ctx, channel, patience, cancel)
 		defer stop()
 	}
-	s, err := n.endpoint.Dial(ctx, p.id, candidates...)
+	s, err := n.race(ctx, p.id, heard, candidates)
 	if err != nil {
 		n.counters.dialsFailed.Add(1)
 		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil && !errors.Is(cause, context.Canceled) {

@@ -63,4 +63,5 @@ const (
 	closeProtocol  = 0x1103 // a message made no sense
 	closeMember    = 0x1104 // the membership does not hold
 	closeRevoked   = 0x1105 // the membership was revoked
+	closeName      = 0x1106 // another member has the name
 )

@@ -38,6 +38,7 @@ type Node struct {
 	events      eventHub
 	counters    counters
 	nonce       atomic.Uint64
+	lan         lanKeeper
 	handlers    handlers
 
 	ctx       context.Context // ends with the node
@@ -84,6 +85,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		closeLinks()
 		return nil, err
 	}
+	ownLinks := len(cfg.Links) == 0 && cfg.Uplinks == nil
 	uplinks := cfg.Uplinks
 	if len(cfg.Links) == 0 && uplinks == nil && severalUplinks(address) {
 		uplinks = systemUplinks(cfg.ListenPort)
@@ -134,10 +136,11 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		n.home = home
 		n.mu.Unlock()
 		n.resumeInvitations(home)
-		if n.grid.member() {
+		if n.grid.member() && !n.grid.ledgerless() {
 			n.running.Go(n.tendGrid)
 		}
 	}
+	n.startLAN(ownLinks)
 	return n, nil
 }
 
@@ -261,6 +264,9 @@ func (n *Node) keepHouse() {
 		}
 		n.invitations.expire(now)
 		n.closeExpired(now)
+		if err := n.grid.store(now); err != nil {
+			n.log.Warn("members are not stored", "err", err)
+		}
 		_ = n.lookAtPolicy() // which says itself what is wrong
 		if err := n.remembered.save(); err != nil {
 			n.log.Warn("remembered addresses are not stored", "err", err)
@@ -317,6 +323,7 @@ func (n *Node) Close() error {
 		for _, l := range listeners {
 			l.Close()
 		}
+		n.lan.close()
 		// Sessions end while their relay still runs.
 		var sessions []*ri2n.Session
 		n.eachPeer(func(p *Peer) {
@@ -344,6 +351,9 @@ func (n *Node) Close() error {
 		n.events.close()
 		if err := n.remembered.save(); err != nil {
 			n.log.Warn("remembered addresses are not stored", "err", err)
+		}
+		if err := n.grid.store(time.Now()); err != nil {
+			n.log.Warn("members are not stored", "err", err)
 		}
 		close(n.ended)
 	})

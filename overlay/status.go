@@ -18,6 +18,7 @@ type Status struct {
 	Links      []LinkStatus     `json:"links"`
 	Peers      []PeerStatus     `json:"peers"`          // with a session, by peer ID
 	Grid       *GridStatus      `json:"grid,omitempty"` // nil: the node belongs to none
+	LAN        *LANStatus       `json:"lan,omitempty"`  // nil: the node is silent on local networks
 	Counters   Counters         `json:"counters"`
 }
 
@@ -76,6 +77,7 @@ func (n *Node) Status() Status {
 		Grid:     n.grid.status(time.Now()),
 		Counters: n.counters.snapshot(),
 	}
+	s.LAN = n.lanStatus()
 	n.mu.Lock()
 	home := n.home
 	n.mu.Unlock()
