@@ -489,3 +489,10 @@ func (n *Node) lanStatus() *LANStatus {
 	slices.SortStableFunc(s.Heard, func(a, b HeardStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return s
 }
+
+// IsLedgerless reports whether the node whose state is in dir belongs to a grid
+// without a ledger, and so needs no rendezvous.
+func IsLedgerless(dir string) (bool, error) {
+	t, err := loadGrid(directory(dir), ri2n.PeerID{}, time.Now())
+	return err == nil && t.member() && t.ledgerless(), err
+}

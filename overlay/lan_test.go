@@ -389,12 +389,12 @@ func TestForgedAnnouncement(t *testing.T) {
 		atMost time.Duration
 		failed uint64
 	}{
-		{"silent", func([]byte) []byte { return nil }, 140*time.Millisecond + heardHead, 0},
+		{"silent", func([]byte) []byte { return nil }, 65 * time.Millisecond, 0},
 		{"claims another version", func(b []byte) []byte {
 			v := append([]byte{0xf0, 0, 0, 0, 0}, b[13:21]...)
 			return append(append(v, b[5:13]...), 0x5a, 0x5a, 0x5a, 0x5a)
-		}, 145 * time.Millisecond, 1},
-		{"repeats", func(b []byte) []byte { return b }, 140*time.Millisecond + heardHead, 0},
+		}, 45 * time.Millisecond, 1},
+		{"repeats", func(b []byte) []byte { return b }, 65 * time.Millisecond, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {

@@ -85,12 +85,7 @@ func (o *options) findRendezvous(dir string) (rendezvous.Address, error) {
 func (o *options) needRendezvous(dir, command string) (rendezvous.Address, error) {
 	a, err := o.findRendezvous(dir)
 	if err == nil && a.IsZero() {
-		err = &cli.Error{
-			Object: "rendezvous",
-			Cause:  "none is configured",
-			Next:   command + " --rendezvous HOST:PORT#PEERID (the line that rendezvous prints at start), or put that line into " + filepath.Join(dir, rendezvousFile),
-			Code:   cli.ExitUsage,
-		}
+		err = noRendezvous(dir, command)
 	}
 	return a, err
 }

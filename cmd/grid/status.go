@@ -75,9 +75,12 @@ func printStatus(cmd *cobra.Command, s overlay.Status, watch, first bool) error 
 func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
 	fmt.Fprintf(w, "peer ID     %s\n", s.PeerID)
 	if g := s.Grid; g != nil && g.Self != nil {
-		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, g.Self.Address, g.Members)
+		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, ipText(g.Self.Address), g.Members)
 	} else if g != nil {
 		fmt.Fprintf(w, "grid        %s  not a member now: %s\n", g.Name, g.Error)
+	}
+	if g := s.Grid; g != nil && g.NameTaken != "" {
+		fmt.Fprintf(w, "            another member has this name; choose another: grid join --name NAME TOKEN\n")
 	}
 	if g := s.Grid; g != nil && (g.Stale || g.Hidden) {
 		fmt.Fprintf(w, "            the revocation list was last confirmed %s ago\n", now.Sub(g.Confirmed).Round(time.Second))
@@ -97,6 +100,7 @@ func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
 		}
 		fmt.Fprintln(w)
 	}
+	writeLAN(w, s.LAN)
 	if len(s.Peers) == 0 {
 		_, err := fmt.Fprintln(w, "peers       none now")
 		return err

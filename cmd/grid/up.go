@@ -52,7 +52,7 @@ the peers that are allowed, and answers grid status and grid ping of this user.
 Nobody is allowed unless --allow, --allow-file or the file allow in the state
 directory says so. In a grid (grid join), its members may ping, and may connect
 to the ports that the file policy.yaml in the state directory opens to them; it
-is read again when it changes.
+is read again when it changes. Members find each other on the local network, too.
 
 It prints the peer ID, and ends at an interrupt.`,
 		Example: `grid up --allow PEERID
@@ -90,7 +90,7 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	address, err := o.needRendezvous(dir, "grid up")
+	address, err := o.meetingPoint(dir, "grid up")
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 	}
 	node, err := overlay.Start(ctx, overlay.Config{
 		Trace: trace,
-		Dir:   dir, Rendezvous: address.String(), Allow: append(allowed, more...), ListenPort: f.listenPort, Logger: log,
+		Dir:   dir, Rendezvous: address, NoDiscovery: o.noDiscovery, Allow: append(allowed, more...), ListenPort: f.listenPort, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -157,7 +157,7 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, w
 	}
 	status := node.Status()
 	doc := upDocument{
-		PeerID: node.PeerID(), Rendezvous: status.Rendezvous.Address, Registered: err == nil,
+		PeerID: node.PeerID(), Rendezvous: status.Rendezvous.Address, Registered: status.Rendezvous.Registered,
 		Control: filepath.Join(dir, socketFile), Receive: f.receive,
 		Next: "grid ping " + node.PeerID().String(),
 	}
@@ -186,7 +186,7 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, w
 	if doc.Name != "" {
 		fmt.Fprintf(w, "name        %s\n", doc.Name)
 	}
-	_, err = fmt.Fprintf(w, "rendezvous  %s\n", doc.Rendezvous)
+	_, err = fmt.Fprintf(w, "rendezvous  %s\n", orText(doc.Rendezvous, "none: members are found on the local network"))
 	if doc.Name != "" {
 		cli.Note(cmd, "next, on another member of the grid: %s", doc.Next)
 	} else {

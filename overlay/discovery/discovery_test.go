@@ -446,7 +446,7 @@ func TestQuestions(t *testing.T) {
 			message *dns.Msg
 			answers int
 		}{
-			{"types", question("_services._dns-sd._udp.local.", dns.TypePTR), 4},
+			{"types", question("_services._dns-sd._udp.local.", dns.TypePTR), 5},
 			{"browse", question("_grid-idle._udp.local.", dns.TypePTR), 4},
 			{"capitals", question("_GRID-idle._udp.local.", dns.TypePTR), 4},
 			{"service", question("alice._grid-idle._udp.local.", dns.TypeSRV), 4},

@@ -79,6 +79,11 @@ func (a *announcement) service(s State, ttl time.Duration, legacy bool) dns.RR {
 	return &dns.SRV{Hdr: record(a.instance(s), dns.TypeSRV, unique(legacy), ttl), Port: a.port, Target: hostOf(a.self.Peer)}
 }
 
+// kind is the record that tells of the service's type (RFC 6763, section 9).
+func (a *announcement) kind(ttl time.Duration) dns.RR {
+	return &dns.PTR{Hdr: record(serviceTypes, dns.TypePTR, dns.ClassINET, ttl), Ptr: a.self.State.service()}
+}
+
 func (a *announcement) text(ttl time.Duration, legacy bool) dns.RR {
 	return &dns.TXT{
 		Hdr: record(a.instance(a.self.State), dns.TypeTXT, unique(legacy), ttl),
@@ -106,7 +111,7 @@ func (a *announcement) answers(q dns.Question, ttl time.Duration, legacy bool) (
 	srv, txt, addr := a.service(s, ttl, legacy), a.text(ttl, legacy), a.address(ttl, legacy)
 	switch {
 	case strings.EqualFold(q.Name, serviceTypes) && wants(dns.TypePTR):
-		return []dns.RR{&dns.PTR{Hdr: record(serviceTypes, dns.TypePTR, dns.ClassINET, ttl), Ptr: s.service()}}, nil
+		return []dns.RR{a.kind(ttl)}, nil
 	case strings.EqualFold(q.Name, s.service()) && wants(dns.TypePTR):
 		return []dns.RR{a.pointer(ttl)}, []dns.RR{srv, txt, addr}
 	case strings.EqualFold(q.Name, a.instance(s)):

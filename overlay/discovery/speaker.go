@@ -65,6 +65,7 @@ type station struct {
 	announced int
 	next      time.Time // when the next probe or announcement is due; zero: none
 	answerAt  time.Time // when an answer to the group is due; zero: none
+	kinds     bool      // somebody has asked for the types of services
 	said      time.Time // when the group last got our records
 }
 
@@ -256,11 +257,14 @@ func (s *speaker) question(now time.Time, st *station, m *dns.Msg, from netip.Ad
 		ttl = legacyTTL
 	}
 	var answer, more []dns.RR
-	unicast := legacy
+	unicast, kinds := legacy, false
 	for _, q := range m.Question {
 		x, y := a.answers(q, ttl, legacy)
 		if len(x) > 0 && q.Qclass&topBit != 0 {
 			unicast = true
+		}
+		if len(x) > 0 && strings.EqualFold(q.Name, serviceTypes) {
+			kinds = true
 		}
 		answer, more = append(answer, x...), append(more, y...)
 	}
@@ -280,7 +284,8 @@ func (s *speaker) question(now time.Time, st *station, m *dns.Msg, from netip.Ad
 		s.count.Answers++
 	case len(m.Ns) > 0: // a probe: defend the name
 		st.answerAt = earliest(st.answerAt, latest(now, st.said.Add(probeTime)))
-	case !knows(m, a):
+	case kinds || !knows(m, a):
+		st.kinds = st.kinds || kinds
 		wait := answerWait + time.Duration(s.random.Int64N(int64(answerSpread)))
 		st.answerAt = earliest(st.answerAt, latest(now.Add(wait), st.said.Add(answerPause)))
 	}
@@ -395,8 +400,12 @@ func (s *speaker) step(now time.Time, st *station, a *announcement) {
 
 // say sends all our records to the group.
 func (s *speaker) say(now time.Time, st *station, a *announcement) {
-	s.send(st, netip.AddrPort{}, response(append(a.all(ourTTL, false), a.address(ourTTL, false)), nil))
-	st.said = now
+	answer := append(a.all(ourTTL, false), a.address(ourTTL, false))
+	if st.kinds {
+		answer = append(answer, a.kind(ourTTL))
+	}
+	s.send(st, netip.AddrPort{}, response(answer, nil))
+	st.said, st.kinds = now, false
 }
 
 // browse asks everywhere, and says what is known there so that it is not told

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"syscall"
 
 	"golang.org/x/net/ipv4"
 
@@ -19,11 +20,10 @@ var group = net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: port}
 // A systemWire is multicast DNS on this computer's interfaces, beside whatever
 // other program speaks it here.
 type systemWire struct {
-	conn  *ipv4.PacketConn
-	local map[int]bool // guarded by mu
-	skip  func(string) bool
-	mu    sync.Mutex
-	buf   [maxPacket]byte // Receive's
+	conn *ipv4.PacketConn
+	skip func(string) bool
+	buf  [maxPacket]byte // Receive's
+	mu   sync.Mutex      // one sender at a time, where the interface is the socket's
 }
 
 // maxPacket is the largest message, in bytes (RFC 6762, section 17).
@@ -37,7 +37,7 @@ func System(skip func(name string) bool) (Wire, error) {
 	if err != nil {
 		return nil, fmt.Errorf("discovery: listen for multicast DNS: %w", err)
 	}
-	w := &systemWire{conn: ipv4.NewPacketConn(c), local: make(map[int]bool), skip: skip}
+	w := &systemWire{conn: ipv4.NewPacketConn(c), skip: skip}
 	// RFC 6762, section 11: all messages are sent with TTL 255. Other nodes of
 	// this computer hear us by loopback, which is on.
 	err = errors.Join(w.conn.SetMulticastTTL(255), w.conn.SetTTL(255), w.conn.SetMulticastLoopback(true))
@@ -61,20 +61,13 @@ func (w *systemWire) Watch(ctx context.Context, report func([]Attachment)) error
 			if err != nil || i.Flags&net.FlagMulticast == 0 || !a.Addr().Is4() || joined[i.Index] {
 				continue
 			}
-			w.mu.Lock()
-			member := w.local[i.Index]
-			w.mu.Unlock()
-			// An interface that went and came may have kept its number: the
-			// kernel then says that we have joined, or lets us again.
-			if err := w.conn.JoinGroup(i, &group); err != nil && !member {
+			// The membership of an interface that went and came is still there.
+			if err := w.conn.JoinGroup(i, &group); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
 				continue
 			}
 			joined[i.Index] = true
 			list = append(list, Attachment{Index: i.Index, Name: a.Interface, Prefix: a.Prefix})
 		}
-		w.mu.Lock()
-		w.local = joined
-		w.mu.Unlock()
 		report(list)
 	})
 }
