@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/instantgrid/instantgrid/ri2n"
 )
@@ -27,6 +28,7 @@ const (
 	fileMembers     = "members"     // proofs of others
 	fileGridKey     = "grid.key"    // with the admin only
 	filePolicy      = "policy.yaml" // who may connect to which port
+	temporary       = ".new-"       // what replace writes, before it has a name
 	maxStateFile    = 1 << 20       // bytes; a larger file is not ours
 	directoryMode   = 0o700
 	stateFileMode   = 0o600
@@ -47,10 +49,33 @@ func (d directory) open() error {
 	if err != nil {
 		return &StateError{File: string(d), Err: err}
 	}
+	return d.closed(info)
+}
+
+// closed refuses a directory that others may write to.
+func (d directory) closed(info fs.FileInfo) error {
 	if info.Mode().Perm()&0o022 != 0 {
 		return &StateError{File: string(d), Err: errOpenToOthers}
 	}
 	return nil
+}
+
+// orphanAge is how old a temporary file is that nobody will move any more.
+const orphanAge = time.Minute
+
+// sweep removes the temporary files of writers that were killed.
+func (d directory) sweep(now time.Time) {
+	if d == "" {
+		return
+	}
+	for _, folder := range []string{"", folderTokens} {
+		entries, _ := os.ReadDir(d.path(folder))
+		for _, e := range entries {
+			if info, err := e.Info(); err == nil && strings.HasPrefix(e.Name(), temporary) && now.Sub(info.ModTime()) > orphanAge {
+				_ = os.Remove(filepath.Join(d.path(folder), e.Name())) // the next start tries again
+			}
+		}
+	}
 }
 
 // read returns the content of a file, nil if there is none.
@@ -65,6 +90,8 @@ func (d directory) read(name string) ([]byte, error) {
 		return nil, nil
 	case err != nil:
 		return nil, &StateError{File: path, Err: err}
+	case !info.Mode().IsRegular():
+		return nil, &StateError{File: path, Err: errNotFile}
 	case info.Size() > maxStateFile:
 		return nil, &StateError{File: path, Err: fmt.Errorf("it has %d bytes, more than any file of ours", info.Size())}
 	}
@@ -101,7 +128,7 @@ func (d directory) replace(name string, content []byte, move func(from, to strin
 	if err := os.MkdirAll(filepath.Dir(path), directoryMode); err != nil {
 		return fail(err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(path), temporary+"*") // mode 0600
 	if err != nil {
 		return fail(err)
 	}
@@ -162,6 +189,9 @@ func (d directory) lines(name string, f func(line string) error) error {
 
 var (
 	errOpenToOthers = errors.New("other users may read or write it")
+	errNotFile      = errors.New("this is no file")
+	errNotDirectory = errors.New("this is no directory")
+	errDamaged      = errors.New("it is damaged")
 	errNotKey       = errors.New("this is not a key file")
 )
 
@@ -170,6 +200,9 @@ type StateError struct {
 	File string
 	Line int // from 1; zero: the file as a whole
 	Err  error
+
+	// Harmless: a node starts without the file, which is written again.
+	Harmless bool
 }
 
 func (e *StateError) Error() string { return "overlay: " + e.Object() + ": " + e.Cause() }
@@ -195,6 +228,16 @@ func (e *StateError) Cause() string {
 // Next says what to do.
 func (e *StateError) Next() string {
 	switch {
+	case e.Harmless:
+		return "nothing: the agent does without it, and writes it again"
+	case errors.Is(e.Err, errNotFile), errors.Is(e.Err, errNotDirectory):
+		return "move it away: mv " + e.File + " " + e.File + ".old"
+	case errors.Is(e.Err, errNotGrid), errors.Is(e.Err, errNotMembership):
+		return "restore it from a copy, or move it away and join again: grid join TOKEN"
+	case errors.Is(e.Err, errNotRevocations):
+		return "move it away: the rendezvous and the other members have it too"
+	case errors.Is(e.Err, errNotInvitation):
+		return "delete it, and make a new token: grid send FILE"
 	case errors.Is(e.Err, errOpenToOthers):
 		return "close it to others: chmod go-rwx " + e.File
 	case errors.Is(e.Err, errNotKey):

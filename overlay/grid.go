@@ -34,8 +34,9 @@ type known struct {
 // A gridTable holds what a node knows of its grid. It is safe for concurrent
 // use. Without a grid it admits nobody.
 type gridTable struct {
-	dir  directory
-	self ri2n.PeerID
+	dir    directory
+	self   ri2n.PeerID
+	damage error // what loading found; nil: nothing
 
 	mu         sync.Mutex // guards what follows
 	info       *membership.Grid
@@ -70,13 +71,13 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 		return nil, &StateError{File: dir.path(name), Err: err}
 	}
 	if t.info, err = membership.ParseGrid(b); err != nil {
-		return bad(fileGrid, err)
+		return bad(fileGrid, errNotGrid)
 	}
 	if b, err = dir.read(fileRevocations); err != nil {
 		return nil, err
 	} else if b != nil {
 		if t.revoked, err = membership.ParseRevocations(t.info.Key, b); err != nil {
-			return bad(fileRevocations, err)
+			return bad(fileRevocations, errNotRevocations)
 		}
 		t.list = b
 	}
@@ -94,18 +95,24 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 	}
 	// Who was known before. A file that is damaged costs a question to the
 	// ledger.
-	if b, err = dir.read(fileMembers); err == nil {
-		if list, err := membership.ParsePage(b); err == nil {
-			for _, x := range list {
-				_, _ = t.learn(now, x.Proof.Peer(), x.Proof, x.Joined) // what no longer holds is left out
-			}
+	if b, err = dir.read(fileMembers); err == nil && b != nil {
+		list, err := membership.ParsePage(b)
+		if err != nil {
+			t.damage = &StateError{File: dir.path(fileMembers), Err: errDamaged, Harmless: true}
+		}
+		for _, x := range list {
+			_, _ = t.learn(now, x.Proof.Peer(), x.Proof, x.Joined) // what no longer holds is left out
 		}
 	}
 	t.unsaved = false
-	return t, nil
+	return t, err
 }
 
-var errNotMembership = errors.New("this is not a membership file; join again: grid join TOKEN")
+var (
+	errNotGrid        = errors.New("this is not the description of a grid")
+	errNotMembership  = errors.New("this is not a membership file")
+	errNotRevocations = errors.New("this is not a revocation list of the grid")
+)
 
 // member reports whether the node belongs to a grid.
 func (t *gridTable) member() bool {

@@ -129,22 +129,9 @@ func loadInvitations(dir directory, now time.Time) (*invitationTable, error) {
 	if dir == "" {
 		return t, nil
 	}
-	entries, err := os.ReadDir(dir.path(folderTokens))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, &StateError{File: dir.path(folderTokens), Err: err}
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") || len(t.open) >= maxInvitations {
-			continue
-		}
-		name := filepath.Join(folderTokens, e.Name())
-		b, err := dir.read(name)
-		if err != nil {
-			return nil, err
-		}
-		token, guest, err := parseInvitationFile(b)
-		if err != nil {
-			return nil, &StateError{File: dir.path(name), Err: err}
+	err := dir.eachInvitation(func(name string, token *rendezvous.Token, guest ri2n.PeerID) error {
+		if len(t.open) >= maxInvitations {
+			return nil
 		}
 		inv := newInvitation(token)
 		inv.file = name
@@ -152,14 +139,49 @@ func loadInvitations(dir directory, now time.Time) (*invitationTable, error) {
 			inv.guest = guest
 			close(inv.pinned)
 		} else if token.Check(now) != nil {
-			if err := dir.remove(name); err != nil {
-				return nil, err
-			}
-			continue
+			return dir.remove(name)
 		}
 		t.open[inv] = struct{}{}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return t, nil
+}
+
+// checkInvitations reads the invitations of a directory.
+func checkInvitations(dir directory) error {
+	return dir.eachInvitation(func(string, *rendezvous.Token, ri2n.PeerID) error { return nil })
+}
+
+// eachInvitation calls f for each invitation that is stored, until an error.
+func (d directory) eachInvitation(f func(name string, token *rendezvous.Token, guest ri2n.PeerID) error) error {
+	if d == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(d.path(folderTokens))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return &StateError{File: d.path(folderTokens), Err: err}
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), temporary) {
+			continue
+		}
+		name := filepath.Join(folderTokens, e.Name())
+		b, err := d.read(name)
+		if err != nil {
+			return err
+		}
+		token, guest, err := parseInvitationFile(b)
+		if err != nil {
+			return &StateError{File: d.path(name), Err: errNotInvitation}
+		}
+		if err := f(name, token, guest); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // isGuest reports whether peer has used an invitation that is still open.

@@ -445,7 +445,7 @@ func admin(dir directory) (ed25519.PrivateKey, *membership.Grid, error) {
 	}
 	info, err := membership.ParseGrid(b)
 	if err != nil {
-		return nil, nil, &StateError{File: dir.path(fileGrid), Err: err}
+		return nil, nil, &StateError{File: dir.path(fileGrid), Err: errNotGrid}
 	}
 	return key, info, nil
 }

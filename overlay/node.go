@@ -149,6 +149,7 @@ func (n *Node) load() (home rendezvous.Address, err error) {
 	if err := n.dir.open(); err != nil {
 		return home, err
 	}
+	n.dir.sweep(time.Now())
 	n.identity = n.cfg.Identity
 	if n.identity == nil {
 		n.identity, err = n.dir.identity(func() (*ri2n.Identity, error) { return ri2n.NewIdentity(rand.Reader) })
@@ -168,16 +169,32 @@ func (n *Node) load() (home rendezvous.Address, err error) {
 	if n.grid, err = loadGrid(n.dir, n.identity.PeerID(), time.Now()); err != nil {
 		return home, err
 	}
-	if n.policies.file = n.cfg.Policy; n.policies.file == "" && n.dir != "" {
-		n.policies.file = n.dir.path(filePolicy)
+	for _, err := range []error{n.remembered.damage, n.grid.damage} {
+		if err != nil {
+			n.log.Warn("a file of the state directory is damaged; the node does without it", "err", err)
+		}
 	}
+	n.policies.file = policyPath(n.cfg)
 	if err := n.lookAtPolicy(); err != nil {
 		return home, err
 	}
-	if n.cfg.Rendezvous != "" {
-		return rendezvous.ParseAddress(n.cfg.Rendezvous)
+	return findHome(n.dir, n.cfg)
+}
+
+// policyPath returns where the policy is; empty: nowhere.
+func policyPath(cfg Config) string {
+	if cfg.Policy == "" && cfg.Dir != "" {
+		return directory(cfg.Dir).path(filePolicy)
 	}
-	err = n.dir.lines(fileRendezvous, func(line string) error {
+	return cfg.Policy
+}
+
+// findHome returns the node's own rendezvous, zero for none.
+func findHome(dir directory, cfg Config) (home rendezvous.Address, err error) {
+	if cfg.Rendezvous != "" {
+		return rendezvous.ParseAddress(cfg.Rendezvous)
+	}
+	err = dir.lines(fileRendezvous, func(line string) error {
 		if !home.IsZero() {
 			return errors.New("a second rendezvous; one is used")
 		}

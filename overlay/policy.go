@@ -276,6 +276,9 @@ func (k *policyKeeper) look() (*policy, error) {
 	if stamp == (policyStamp{}) {
 		return &policy{}, nil
 	}
+	if !info.Mode().IsRegular() {
+		return nil, &StateError{File: k.file, Err: errNotFile}
+	}
 	if stamp.size > maxStateFile {
 		return nil, &PolicyError{File: k.file, Problem: fmt.Sprintf("it has %d bytes, more than any policy", stamp.size)}
 	}

@@ -24,7 +24,8 @@ const (
 // reached directly, so that a dial may try them beside the relay, and instead
 // of it when the rendezvous is away. It is safe for concurrent use.
 type rememberedTable struct {
-	dir directory
+	dir    directory
+	damage error // what loading found; nil: nothing
 
 	mu    sync.Mutex // guards what follows
 	peers map[ri2n.PeerID][]rememberedAddr
@@ -44,7 +45,10 @@ func loadRemembered(dir directory, now time.Time) (*rememberedTable, error) {
 		return t, nil
 	}
 	err := dir.lines(fileAddresses, func(line string) error {
-		if id, a, err := parseRemembered(line); err == nil && now.Sub(a.at) < rememberedLife {
+		id, a, err := parseRemembered(line)
+		if err != nil {
+			t.damage = &StateError{File: dir.path(fileAddresses), Err: errDamaged, Harmless: true}
+		} else if now.Sub(a.at) < rememberedLife {
 			t.put(id, a)
 		}
 		return nil

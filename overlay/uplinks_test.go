@@ -212,6 +212,9 @@ func TestUplinkGoesAndComesBack(t *testing.T) {
 				if longest > 500*time.Millisecond {
 					t.Errorf("side %d, %s: the stream stood still for %v", side, both[goes], longest)
 				}
+				// The last packets of the transfer may be lost, and their path
+				// suspect until its probe is answered.
+				waitLinks(t, a, 3*time.Second, both...)
 				if _, paths := activeLinks(a); paths != 2 {
 					t.Errorf("side %d, %s: %d direct paths in use, want 2", side, both[goes], paths)
 				}

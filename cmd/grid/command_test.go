@@ -85,7 +85,7 @@ func TestTree(t *testing.T) {
 
 // Friendliness, section 1, lines 12, 13 and 16: help without anything.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "id", "up", "status", "ping", "send", "recv", "netcheck"} {
+	for _, name := range []string{"", "id", "up", "down", "reload", "config example", "events", "status", "ping", "send", "recv", "netcheck"} {
 		t.Run("grid "+name, func(t *testing.T) {
 			code, stdout, stderr := run(t, append(strings.Fields(name), "--help")...)
 			if code != cli.ExitOK || stderr != "" {
@@ -161,7 +161,7 @@ func TestFailures(t *testing.T) {
 		{"bad STUN server", []string{"netcheck", "--stun", "example.org"}, cli.ExitUsage, "this is not HOST:PORT"},
 		{"bad peer", []string{"ping", "alice"}, cli.ExitUsage, "alice: this is not a peer ID"},
 		{"bad peer to send to", []string{"send", file, "alice"}, cli.ExitUsage, "alice: this is not a peer ID"},
-		{"bad allowed peer", []string{"up", "--allow", "alice"}, cli.ExitUsage, "--allow alice: this is not a peer ID"},
+		{"bad allowed peer", []string{"up", "--allow", "alice"}, cli.ExitUsage, "--allow: node.allow: \"alice\" is not a peer ID"},
 		{"bad allow file", []string{"up", "--allow-file", badAllow}, cli.ExitUsage, badAllow + ":3: \"alice\" is not a peer ID"},
 		{"no allow file", []string{"recv", "--allow-file", "/nonexistent"}, cli.ExitFailed, "/nonexistent"},
 		{"no pings", []string{"ping", "--count", "0", peer}, cli.ExitUsage, "at least one ping"},
@@ -172,6 +172,11 @@ func TestFailures(t *testing.T) {
 		{"no directory", []string{"recv", "--output", "/nonexistent", "--allow", peer}, cli.ExitFailed, "/nonexistent: stat"},
 		{"output is a file", []string{"recv", "--output", file, "--allow", peer}, cli.ExitUsage, "this is not a directory"},
 		{"receive into a file", []string{"up", "--receive", file}, cli.ExitUsage, "this is not a directory"},
+		{"no config file", []string{"up", "--config", "/nonexistent.yaml"}, cli.ExitFailed, "/nonexistent.yaml: open"},
+		{"nobody to reload", []string{"reload"}, cli.ExitFailed, "agent: none runs with the state directory"},
+		{"no events without an agent", []string{"events"}, cli.ExitFailed, "agent: none runs with the state directory"},
+		{"events since never", []string{"events", "--since", "yesterday"}, cli.ExitUsage, "--since yesterday: "},
+		{"metrics nowhere", []string{"up", "--metrics", "9479"}, cli.ExitUsage, "--metrics: metrics.listen: "},
 		{"no agent", []string{"status"}, cli.ExitFailed, "agent: none runs with the state directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

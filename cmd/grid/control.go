@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,11 +19,16 @@ import (
 )
 
 // The agent answers other grid commands of the same user over HTTP on a Unix
-// socket in its state directory: GET /v1/status, GET /v1/ping?peer=PEERID, GET
-// /v1/resolve?name=NAME, GET /v1/members, and GET and POST /v1/revocations.
-// Errors come as the document "instantgrid/error/1".
+// socket in its state directory (docs/control-protocol.md). Errors come as the
+// document "instantgrid/error/1".
+
+// controlProtocol is the version that begins the path of every request.
+const controlProtocol = 1
 
 const (
+	// protocolPath says which versions an agent speaks; it has none itself.
+	protocolPath = "/control"
+
 	statusPath = "/v1/status"
 	pingPath   = "/v1/ping"
 
@@ -44,39 +48,32 @@ type pingAnswer struct {
 	Path overlay.PathStatus `json:"path"`
 }
 
-// A controlServer is the agent's side of the socket.
-type controlServer struct {
-	http *http.Server
-	done chan struct{}
+// protocolAnswer is "instantgrid/control/1".
+type protocolAnswer struct {
+	Protocols []int `json:"protocols"`
+	cli.VersionInfo
 }
 
-// serveControl listens in dir, whose identity this process has taken: a socket
-// that is there belongs to nobody any more.
-func serveControl(dir string, node *overlay.Node) (*controlServer, error) {
-	path := filepath.Join(dir, socketFile)
-	if len(path) > maxSocketPath {
-		return nil, &cli.Error{
-			Object: path, Cause: fmt.Sprintf("a socket's path has at most %d characters, and this one has %d", maxSocketPath, len(path)),
-			Next: "choose a shorter state directory: --dir DIRECTORY", Code: cli.ExitUsage,
-		}
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	// The directory is closed to others before as well.
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, err
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
+// A controlServer is the agent's side of the socket.
+type controlServer struct {
+	mux   *http.ServeMux
+	group int // that may use the socket besides this user; -1: none
+
+	http *http.Server  // nil: it does not serve yet
+	done chan struct{} // closed when it has ended
+}
+
+// newControl returns a server that answers for node; [controlServer.handle]
+// adds to it.
+func newControl(node *overlay.Node) *controlServer {
+	s := &controlServer{mux: http.NewServeMux(), group: -1}
+	s.handle("GET "+protocolPath, func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, "control", protocolAnswer{Protocols: []int{controlProtocol}, VersionInfo: cli.Version("grid")})
+	})
+	s.handle("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, "status", node.Status())
 	})
-	mux.HandleFunc("GET "+pingPath, func(w http.ResponseWriter, r *http.Request) {
+	s.handle("GET "+pingPath, func(w http.ResponseWriter, r *http.Request) {
 		peer, err := ri2n.ParsePeerID(r.URL.Query().Get("peer"))
 		if err != nil {
 			answerError(w, cli.Usagef("peer", "grid ping PEERID", "this is not a peer ID"))
@@ -89,21 +86,89 @@ func serveControl(dir string, node *overlay.Node) (*controlServer, error) {
 		}
 		answer(w, "ping-answer", pingAnswer{rtt, path})
 	})
-	serveMembers(mux, node)
-	s := &controlServer{
-		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10},
-		done: make(chan struct{}),
+	serveMembers(s.mux, node)
+	return s
+}
+
+// handle adds a request that the agent answers, before serve.
+func (s *controlServer) handle(pattern string, f http.HandlerFunc) { s.mux.HandleFunc(pattern, f) }
+
+// serve listens in dir, whose identity this process has taken: a socket that is
+// there belongs to nobody any more. Requests end with ctx.
+func (s *controlServer) serve(ctx context.Context, dir string) error {
+	path := filepath.Join(dir, socketFile)
+	if len(path) > maxSocketPath {
+		return &cli.Error{
+			Object: path, Cause: fmt.Sprintf("a socket's path has at most %d characters, and this one has %d", maxSocketPath, len(path)),
+			Next: "choose a shorter state directory: --dir DIRECTORY", Code: cli.ExitUsage,
+		}
 	}
+	if info, err := os.Lstat(path); err == nil && info.IsDir() {
+		return &cli.Error{
+			Object: path, Cause: "a directory is where the control socket belongs",
+			Next: "move it away: mv " + path + " " + path + ".old",
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	// The directory is closed to others before as well.
+	if err := os.Chmod(path, 0o600); err == nil {
+		err = s.openToGroup(dir, path)
+	}
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	s.http = &http.Server{Handler: s.mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
+	s.done = make(chan struct{})
 	go func() {
 		defer close(s.done)
 		_ = s.http.Serve(ln) // ends with Close
 	}()
-	return s, nil
+	return nil
 }
+
+// openToGroup lets the group through the directory, without seeing what is in
+// it, and at the socket.
+func (s *controlServer) openToGroup(dir, path string) error {
+	if s.group < 0 {
+		return nil
+	}
+	for _, file := range []struct {
+		path string
+		mode os.FileMode
+	}{{dir, 0o710}, {path, 0o660}} {
+		if err := os.Chown(file.path, -1, s.group); err != nil {
+			return &cli.Error{
+				Object: "control.group", Cause: fmt.Sprintf("%s cannot be given to group %d: %v", file.path, s.group, err),
+				Next: "name a group that this user is in: id -Gn", Code: cli.ExitUsage, Err: err,
+			}
+		}
+		if err := os.Chmod(file.path, file.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closePatience bounds how long Close waits for answers that are being written.
+const closePatience = time.Second
 
 // Close ends what is being answered and removes the socket.
 func (s *controlServer) Close() {
-	s.http.Close()
+	if s.http == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+	defer cancel()
+	if s.http.Shutdown(ctx) != nil {
+		s.http.Close()
+	}
 	<-s.done
 }
 
@@ -171,41 +236,82 @@ func findAgent(dir string) (*agentClient, error) {
 	}}}, nil
 }
 
-// get asks for path and decodes the document into v. It returns the document
-// too.
+// needAgent returns a client of the agent that runs with the state directory.
+func (o *options) needAgent() (*agentClient, error) {
+	dir, err := o.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	agent, err := findAgent(dir)
+	if errors.Is(err, errNoAgent) {
+		err = &cli.Error{Object: "agent", Cause: "none runs with the state directory " + dir, Next: "start it: grid up", Err: err}
+	}
+	return agent, err
+}
+
+// get asks for path and decodes the document into v.
 func (a *agentClient) get(ctx context.Context, path string, v any) error {
 	return a.do(ctx, http.MethodGet, path, nil, v)
 }
 
 func (a *agentClient) do(ctx context.Context, method, path string, body io.Reader, v any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	res, err := a.send(ctx, method, path, body)
 	if err != nil {
 		return err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(v); err != nil {
+		return &cli.Error{Object: "the agent", Cause: "its answer makes no sense: " + err.Error(), Next: "restart it, so that it has the version of this program: grid down, then grid up"}
+	}
+	return nil
+}
+
+// send asks, and returns the answer unless it is an error.
+func (a *agentClient) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	if err != nil {
+		return nil, err
 	}
 	res, err := a.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
-		return &cli.Error{Object: "the agent", Cause: "it does not answer: " + err.Error(), Next: "see whether it still runs: grid status", Err: err}
+		return nil, &cli.Error{Object: "the agent", Cause: "it does not answer: " + err.Error(), Next: "see whether it still runs: grid status", Err: err}
+	}
+	if res.StatusCode == http.StatusOK {
+		return res, nil
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	var doc errorAnswer
+	if json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&doc) != nil || doc.Error.Object == "" {
+		return nil, a.mismatch(ctx, res.Status)
+	}
+	e := doc.Error
+	return nil, &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+}
+
+// mismatch explains an answer that no agent of this version gives.
+func (a *agentClient) mismatch(ctx context.Context, status string) error {
+	ours := cli.Version("grid").Version
+	theirs := "another version"
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+protocolPath, nil)
 	if err != nil {
 		return err
 	}
-	if res.StatusCode != http.StatusOK {
-		var doc errorAnswer
-		if json.Unmarshal(b, &doc) != nil || doc.Error.Object == "" {
-			return &cli.Error{Object: "the agent", Cause: "it answers " + res.Status, Next: "compare its version: grid version"}
+	if res, err := a.http.Do(req); err == nil {
+		var doc protocolAnswer
+		if json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&doc) == nil && doc.Version != "" {
+			theirs = doc.Version
 		}
-		e := doc.Error
-		return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+		res.Body.Close()
 	}
-	if err := json.NewDecoder(bytes.NewReader(b)).Decode(v); err != nil {
-		return &cli.Error{Object: "the agent", Cause: "its answer makes no sense: " + err.Error(), Next: "restart it, so that it has the version of this program: grid up"}
+	return &cli.Error{
+		Object: "the agent", Cause: fmt.Sprintf("it does not know this request (%s): it is %s, and this program is %s", status, theirs, ours),
+		Next: "restart the agent with the newer program of the two: grid down, then grid up",
 	}
-	return nil
 }
 
 func (a *agentClient) status(ctx context.Context) (s overlay.Status, err error) {

@@ -29,8 +29,8 @@ func TestControl(t *testing.T) {
 	if _, err := findAgent(dir); err != errNoAgent {
 		t.Fatalf("agent behind a left-over socket: %v", err)
 	}
-	s, err := serveControl(dir, node)
-	if err != nil {
+	s := newControl(node)
+	if err := s.serve(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Join(dir, socketFile))
@@ -63,8 +63,8 @@ func TestControl(t *testing.T) {
 func TestLongSocketPath(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
 	var e *cli.Error
-	if _, err := serveControl(dir, nil); !errors.As(err, &e) || e.Code != cli.ExitUsage {
-		t.Errorf("serveControl in a long path: %v", err)
+	if err := newControl(nil).serve(t.Context(), dir); !errors.As(err, &e) || e.Code != cli.ExitUsage {
+		t.Errorf("serve in a long path: %v", err)
 	}
 }
 

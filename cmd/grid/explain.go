@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/rendezvous"
@@ -35,6 +36,7 @@ func explain(err error) *cli.Error {
 func codeOf(err error) int {
 	var (
 		address     *rendezvous.AddressError
+		setting     *config.Error
 		token       *rendezvous.TokenError
 		refused     *rendezvous.RefusedError
 		unreachable *rendezvous.UnreachableError
@@ -51,7 +53,7 @@ func codeOf(err error) int {
 		return cli.ExitRefused
 	case errors.As(err, &token) && token.Problem == rendezvous.TokenExpired:
 		return cli.ExitRefused
-	case errors.As(err, &address), errors.As(err, &token):
+	case errors.As(err, &address), errors.As(err, &token), errors.As(err, &setting):
 		return cli.ExitUsage
 	case errors.As(err, &refused) && (refused.Reason == rendezvous.ReasonUnknownPeer || refused.Reason == rendezvous.ReasonPeerGone):
 		return cli.ExitUnreachable

@@ -26,6 +26,15 @@ const (
 
 // stateDir returns the state directory, which it makes if it is not there.
 func (o *options) stateDir() (string, error) {
+	dir, err := o.stateDirName()
+	if err != nil {
+		return "", err
+	}
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// stateDirName returns where the state directory is, or would be.
+func (o *options) stateDirName() (string, error) {
 	dir := o.dir
 	if dir == "" {
 		var err error
@@ -33,14 +42,13 @@ func (o *options) stateDir() (string, error) {
 			return "", err
 		}
 	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	return dir, os.MkdirAll(dir, 0o700)
+	return filepath.Abs(dir)
 }
 
 func defaultDir() (string, error) {
+	if d := os.Getenv("STATE_DIRECTORY"); filepath.IsAbs(d) { // systemd's StateDirectory
+		return d, nil
+	}
 	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
 		return filepath.Join(d, "instantgrid"), nil
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -26,15 +25,9 @@ grid status --watch --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			dir, err := o.stateDir()
-			if err != nil {
-				return err
-			}
 			for first := true; ; first = false {
-				agent, err := findAgent(dir)
-				if errors.Is(err, errNoAgent) {
-					return &cli.Error{Object: "agent", Cause: "none runs with the state directory " + dir, Next: "start it: grid up", Err: err}
-				} else if err != nil {
+				agent, err := o.needAgent()
+				if err != nil {
 					return err
 				}
 				s, err := agent.status(ctx)

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
+	"os"
 	"sync"
 	"time"
 
@@ -23,74 +23,59 @@ type upDocument struct {
 	PeerID     ri2n.PeerID `json:"peer_id"`
 	Name       string      `json:"name,omitempty"` // NAME.GRID.grid
 	Rendezvous string      `json:"rendezvous"`
-	Registered bool        `json:"registered"` // false: it goes on trying
-	Control    string      `json:"control"`    // the socket for grid status and grid ping
+	Registered bool        `json:"registered"`       // false: it goes on trying
+	Control    string      `json:"control"`          // the socket for other grid commands
+	Config     string      `json:"config,omitempty"` // the file that was read
 	Receive    string      `json:"receive,omitempty"`
 	Metrics    string      `json:"metrics,omitempty"` // URL of /metrics
 	Next       string      `json:"next"`
 }
 
-type upFlags struct {
-	allow      []string
-	allowFile  string
-	listenPort uint16
-	receive    string
-	metrics    string
-	verbose    bool
-}
-
-// maxReceiving is how many files an agent receives at once.
-const maxReceiving = 8
-
 func upCommand(o *options) *cobra.Command {
-	var f upFlags
+	c := new(configuration)
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run the agent",
 		Long: `Run the agent in the foreground: it stays registered at the rendezvous, lets in
-the peers that are allowed, and answers grid status and grid ping of this user.
+the peers that are allowed, and answers the other grid commands of this user.
 Nobody is allowed unless --allow, --allow-file or the file allow in the state
 directory says so. In a grid (grid join), its members may ping, and may connect
 to the ports that the file policy.yaml in the state directory opens to them; it
 is read again when it changes. Members find each other on the local network, too.
 
-It prints the peer ID, and ends at an interrupt.`,
+Settings come from the file config.yaml in the state directory, or --config, and
+flags come before it. grid config example prints one with every key explained;
+--check says what is wrong with one, and where. A SIGHUP, or grid reload, reads
+it again.
+
+It prints the peer ID, and ends at an interrupt, SIGTERM or grid down.`,
 		Example: `grid up --allow PEERID
-grid up --allow-file peers.txt --receive /srv/inbox`,
+grid up --allow-file peers.txt --receive /srv/inbox
+grid up --config grid.yaml --check`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.up(cmd, f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if check {
+				return o.checkConfig(cmd, c)
+			}
+			return o.up(cmd, c)
+		},
 	}
-	flags := cmd.Flags()
-	flags.StringSliceVar(&f.allow, "allow", nil, "`PEERID` that may connect; may be repeated")
-	flags.StringVar(&f.allowFile, "allow-file", "", "`file` of peer IDs that may connect, one to a line")
-	flags.Uint16Var(&f.listenPort, "listen-port", 0, "UDP `port` (default any)")
-	flags.StringVar(&f.receive, "receive", "", "store files that allowed peers send in this `directory`")
-	flags.StringVar(&f.metrics, "metrics", "", "serve /metrics for Prometheus at this HTTP `address`; :9479 is port 9479 on loopback (default off)")
-	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
+	c.addFlags(cmd)
+	cmd.Flags().BoolVar(&check, "check", false, "only check the settings and the files they name, and exit")
 	return cmd
 }
 
-func (o *options) up(cmd *cobra.Command, f upFlags) error {
-	ctx, cancel := context.WithCancel(cmd.Context())
-	defer cancel()
-	allowed, err := parsePeers(f.allow, "--allow")
-	if err != nil {
-		return err
-	}
-	more, err := readAllowFile(f.allowFile)
-	if err != nil {
-		return err
-	}
-	if f.receive != "" {
-		if err := (recvFlags{output: f.receive}).checkOutput(); err != nil {
-			return err
-		}
-	}
+func (o *options) up(cmd *cobra.Command, c *configuration) error {
 	dir, err := o.stateDir()
 	if err != nil {
 		return err
 	}
-	address, err := o.meetingPoint(dir, "grid up")
+	s, err := c.read(dir)
+	if err != nil {
+		return err
+	}
+	address, err := o.agentRendezvous(dir, s)
 	if err != nil {
 		return err
 	}
@@ -99,77 +84,45 @@ func (o *options) up(cmd *cobra.Command, f upFlags) error {
 		return takenOr(err, dir, "see what runs: grid status; or use another directory: --dir DIRECTORY")
 	}
 	defer release()
-	log := newLogger(cmd, f.verbose)
-	trace, endTrace, err := o.beginTrace(cmd)
+	a, err := startAgent(cmd, o, c, s, dir, address)
 	if err != nil {
 		return err
 	}
-	defer endTrace()
-	web, err := listenMetrics(f.metrics)
-	if err != nil {
+	defer a.close()
+	if err := a.announce(); err != nil {
 		return err
 	}
-	if web != nil {
-		defer web.Close()
-	}
-	node, err := overlay.Start(ctx, overlay.Config{
-		Trace: trace,
-		Dir:   dir, Rendezvous: address, NoDiscovery: o.noDiscovery, Allow: append(allowed, more...), ListenPort: f.listenPort, Logger: log,
-	})
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	control, err := serveControl(dir, node)
-	if err != nil {
-		return err
-	}
-	defer control.Close()
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	if web != nil {
-		running.Go(func() { serveMetrics(ctx, web, node, log) })
-	}
-	if f.receive != "" {
-		ln, err := node.Listen("tcp", ":"+portText(portDeliver))
-		if err != nil {
-			return err
-		}
-		running.Go(func() { receiveAll(ctx, ln, f.receive, log) })
-		defer ln.Close()
-	}
-	if err := announceUp(cmd, f, dir, node, web); err != nil {
-		return err
-	}
-	<-ctx.Done()
-	return nil
+	return a.run()
 }
 
-// announceUp says who we are once the rendezvous knows us. One that cannot be
+// agentRendezvous returns the agent's rendezvous: the flag, the environment,
+// the configuration, then the file.
+func (o *options) agentRendezvous(dir string, s *settings) (string, error) {
+	with := *o
+	if with.rendezvous == "" && os.Getenv(rendezvousVariable) == "" {
+		with.rendezvous = s.node.rendezvous
+	}
+	return with.meetingPoint(dir, "grid up")
+}
+
+// announce says who we are once the rendezvous knows us. One that cannot be
 // reached now is no reason to give up; one that refuses us says why.
-func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, web net.Listener) error {
-	ctx, cancel := context.WithTimeout(cmd.Context(), registerTimeout)
+func (a *agent) announce() error {
+	cmd, node, doc := a.cmd, a.node, a.doc
+	ctx, cancel := context.WithTimeout(a.ctx, registerTimeout)
 	defer cancel()
 	err := node.Ready(ctx)
-	if cmd.Context().Err() != nil {
+	if a.ctx.Err() != nil {
 		return nil
 	}
 	status := node.Status()
-	doc := upDocument{
-		PeerID: node.PeerID(), Rendezvous: status.Rendezvous.Address, Registered: status.Rendezvous.Registered,
-		Control: filepath.Join(dir, socketFile), Receive: f.receive,
-		Next: "grid ping " + node.PeerID().String(),
-	}
+	doc.PeerID, doc.Rendezvous, doc.Registered = node.PeerID(), status.Rendezvous.Address, status.Rendezvous.Registered
+	doc.Next = "grid ping " + node.PeerID().String()
 	if g := status.Grid; g != nil && g.Self != nil {
 		doc.Name = fullName(g.Self.Name, g.Name)
 		doc.Next = "grid ping " + doc.Name
 	} else if g != nil {
 		cli.Note(cmd, "grid: %s", g.Error)
-	}
-	if web != nil {
-		doc.Metrics = "http://" + web.Addr().String() + "/metrics"
-		cli.Note(cmd, "metrics: %s", doc.Metrics)
 	}
 	if err != nil {
 		e := explain(err)
@@ -196,12 +149,12 @@ func announceUp(cmd *cobra.Command, f upFlags, dir string, node *overlay.Node, w
 }
 
 // receiveAll stores what allowed peers send until ctx ends.
-func receiveAll(ctx context.Context, ln net.Listener, dir string, log *slog.Logger) {
+func receiveAll(ctx context.Context, ln net.Listener, dir string, atOnce int, log *slog.Logger) {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	var running sync.WaitGroup
 	defer running.Wait()
-	places := make(chan struct{}, maxReceiving)
+	places := make(chan struct{}, atOnce)
 	for c := range accept(ln) {
 		peer, known := overlay.PeerOf(c)
 		select {
@@ -238,15 +191,4 @@ func receiveOne(ctx context.Context, c net.Conn, peer ri2n.PeerID, dir string, l
 		return
 	}
 	log.Warn("file not received", "peer", peer, "err", err)
-}
-
-func newLogger(cmd *cobra.Command, verbose bool) *slog.Logger {
-	opt := &slog.HandlerOptions{Level: slog.LevelInfo}
-	if verbose {
-		opt.Level = slog.LevelDebug
-	}
-	if cli.JSON(cmd) {
-		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), opt))
-	}
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), opt))
 }
