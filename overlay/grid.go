@@ -368,7 +368,13 @@ func (t *gridTable) store(now time.Time) error {
 		}
 	}
 	t.mu.Unlock()
-	return t.dir.write(fileMembers, b)
+	err := t.dir.write(fileMembers, b)
+	if err != nil {
+		t.mu.Lock()
+		t.unsaved = true
+		t.mu.Unlock()
+	}
+	return err
 }
 
 // lookup returns the peer of that name, a member at now.

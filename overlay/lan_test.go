@@ -494,3 +494,33 @@ func TestNoMulticast(t *testing.T) {
 		}
 	})
 }
+
+// A session that never gets a control stream, since its client has another one
+// that was faster, takes nobody's place.
+func TestSlowerSessionTakesNoPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newLANRig(t, "")
+		boss := r.start(adminNumber, r.admin, nil)
+		dir := r.join(2, "alice", r.invite(membership.InviteOptions{}))
+		writePolicy(t, r.admin, openPolicy)
+		time.Sleep(2 * houseTime)
+		alice := r.start(2, dir, nil)
+		echo(t, boss, ":7000")
+		time.Sleep(8 * time.Second)
+		boss.eachPeer(func(p *Peer) { p.Close() })
+		time.Sleep(time.Second)
+		c, err := alice.DialContext(t.Context(), "tcp", "admin:7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		says(t, c, "first")
+		second, err := alice.endpoint.Dial(t.Context(), boss.PeerID(), alice.heardCandidates(boss.PeerID())...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		second.Close()
+		time.Sleep(time.Second)
+		says(t, c, "still there")
+	})
+}

@@ -246,9 +246,8 @@ func (n *Node) acceptSessions() {
 			n.grid.release(s.Peer())
 			continue
 		}
-		if trusted {
-			p.join(a)
-		}
+		// It counts once its control stream is there: the client may have made
+		// it beside another one, which was faster.
 		a.startServer(trusted)
 	}
 }

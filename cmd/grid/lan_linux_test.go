@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -19,8 +18,6 @@ import (
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/netsim/kernel"
-	"github.com/instantgrid/instantgrid/overlay"
-	"github.com/instantgrid/instantgrid/overlay/discovery"
 )
 
 // startLAN makes hosts on one Ethernet, or skips the test.
@@ -106,30 +103,6 @@ func (p *inside) until(t *testing.T, pattern string) {
 			t.Fatalf("%v does not print %s; stdout %s stderr %s", p.Args, pattern, p.out.String(), p.log.String())
 		}
 	}
-}
-
-// runStates is a member that takes the states on its standard input, one to a
-// line, until that ends.
-func runStates() int {
-	node, err := overlay.Start(context.Background(), overlay.Config{Dir: os.Args[1]})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer node.Close()
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		var s discovery.State
-		err := s.UnmarshalText(lines.Bytes())
-		if err == nil {
-			err = node.SetState(s)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		fmt.Println(s)
-	}
-	return 0
 }
 
 // busConfig lets everybody on a message bus of our own do everything.

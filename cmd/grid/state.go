@@ -122,7 +122,8 @@ func identityTaken(dir, next string) *cli.Error {
 // registerTimeout is how long a command waits for its rendezvous.
 const registerTimeout = 10 * time.Second
 
-// startNode starts a node and waits until its rendezvous knows it.
+// startNode starts a node and waits until its rendezvous knows it. A member of a
+// grid goes on without one that cannot be reached.
 func startNode(ctx context.Context, cfg overlay.Config) (*overlay.Node, error) {
 	node, err := overlay.Start(ctx, cfg)
 	if err != nil {
@@ -131,6 +132,9 @@ func startNode(ctx context.Context, cfg overlay.Config) (*overlay.Node, error) {
 	waiting, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
 	if err := node.Ready(waiting); err != nil {
+		if ctx.Err() == nil && node.Status().Grid != nil && codeOf(err) == cli.ExitUnreachable {
+			return node, nil // members reach each other without it
+		}
 		node.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()

@@ -97,6 +97,7 @@ func FuzzCertificate(f *testing.F) {
 
 func FuzzParseToken(f *testing.F) {
 	seed(f, "token", []byte(testToken(f, InviteOptions{}).Encode()))
+	seed(f, "ledgerless", []byte(ledgerlessToken(f, InviteOptions{}).Encode()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		token, err := ParseToken(string(b))
 		if err != nil {
