@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	// maxHeardDials is how many addresses that were heard one dial tries.
+	// maxHeardDials is how many addresses that were heard a dial begins with, and
+	// maxHeardInAll those together with what is heard while it lasts.
 	maxHeardDials = 3
+	maxHeardInAll = 6
 	// heardHead is how long an address that was heard has a dial to itself: less
 	// than anybody notices, and more than a local network takes.
 	heardHead = 20 * time.Millisecond
@@ -179,18 +181,12 @@ func (n *Node) awaitWay(ctx context.Context, p *Peer) ([]ri2n.Remote, error) {
 // race dials p at what was heard and at the usual candidates. What was heard
 // anybody may have said, so that each such address has a handshake of its own:
 // one that answers with another key, or does not go on, costs the others
-// nothing. They begin one after the other, or when the one before has failed.
-// The first session stays.
+// nothing. They begin one after the other, or when the one before has failed;
+// what is heard meanwhile joins them. The first session stays.
 func (n *Node) race(ctx context.Context, p ri2n.PeerID, heard, usual []ri2n.Remote) (*ri2n.Session, error) {
-	var groups [][]ri2n.Remote
-	for _, h := range heard {
-		groups = append(groups, []ri2n.Remote{h})
-	}
-	if len(usual) > 0 {
-		groups = append(groups, usual)
-	}
-	if len(groups) == 1 {
-		return n.endpoint.Dial(ctx, p, groups[0]...)
+	f := n.lan.finder.Load()
+	if f == nil {
+		return n.endpoint.Dial(ctx, p, usual...)
 	}
 	type outcome struct {
 		session *ri2n.Session
@@ -199,28 +195,49 @@ func (n *Node) race(ctx context.Context, p ri2n.PeerID, heard, usual []ri2n.Remo
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	outcomes := make(chan outcome, len(groups))
-	next, running := 0, 0
+	outcomes := make(chan outcome)
+	running := 0
+	begin := func(isHeard bool, group ...ri2n.Remote) {
+		running++
+		go func() {
+			s, err := n.endpoint.Dial(ctx, p, group...)
+			outcomes <- outcome{s, err, isHeard}
+		}()
+	}
+	var tried []ri2n.Remote // that were heard
 	var best outcome
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(0) // of the next one
 	defer timer.Stop()
-	for next < len(groups) || running > 0 {
-		var start <-chan time.Time
-		if next < len(groups) && best.session == nil && ctx.Err() == nil {
-			start = timer.C
-		} else if running == 0 {
+	for {
+		waiting := best.session == nil && ctx.Err() == nil && (len(heard) > 0 || len(usual) > 0)
+		if running == 0 && !waiting {
 			break
+		}
+		var start <-chan time.Time
+		if waiting {
+			start = timer.C
+		}
+		changed := f.Changed()
+		for _, h := range n.heardCandidates(p) {
+			if !slices.Contains(tried, h) && !slices.Contains(heard, h) && len(tried)+len(heard) < maxHeardInAll && best.session == nil {
+				if heard = append(heard, h); !waiting {
+					timer.Reset(0)
+					waiting, start = true, timer.C
+				}
+			}
 		}
 		select {
 		case <-start:
-			group, isHeard := groups[next], next < len(heard)
-			next++
-			running++
-			go func() {
-				s, err := n.endpoint.Dial(ctx, p, group...)
-				outcomes <- outcome{s, err, isHeard}
-			}()
+			if len(heard) > 0 {
+				tried = append(tried, heard[0])
+				begin(true, heard[0])
+				heard = heard[1:]
+			} else {
+				begin(false, usual...)
+				usual = nil
+			}
 			timer.Reset(heardHead)
+		case <-changed:
 		case o := <-outcomes:
 			running--
 			switch {
@@ -229,11 +246,11 @@ func (n *Node) race(ctx context.Context, p ri2n.PeerID, heard, usual []ri2n.Remo
 				cancel() // the others
 			case o.session != nil:
 				o.session.Close()
-			default:
-				if o.heard && best.session == nil && ctx.Err() == nil {
+			case best.session == nil:
+				if o.heard && ctx.Err() == nil {
 					n.counters.heardDialsFailed.Add(1)
 				}
-				if best.session == nil && (best.err == nil || best.heard) {
+				if best.err == nil || best.heard {
 					best = o // what the usual candidates say counts more
 				}
 				timer.Reset(0)

@@ -444,6 +444,35 @@ func TestForgedAnnouncement(t *testing.T) {
 	}
 }
 
+// The forger was there first, and the member itself is on the network: it is
+// reached after the forger's head start.
+func TestForgedBesideTheMember(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newLANRig(t, "")
+		token := r.invite(membership.InviteOptions{})
+		bobDir := r.join(3, "bob", token)
+		alice := r.start(2, r.join(2, "alice", token), nil)
+		time.Sleep(5 * time.Second)
+		silent := listenPacket(t, r.home.Host(), 4000)
+		defer silent.Close()
+		bob := identity(t, 3).PeerID()
+		announce(t, r.lan, alice.Status().Grid.ID, bob, "bob", addrPortOf(silent.LocalAddr()))
+		time.Sleep(time.Second)
+		r.start(3, bobDir, func(c *Config) { c.Dir = bobDir })
+		for len(alice.heardCandidates(bob)) < 2 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		alice.peerByID(bob).Close()
+		begun := time.Now()
+		if _, err := alice.Connect(t.Context(), bob); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begun); took > heardHead+5*time.Millisecond {
+			t.Errorf("the dial took %v", took)
+		}
+	})
+}
+
 // Who is no member is announced nowhere, and a stranger with a name of ours is
 // asked who it is, once, and not believed.
 func TestStrangerOnTheLAN(t *testing.T) {

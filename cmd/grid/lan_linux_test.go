@@ -347,8 +347,9 @@ func TestLANOutlivesTheRendezvous(t *testing.T) {
 	<-server.done
 
 	// Neither has ever heard of the other but from its own founding or joining.
+	var ups []*inside
 	for i := range dirs {
-		gridIn(t, lan.Host(i), dirs[i], "up")
+		ups = append(ups, gridIn(t, lan.Host(i), dirs[i], "up"))
 	}
 	for _, dir := range dirs {
 		waitFile(t, filepath.Join(dir, socketFile))
@@ -358,4 +359,9 @@ func TestLANOutlivesTheRendezvous(t *testing.T) {
 		t.Errorf("ping prints %q", out)
 	}
 	gridIn(t, lan.Host(1), dirs[1], "ping", "--count", "1", "alice.lab.grid").result(t, cli.ExitOK)
+
+	// A command that is its own node gives the rendezvous up and goes on.
+	ups[0].Process.Signal(os.Interrupt)
+	ups[0].result(t, cli.ExitOK)
+	gridIn(t, lan.Host(0), dirs[0], "ping", "--count", "1", "bob").result(t, cli.ExitOK)
 }
