@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -32,11 +33,19 @@ func ParseAddr(s string) (Addr, error) {
 	if err != nil {
 		return bad("the part before the colon is not a peer ID of 52 letters and digits")
 	}
-	port, err := strconv.ParseUint(where, 10, 16)
-	if err != nil || port == 0 {
-		return bad("the port " + strconv.Quote(where) + " is not a number from 1 to 65535")
+	port, err := parsePort(where)
+	if err != nil {
+		return bad(err.Error())
 	}
-	return Addr{Peer: peer, Port: uint16(port)}, nil
+	return Addr{Peer: peer, Port: port}, nil
+}
+
+func parsePort(text string) (uint16, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, errors.New("the port " + strconv.Quote(text) + " is not a number from 1 to 65535")
+	}
+	return uint16(port), nil
 }
 
 // parseListen decodes ":PORT"; port zero asks for a free one.

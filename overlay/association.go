@@ -55,14 +55,22 @@ type association struct {
 	opening chan struct{} // a token for each stream whose header is read
 	silent  atomic.Bool   // the peer has not answered a check
 
-	paths pathKeeper
-	fetch listFetch
+	paths    pathKeeper
+	fetch    listFetch
+	halves   halves       // readDatagrams'
+	refusals refusalCount // readDatagrams'
+	doubted  atomic.Int64 // when packets last asked for a check, in ns
 
-	toldLinks atomic.Bool // the client has a list of our links
+	toldLinks  atomic.Bool // the client has a list of our links
+	toldRelays atomic.Bool // the peer has a list of our relays
+
+	relayed  atomic.Pointer[func([]byte)] // takes what the peer has us relay; nil: it is not registered
+	relaying atomic.Pointer[func([]byte)] // takes what the peer relays to us; nil: we are not registered
 
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed
 	greeted bool       // ready is closed
+	answers bool       // the peer says so when it takes a stream
 	streams int
 	idleAt  time.Time // since when streams is zero
 	pings   map[uint64]chan struct{}
@@ -156,7 +164,7 @@ func (a *association) startServer(trusted bool) {
 }
 
 func (a *association) hello() hello {
-	return hello{version: protocolVersion, policy: a.node.cfg.Path, software: software}
+	return hello{version: protocolVersion, capabilities: canAwait, policy: a.node.cfg.Path, software: software}
 }
 
 func (a *association) makeProof(key rendezvous.Key) (proof, error) {
@@ -177,10 +185,14 @@ func (a *association) authorize() {
 	}
 }
 
+// canAwait is the capability of a node that knows streams of networkAwaited.
+const canAwait = 1 << 0
+
 // greet notes that the peer has said hello.
-func (a *association) greet() {
+func (a *association) greet(m hello) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.answers = m.capabilities&canAwait != 0
 	if !a.greeted {
 		a.greeted = true
 		close(a.ready)
@@ -344,8 +356,8 @@ func (a *association) take(ctx context.Context, st *ri2n.Stream, control chan<- 
 	n := a.node
 	n.mu.Lock()
 	l := n.listeners[h.port]
-	room := l != nil && l.offer(c)
 	n.mu.Unlock()
+	room := l != nil && l.offer(c, h.network == networkAwaited)
 	switch {
 	case l == nil:
 		n.counters.streamsRefused.Add(1)
@@ -356,21 +368,46 @@ func (a *association) take(ctx context.Context, st *ri2n.Stream, control chan<- 
 	}
 }
 
-// dial opens a stream to a port. The header leaves at once.
-func (a *association) dial(ctx context.Context, port uint16) (*conn, error) {
+// dial opens a stream to a port. The header leaves at once. With await it
+// returns when the peer has taken the stream, or refused it.
+func (a *association) dial(ctx context.Context, port uint16, await bool) (*conn, error) {
 	if err := a.mayCarry(ctx); err != nil {
 		return nil, err
+	}
+	h := header{network: networkTCP, port: port}
+	if await && a.awaitsAnswers(ctx) {
+		h.network = networkAwaited
 	}
 	st, err := a.session.OpenStream(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := st.Write(appendHeader(nil, header{network: networkTCP, port: port})); err != nil {
+	if _, err := st.Write(appendHeader(nil, h)); err != nil {
 		st.Reset(resetHeader)
 		return nil, err
 	}
 	a.streamOpened()
-	return newConn(a, st, ephemeral(st), port), nil
+	c := newConn(a, st, ephemeral(st), port)
+	if h.network == networkAwaited {
+		if err := c.awaitTaken(ctx); err != nil {
+			c.refuse(resetRefused)
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// awaitsAnswers waits for the peer's hello, which tells whether it says so when
+// it takes a stream.
+func (a *association) awaitsAnswers(ctx context.Context) bool {
+	select {
+	case <-a.ready:
+	case <-a.session.Done():
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.answers
 }
 
 // mayCarry waits until the policy lets streams of users through.
@@ -503,7 +540,9 @@ func (a *association) handle(m message) error {
 			return fmt.Errorf("%w: version %d", errMalformed, m.version)
 		}
 		a.paths.greeted(m.policy)
-		a.greet()
+		a.greet(m)
+		a.node.legs.wake()
+		a.tellRelays()
 		if sequence, _ := a.node.grid.listed(); sequence > 0 {
 			a.send(listAt{sequence})
 		}
@@ -530,6 +569,8 @@ func (a *association) handle(m message) error {
 			return fmt.Errorf("%w: a report from the TLS server", errMalformed)
 		}
 		a.paths.told(m.reason)
+	case relayList:
+		a.paths.peerRelays(m.relays)
 	case linkList:
 		if a.client {
 			a.paths.peerHas(m.ids)
@@ -598,18 +639,31 @@ const (
 // time-out comes. It waits for the answer after a long silence only, so that a
 // dial on a session in use takes no time.
 func (a *association) check(ctx context.Context) {
+	checked, silence := a.checkSoon()
+	if silence < silenceWait {
+		return
+	}
+	select {
+	case <-checked:
+	case <-ctx.Done():
+	}
+}
+
+// checkSoon begins a check of a session that has been silent for some time, and
+// returns what is closed at its end, and the silence.
+func (a *association) checkSoon() (checked chan struct{}, silence time.Duration) {
 	heard := a.since
 	for _, p := range a.session.Paths() {
 		if p.LastReceived.After(heard) {
 			heard = p.LastReceived
 		}
 	}
-	silence := time.Since(heard)
+	silence = time.Since(heard)
 	if silence < silenceDoubt {
-		return
+		return nil, silence
 	}
 	a.mu.Lock()
-	checked := a.checked
+	checked = a.checked
 	if checked == nil {
 		checked = make(chan struct{})
 		a.checked = checked
@@ -629,13 +683,7 @@ func (a *association) check(ctx context.Context) {
 		}
 	}
 	a.mu.Unlock()
-	if silence < silenceWait {
-		return
-	}
-	select {
-	case <-checked:
-	case <-ctx.Done():
-	}
+	return checked, silence
 }
 
 // notDirect explains why streams may not use the session.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/instantgrid/instantgrid/overlay/discovery"
+	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -76,12 +77,24 @@ type Config struct {
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
 
+	// Relay says what the node relays for other members of its grid, if its
+	// membership has the role relay. Zero: what is asked for.
+	Relay RelayConfig
+	// WaitAccept makes dials return when the peer has taken the connection, one
+	// round trip later, so that a refusal is their error and not that of the
+	// first Read or Write. False: they return at once. See [Node.DialAccepted].
+	WaitAccept bool
+
 	// Trace is asked for a tracer of each session, as ri2n.Config.Trace. Nil:
 	// nothing is traced.
 	Trace func(*ri2n.Session) ri2n.Tracer
 
 	// Logger receives what an operator should know. Nil: silent.
 	Logger *slog.Logger
+
+	// onRelayed takes channels toward us through members, for tests. Nil: the
+	// node does.
+	onRelayed func(via ri2n.PeerID, ch *rendezvous.Channel)
 }
 
 // A LinkConfig is one local network attachment.

@@ -1,12 +1,14 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +21,7 @@ type conn struct {
 	a             *association
 	local, remote Addr
 	closeOnce     sync.Once
+	abort         atomic.Bool // Close gives the connection up
 }
 
 func newConn(a *association, st *ri2n.Stream, local, remote uint16) *conn {
@@ -45,26 +48,48 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, c.explain("write", err)
 }
 
+// awaitTaken waits until the peer has taken the stream.
+func (c *conn) awaitTaken(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { c.stream.SetReadDeadline(time.Unix(1, 0)) })
+	var b [1]byte
+	_, err := io.ReadFull(c.stream, b[:])
+	if !stop() {
+		return c.a.peer.explain(ctx.Err())
+	}
+	switch {
+	case err == nil && b[0] == taken:
+		return nil
+	case err == nil, err == io.EOF:
+		return &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: resetHeader}
+	}
+	return c.cause(err)
+}
+
 // explain turns the peer's refusal of the port into an error that is
 // syscall.ECONNREFUSED, and names both ends as package net does.
 func (c *conn) explain(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: c.cause(err)}
+}
+
+// cause is explain without the names of both ends.
+func (c *conn) cause(err error) error {
 	var reset *ri2n.StreamError
 	switch {
 	case errors.As(err, &reset):
 		switch reset.Code {
 		case resetRefused, resetBusy, resetHeader, resetPolicy:
-			err = &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: reset.Code}
+			return &PortError{Peer: c.remote.Peer, Port: c.remote.Port, Code: reset.Code}
 		case resetIndirect:
-			err = c.a.notDirect(err)
+			return c.a.notDirect(err)
 		}
+		return syscall.ECONNRESET
 	case errors.Is(err, net.ErrClosed), isTimeout(err):
-	default:
-		err = c.a.peer.explain(err)
+		return err
 	}
-	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+	return withNumber(c.a.peer.explain(err))
 }
 
 func isTimeout(err error) bool {
@@ -78,12 +103,25 @@ func (c *conn) CloseWrite() error { return c.stream.CloseWrite() }
 func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.closeOnce.Do(func() {
-		err = c.stream.Close()
+		err = nil
+		if c.abort.Load() {
+			c.stream.Reset(resetAborted)
+		} else {
+			err = c.stream.Close()
+		}
 		c.a.streamClosed()
 	})
 	if err != nil {
 		return &net.OpError{Op: "close", Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 	}
+	return nil
+}
+
+// SetLinger with zero makes Close give the connection up: what is on its way is
+// dropped, and the peer's calls return ECONNRESET. With any other number Close
+// delivers what was written, as it does without.
+func (c *conn) SetLinger(seconds int) error {
+	c.abort.Store(seconds == 0)
 	return nil
 }
 
@@ -95,8 +133,11 @@ func (c *conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDea
 
 // PeerOf returns the verified peer behind a connection of this package.
 func PeerOf(c net.Conn) (ri2n.PeerID, bool) {
-	if c, ok := c.(*conn); ok {
+	switch c := c.(type) {
+	case *conn:
 		return c.remote.Peer, true
+	case *packetConn:
+		return c.remote.Peer, c.connected()
 	}
 	return ri2n.PeerID{}, false
 }

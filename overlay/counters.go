@@ -29,6 +29,19 @@ type Counters struct {
 	RenewalsFailed   uint64 `json:"renewals_failed"`
 	HeardDialsFailed uint64 `json:"heard_dials_failed"` // at addresses heard on a local network
 	DatagramsRefused uint64 `json:"datagrams_refused"`  // of no kind that we take, or of a peer that is not let in
+	RelaysRefused    uint64 `json:"relays_refused"`     // registrations for relaying: we have not the role, or they no membership
+	RelaysNested     uint64 `json:"relays_nested"`      // relays that would have been reached through a relay
+	RelaysLeft       uint64 `json:"relays_left"`        // paths through a relay given up as it did not carry them
+
+	PacketsSent             uint64 `json:"packets_sent"` // between ports
+	PacketsReceived         uint64 `json:"packets_received"`
+	PacketsHalved           uint64 `json:"packets_halved"`           // sent in two halves
+	HalvesLost              uint64 `json:"halves_lost"`              // whose other half did not come
+	PacketsTooLarge         uint64 `json:"packets_too_large"`        // that a program wanted to send
+	PacketsUnsent           uint64 `json:"packets_unsent"`           // while there was no session
+	PacketsRefused          uint64 `json:"packets_refused"`          // that nobody took
+	PacketsOverflowed       uint64 `json:"packets_overflowed"`       // that their program was too slow for
+	CorrespondentsForgotten uint64 `json:"correspondents_forgotten"` // beyond those that a socket awaits answers from
 }
 
 // Transport returns the counters of the node's endpoint, which all its sessions
@@ -41,7 +54,9 @@ type counters struct {
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
 	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
 	sessionsRevoked, membersRefused, listsRefused, listsHidden, heardDialsFailed, renewalsFailed,
-	datagramsRefused atomic.Uint64
+	datagramsRefused, relaysRefused, relaysNested, relaysLeft, packetsSent, packetsReceived, packetsHalved, halvesLost,
+	packetsTooLarge, packetsUnsent, packetsRefused, packetsOverflowed,
+	correspondentsForgotten atomic.Uint64
 }
 
 func (c *counters) snapshot() Counters {
@@ -55,6 +70,11 @@ func (c *counters) snapshot() Counters {
 		PortsRefused: c.portsRefused.Load(), RevokedRefused: c.revokedRefused.Load(),
 		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
 		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), HeardDialsFailed: c.heardDialsFailed.Load(), RenewalsFailed: c.renewalsFailed.Load(),
-		DatagramsRefused: c.datagramsRefused.Load(),
+		DatagramsRefused: c.datagramsRefused.Load(), RelaysRefused: c.relaysRefused.Load(),
+		RelaysNested: c.relaysNested.Load(), RelaysLeft: c.relaysLeft.Load(),
+		PacketsSent: c.packetsSent.Load(), PacketsReceived: c.packetsReceived.Load(), PacketsHalved: c.packetsHalved.Load(),
+		HalvesLost: c.halvesLost.Load(), PacketsTooLarge: c.packetsTooLarge.Load(), PacketsUnsent: c.packetsUnsent.Load(),
+		PacketsRefused: c.packetsRefused.Load(), PacketsOverflowed: c.packetsOverflowed.Load(),
+		CorrespondentsForgotten: c.correspondentsForgotten.Load(),
 	}
 }

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"time"
 
 	"github.com/instantgrid/instantgrid/ri2n"
 )
@@ -46,24 +47,61 @@ type handlers struct {
 	services  [services]serviceHandler
 }
 
+// Datagrams that one look takes: a session with little traffic should not hold
+// room for many.
+const (
+	minDatagramBatch = 4
+	maxDatagramBatch = 128
+)
+
 // readDatagrams hands datagrams to their handlers until the session ends.
 func (a *association) readDatagrams(ctx context.Context) {
+	list := make([][]byte, minDatagramBatch)
+	packets := make([][]byte, 0, minDatagramBatch)
 	for {
-		b, err := a.session.ReceiveDatagram(ctx)
+		n, err := a.session.ReceiveDatagrams(ctx, list)
 		if err != nil {
 			return
 		}
-		var handle datagramHandler
-		if len(b) > 0 && int(b[0]) < datagramKinds {
-			handle = a.node.handlers.datagrams[b[0]]
+		packets = packets[:0]
+		for _, b := range list[:n] {
+			d := b[ri2n.DatagramRoom:]
+			var handle datagramHandler
+			if len(d) > 0 && int(d[0]) < datagramKinds {
+				if datagramKind(d[0]) == datagramIP {
+					packets = append(packets, b)
+					continue
+				}
+				handle = a.node.handlers.datagrams[d[0]]
+			}
+			// Before the peer is let in nothing of it counts.
+			if handle == nil || !a.isProven() {
+				a.node.counters.datagramsRefused.Add(1)
+				continue
+			}
+			handle(a, append([]byte(nil), d[1:]...))
 		}
-		// Before the peer is let in nothing of it counts.
-		if handle == nil || !a.isProven() {
-			a.node.counters.datagramsRefused.Add(1)
-			continue
+		if len(packets) > 0 {
+			a.takePackets(packets)
+			clear(packets)
 		}
-		handle(a, b[1:])
+		ri2n.ReleaseDatagrams(list[:n])
+		if n == len(list) && n < maxDatagramBatch {
+			list = make([][]byte, 2*n)
+		}
 	}
+}
+
+// takePackets hands datagrams of kind IP to their handler.
+func (a *association) takePackets(buffers [][]byte) {
+	h := a.node.ip.Load()
+	if h != nil && a.isProven() {
+		if from, ok := a.node.grid.ipAddresses(time.Now(), a.peer.id); ok {
+			(*h).HandleIP(from, buffers)
+			return
+		}
+	}
+	a.node.counters.datagramsRefused.Add(uint64(len(buffers)))
 }
 
 // openService opens a stream to a service of the peer.

@@ -24,25 +24,45 @@ const (
 )
 
 // DialContext connects to "PEERID:PORT" or, in a grid, to the member
-// "NAME:PORT" (network "tcp"). It returns at once
+// "NAME:PORT". On network "tcp" it returns at once
 // when a session exists, else after one relay round trip; a refusal by the
-// port's owner arrives from the first Read or Write as ECONNREFUSED.
+// port's owner arrives from the first Read or Write as ECONNREFUSED, or here
+// where Config.WaitAccept says so. On network "udp" it returns a socket for
+// packets of that peer's port (see [Node.ListenPacket]), once there is a session.
 //
 // The error is a [*net.OpError] around an error type of this package or of
-// package rendezvous. Dials to one peer share one attempt, which goes on while
+// package rendezvous; errors.Is finds ECONNREFUSED, EHOSTUNREACH and ETIMEDOUT
+// in it. Dials to one peer share one attempt, which goes on while
 // any of them waits.
 func (n *Node) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if err := checkNetwork(network); err != nil {
-		return nil, err
+	return n.dialContext(ctx, network, address, n.cfg.WaitAccept)
+}
+
+// DialAccepted is DialContext that returns when the peer has taken the
+// connection, one round trip later, so that a refusal is its error: what
+// proxies need, which have to tell others whether a connection is there.
+func (n *Node) DialAccepted(ctx context.Context, network, address string) (net.Conn, error) {
+	return n.dialContext(ctx, network, address, true)
+}
+
+func (n *Node) dialContext(ctx context.Context, network, address string, await bool) (net.Conn, error) {
+	packets := checkPacketNetwork(network) == nil
+	if !packets {
+		if err := checkNetwork(network); err != nil {
+			return nil, err
+		}
 	}
 	to, err := n.resolveAddr(ctx, address)
 	if err != nil {
-		return nil, err
+		return nil, &net.OpError{Op: "dial", Net: network, Err: withNumber(err)}
 	}
 	if to.Peer == n.PeerID() {
-		return nil, &AddressError{Text: address, Problem: "it is our own"}
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &AddressError{Text: address, Problem: "it is our own"}}
 	}
-	return n.peerByID(to.Peer).Dial(ctx, to.Port)
+	if packets {
+		return n.dialPacket(ctx, to)
+	}
+	return n.peerByID(to.Peer).dial(ctx, to.Port, await)
 }
 
 // resolveAddr decodes "PEERID:PORT" or "NAME:PORT".
@@ -80,8 +100,29 @@ func (n *Node) dial(ctx context.Context, p *Peer) error {
 	p.mu.Lock()
 	token := p.token
 	p.mu.Unlock()
+	err := n.dialOnce(ctx, p, token)
+	if err != nil && p.mayBeElsewhere(err) && n.legs.expand(ctx, p) {
+		err = n.dialOnce(ctx, p, token)
+	}
+	return err
+}
 
+// mayBeElsewhere reports whether another relay may know a peer that a dial has
+// failed to reach.
+func (p *Peer) mayBeElsewhere(err error) bool {
+	var mismatch *ri2n.PeerMismatchError
+	var peer *PeerError
+	return p.best() == nil && !errors.As(err, &mismatch) && !(errors.As(err, &peer) && peer.refused())
+}
+
+// dialOnce dials on what there is now.
+func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key) error {
+	vias := n.openVias(p)
 	heard, candidates := n.heardCandidates(p.id), n.directCandidates(p)
+	candidates = candidates[:min(len(candidates), maxDirectCandidates-len(vias))]
+	for _, r := range vias {
+		candidates = append(candidates, ri2n.Remote{Link: r.link})
+	}
 	client := n.clientFor(p)
 	if len(heard) == 0 && len(candidates) == 0 {
 		var err error
@@ -89,26 +130,33 @@ func (n *Node) dial(ctx context.Context, p *Peer) error {
 			return p.explain(err)
 		}
 	}
-	var channel *rendezvous.Channel
+	// Channels whose end is the end of the hope in them.
+	var channels []*rendezvous.Channel
 	if client != nil {
 		relay, err := n.openRelay(p)
 		if err != nil {
 			return p.explain(err)
 		}
-		channel = relay.channel
+		if client.Status().Registered || len(vias) == 0 {
+			channels = append(channels, relay.channel)
+		}
 		candidates = append([]ri2n.Remote{{Link: relay.link}}, candidates...)
+	}
+	for _, r := range vias {
+		channels = append(channels, r.channel)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if channel != nil {
+	if len(channels) > 0 {
 		patience := time.Duration(0)
-		if len(candidates)+len(heard) > 1 {
+		if len(candidates)+len(heard) > len(channels) {
 			patience = directChance
 		}
-		stop := n.watchChannel(ctx, channel, patience, cancel)
+		stop := n.watchChannels(ctx, channels, patience, cancel)
 		defer stop()
 	}
 	s, err := n.race(ctx, p.id, heard, candidates)
+	closeUnused(vias, s)
 	if err != nil {
 		n.counters.dialsFailed.Add(1)
 		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil && !errors.Is(cause, context.Canceled) {
@@ -131,25 +179,27 @@ func waitRegistered(ctx context.Context, client *rendezvous.Client) error {
 	return client.Wait(ctx)
 }
 
-// watchChannel cancels a dial whose relay channel has ended, after patience.
-// The function that it returns ends the watch.
-func (n *Node) watchChannel(ctx context.Context, ch *rendezvous.Channel, patience time.Duration, cancel context.CancelCauseFunc) (stop func()) {
+// watchChannels cancels a dial whose relay channels have all ended, after
+// patience. The function that it returns ends the watch.
+func (n *Node) watchChannels(ctx context.Context, list []*rendezvous.Channel, patience time.Duration, cancel context.CancelCauseFunc) (stop func()) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		select {
-		case <-ch.Done():
-		case <-done:
-			return
-		case <-ctx.Done():
-			return
+		for _, ch := range list {
+			select {
+			case <-ch.Done():
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			}
 		}
 		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			cancel(ch.Err())
+			cancel(list[0].Err())
 		case <-done:
 		case <-ctx.Done():
 		}

@@ -5,7 +5,8 @@
 // A [Node] has one identity, one ri2n endpoint with its links, and a client of
 // its rendezvous. [Node.DialContext] opens a stream to a port of a peer and
 // [Node.Listen] takes such streams; both fit net/http, gRPC and whatever else
-// speaks [net.Conn]. Below, one session for each peer begins on whatever can
+// speaks [net.Conn]. [Node.ListenPacket] is for packets. Packages forward, socks
+// and resolver lead programs here that embed nothing. Below, one session for each peer begins on whatever can
 // carry a packet now: the relay channel at the rendezvous, and the transport
 // addresses that worked before. Over that session both sides exchange punch's
 // messages; a transport address that punch finds is proven by the session with
@@ -39,7 +40,6 @@
 // ports are open to which members), grid, membership, revocations and members (of
 // a member), grid.key (of an admin).
 //
-// Not handled: discovery on the LAN, proxies, port mapping,
-// UDP-less networks. The formats of streams and of the control stream are
+// Not handled: discovery on the LAN, port mapping, UDP-less networks. The formats of streams and of the control stream are
 // laid down in docs/overlay-protocol.md.
 package overlay

@@ -33,6 +33,7 @@ func TestErrorsExplainThemselves(t *testing.T) {
 		&NameError{Name: "bob", Problem: "no member has it", Member: true}, &NameError{Name: "bob", Problem: "no grid"},
 		&MemberError{Dir: "/dir", Grid: "lab"}, &AdminError{Dir: "/dir"},
 		&PolicyError{File: "policy.yaml", Line: 3, Column: 5, Field: "rules[0].ports[0]", Problem: "bad"},
+		&PacketSizeError{Size: 9000},
 		&StateError{File: "allow", Line: 3, Err: errNotPeerID},
 	}
 	for _, code := range []uint64{resetRefused, resetBusy, resetHeader, resetPolicy} {

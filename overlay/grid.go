@@ -154,6 +154,7 @@ func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, 
 		if k := t.members[holder]; k != nil && t.validLocked(k.member, now) {
 			return nil, &membership.Error{Problem: membership.NameTaken, What: "the name " + m.Name, Detail: "peer " + holder.String()}
 		}
+		t.forgetAddressesLocked(holder)
 		delete(t.members, holder)
 	}
 	old := t.members[peer]
@@ -171,18 +172,12 @@ func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, 
 		if old.member.Name != m.Name {
 			delete(t.names, old.member.Name)
 		}
-		if t.addresses[old.member.Address] == peer {
-			delete(t.addresses, old.member.Address)
-		}
 	}
-	if holder, taken := t.addresses[m.Address]; taken && t.members[holder] != nil && t.validLocked(t.members[holder].member, now) {
-		m.Address = netip.Addr{}
-	} else {
-		t.addresses[m.Address] = peer
-	}
+	t.forgetAddressesLocked(peer)
 	t.unsaved = t.unsaved || old == nil || old.member.Issued.Before(m.Issued)
 	t.members[peer] = &known{m, p, joined}
 	t.names[m.Name] = peer
+	t.keepAddressesLocked(m, now)
 	return m, nil
 }
 

@@ -36,8 +36,15 @@ const adminNumber = 1
 
 func newGridRig(t *testing.T) *gridRig {
 	t.Helper()
-	g := &gridRig{rig: newRig(t, 1, restricted, restricted), admin: t.TempDir()}
-	g.server.Close()
+	r := newRig(t, 1, restricted, restricted)
+	r.server.Close()
+	return foundGrid(t, r)
+}
+
+// foundGrid makes the grid of a rig without a server.
+func foundGrid(t *testing.T, r *rig) *gridRig {
+	t.Helper()
+	g := &gridRig{rig: r, admin: t.TempDir()}
 	store, err := state.OpenBolt(filepath.Join(t.TempDir(), "ledger.db"))
 	if err != nil {
 		t.Fatal(err)

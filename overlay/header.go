@@ -13,7 +13,11 @@ const (
 	headerVersion  = 1
 	networkTCP     = 1
 	networkService = 2 // the port is the number of a service
+	networkAwaited = 3 // as networkTCP, and whoever takes the stream says so
 	portControl    = 0 // the stream that messages between two nodes travel on
+
+	// taken is the first byte of the answer on a stream of networkAwaited.
+	taken = 0
 )
 
 // errMalformed reports bytes that no append function of ours produces.
@@ -41,7 +45,7 @@ func parseHeader(b []byte) (h header, rest []byte, err error) {
 	if b[0] != headerVersion {
 		return header{}, nil, fmt.Errorf("%w: stream header of version %d", errMalformed, b[0])
 	}
-	if b[1] != networkTCP && b[1] != networkService {
+	if b[1] < networkTCP || b[1] > networkAwaited {
 		return header{}, nil, fmt.Errorf("%w: stream for network %d", errMalformed, b[1])
 	}
 	return header{network: b[1], port: binary.BigEndian.Uint16(b[2:])}, b[headerLen:], nil
@@ -54,6 +58,7 @@ const (
 	resetHeader   = 0x1003 // the header makes no sense
 	resetIndirect = 0x1004 // the policy forbids streams on the relay
 	resetPolicy   = 0x1005 // the port is closed to this peer
+	resetAborted  = 0x1006 // the program gave the connection up
 )
 
 // Codes with which a session is closed (docs/overlay-protocol.md, section 4).

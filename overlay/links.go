@@ -25,6 +25,8 @@ type nodeLink struct {
 	local netip.AddrPort
 	own   func() []netip.Prefix
 
+	inside []netip.Prefix // as nodeLinks has it
+
 	mu         sync.Mutex // guards what follows
 	candidates []punch.Candidate
 	behavior   punch.Behavior
@@ -37,7 +39,9 @@ type nodeLinks struct {
 	endpoint *ri2n.Endpoint
 	log      *slog.Logger
 	budget   *punch.Budget
-	servers  func() []netip.AddrPort // STUN
+	servers  func() []netip.AddrPort            // STUN
+	observed func(link string) []netip.AddrPort // where members see us
+	inside   []netip.Prefix                     // of the grid: they lead through our own sessions
 
 	mu       sync.Mutex  // guards what follows
 	list     []*nodeLink // in the order they came; replaced, not changed
@@ -84,8 +88,8 @@ func (ls *nodeLinks) add(c LinkConfig) (*nodeLink, error) {
 	}
 	ls.mu.Unlock()
 
-	l := &nodeLink{id: id, local: addrPortOf(c.Conn.LocalAddr())}
-	filter := punch.Filter{}
+	l := &nodeLink{id: id, inside: ls.inside, local: addrPortOf(c.Conn.LocalAddr())}
+	filter := punch.Filter{Deny: ls.inside}
 	_, real := c.Conn.(*net.UDPConn)
 	switch {
 	case c.OwnPrefixes != nil:
@@ -247,7 +251,8 @@ func (l *nodeLink) hosts() []netip.AddrPort {
 			continue
 		}
 		addr := p.Addr().Unmap()
-		if addr.IsLoopback() || addr.IsLinkLocalUnicast() || !l.reaches(addr) || len(list) >= maxHosts {
+		if addr.IsLoopback() || addr.IsLinkLocalUnicast() || !l.reaches(addr) || len(list) >= maxHosts ||
+			slices.ContainsFunc(l.inside, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 			continue
 		}
 		list = append(list, netip.AddrPortFrom(addr, l.local.Port()))
@@ -314,7 +319,7 @@ func (ls *nodeLinks) gather(ctx context.Context, age, limit time.Duration) {
 	var mu sync.Mutex
 	for _, l := range list {
 		links.Go(func() {
-			if l.gather(ctx, servers) {
+			if l.gather(ctx, servers, ls.observed(l.link.Name())) {
 				mu.Lock()
 				heard = true
 				mu.Unlock()
@@ -333,15 +338,16 @@ func (ls *nodeLinks) gather(ctx context.Context, age, limit time.Duration) {
 }
 
 // gather asks the servers and reports whether any has answered. Without an
-// answer the last reflexive addresses stay: they are the best guess.
-func (l *nodeLink) gather(ctx context.Context, servers []netip.AddrPort) bool {
+// answer it goes by where members see the link, and without these the last
+// reflexive addresses stay: they are the best guess.
+func (l *nodeLink) gather(ctx context.Context, servers, observed []netip.AddrPort) bool {
 	var reachable []netip.AddrPort
 	for _, s := range servers {
 		if l.reaches(s.Addr()) {
 			reachable = append(reachable, s)
 		}
 	}
-	if len(reachable) == 0 {
+	if len(reachable)+len(observed) == 0 {
 		return false
 	}
 	candidates, behavior := l.mux.Gather(ctx, l.hosts(), reachable)
@@ -353,6 +359,14 @@ func (l *nodeLink) gather(ctx context.Context, servers []netip.AddrPort) bool {
 	defer l.mu.Unlock()
 	// A socket with a public address has no reflexive candidate of its own.
 	heard = heard || behavior.Translated == punch.No
+	if !heard && len(observed) > 0 {
+		for _, a := range observed {
+			if !slices.ContainsFunc(candidates, func(c punch.Candidate) bool { return c.Addr == a }) {
+				candidates = append(candidates, punch.Candidate{Addr: a, Kind: punch.KindServerReflexive})
+			}
+		}
+		heard, behavior = true, l.behavior
+	}
 	l.asked, l.heard = true, heard
 	if heard || l.candidates == nil {
 		l.candidates, l.behavior = candidates, behavior

@@ -20,6 +20,7 @@ type listener struct {
 	pending chan *conn
 	closed  chan struct{}
 	once    sync.Once
+	mu      sync.Mutex // held while a connection is offered, and by Close
 }
 
 // Listen takes connections to one port: address is ":7000"; port zero picks a
@@ -72,19 +73,20 @@ func (l *listener) Accept() (net.Conn, error) {
 	return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
 }
 
-// offer hands c over and reports whether there was room.
-func (l *listener) offer(c *conn) bool {
-	select {
-	case <-l.closed:
-		return false
-	default:
-	}
-	select {
-	case l.pending <- c:
-		return true
-	default:
+// offer hands c over and reports whether there was room. A peer that awaits it
+// is told before.
+func (l *listener) offer(c *conn, awaited bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if isClosed(l.closed) || len(l.pending) == cap(l.pending) {
 		return false
 	}
+	if awaited {
+		// An error is that of the stream, which its user meets as well.
+		_, _ = c.stream.Write([]byte{taken})
+	}
+	l.pending <- c
+	return true
 }
 
 // Close stops listening. Connections that nobody has accepted are refused.
@@ -92,8 +94,10 @@ func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.node.mu.Lock()
 		delete(l.node.listeners, l.addr.Port)
-		close(l.closed)
 		l.node.mu.Unlock()
+		l.mu.Lock()
+		close(l.closed)
+		l.mu.Unlock()
 		for {
 			select {
 			case c := <-l.pending:

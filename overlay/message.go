@@ -4,10 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"time"
 	"unicode/utf8"
 
 	"github.com/instantgrid/instantgrid/punch"
 	"github.com/instantgrid/instantgrid/rendezvous/membership"
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 // protocolVersion is the one version of control messages that we speak.
@@ -19,6 +21,7 @@ const (
 	maxSoftware      = 64   // bytes of hello.software
 	maxReason        = 32   // bytes of report.reason
 	maxLinksTold     = 8    // links of linkList
+	maxRelaysTold    = 8    // relays of relayList
 )
 
 // Kinds of message on the control stream (docs/overlay-protocol.md,
@@ -37,6 +40,7 @@ const (
 	kindListGet    = 0x42
 	kindListPart   = 0x43
 	kindLinks      = 0x45
+	kindRelays     = 0x46
 )
 
 // A message travels on the control stream.
@@ -51,7 +55,7 @@ type proof struct{ mac [32]byte }
 // A hello is the first message of either side that the other has authorized.
 type hello struct {
 	version      uint16 // highest version spoken
-	capabilities uint32 // bits; none is defined yet, unknown ones are ignored
+	capabilities uint32 // bits; unknown ones are ignored
 	policy       PathPolicy
 	software     string // for people's eyes
 }
@@ -90,6 +94,18 @@ type listPart struct {
 // preferred one first.
 type linkList struct{ ids []uint16 }
 
+// A relayList names the relays that the sender is registered with.
+type relayList struct{ relays []relayAt }
+
+// A relayAt is a relay and the round trip time to it, in milliseconds on the
+// wire; zero: not known.
+type relayAt struct {
+	relay ri2n.PeerID
+	rtt   time.Duration
+}
+
+const relayAtLen = 34
+
 // An unknown is a message of a later version that may be skipped.
 type unknown struct {
 	code byte
@@ -107,6 +123,7 @@ func (listAt) kind() byte        { return kindListAt }
 func (listGet) kind() byte       { return kindListGet }
 func (listPart) kind() byte      { return kindListPart }
 func (linkList) kind() byte      { return kindLinks }
+func (relayList) kind() byte     { return kindRelays }
 func (m unknown) kind() byte     { return m.code }
 
 func (m proof) appendBody(b []byte) []byte { return append(b, m.mac[:]...) }
@@ -139,6 +156,14 @@ func (m listPart) appendBody(b []byte) []byte {
 func (m linkList) appendBody(b []byte) []byte {
 	for _, id := range m.ids {
 		b = binary.BigEndian.AppendUint16(b, id)
+	}
+	return b
+}
+
+func (m relayList) appendBody(b []byte) []byte {
+	for _, r := range m.relays {
+		b = append(b, r.relay[:]...)
+		b = binary.BigEndian.AppendUint16(b, uint16(min(r.rtt.Milliseconds(), 1<<16-1)))
 	}
 	return b
 }
@@ -265,6 +290,18 @@ func parseBody(kind byte, b []byte) (message, error) {
 		var m linkList
 		for ; len(b) > 0; b = b[2:] {
 			m.ids = append(m.ids, binary.BigEndian.Uint16(b))
+		}
+		return m, nil
+	}
+	if kind == kindRelays {
+		if len(b)%relayAtLen != 0 || len(b) > relayAtLen*maxRelaysTold {
+			return bad()
+		}
+		var m relayList
+		for ; len(b) > 0; b = b[relayAtLen:] {
+			m.relays = append(m.relays, relayAt{
+				relay: ri2n.PeerID(b[:32]), rtt: time.Duration(binary.BigEndian.Uint16(b[32:])) * time.Millisecond,
+			})
 		}
 		return m, nil
 	}

@@ -12,8 +12,10 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/instantgrid/instantgrid/punch"
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata")
@@ -36,6 +38,7 @@ var golden = []struct {
 	{"list-get", listGet{sequence: 7, offset: 3072}},
 	{"list-part", listPart{sequence: 7, total: 4000, offset: 3072, data: []byte{1, 2, 3}}},
 	{"links", linkList{ids: []uint16{1, 0x0203}}},
+	{"relays", relayList{relays: []relayAt{{ri2n.PeerID{0: 0xaa, 31: 0xbb}, 258 * time.Millisecond}, {ri2n.PeerID{0: 0xcc}, 0}}}},
 	{"extension", unknown{code: 0x44, body: []byte("later")}},
 }
 
@@ -80,6 +83,8 @@ func TestMessagesRefused(t *testing.T) {
 		{"unknown reason", "06 0004 66756e21"},
 		{"half a link", "45 0003 000100"},
 		{"nine links", "45 0012" + strings.Repeat("0001", 9)},
+		{"half a relay", "46 0021" + strings.Repeat("00", 33)},
+		{"nine relays", "46 0132" + strings.Repeat("00", 306)},
 		{"long reason", "06 0021" + strings.Repeat("61", 33)},
 	} {
 		b, err := hex.DecodeString(strings.ReplaceAll(tt.bytes, " ", ""))
@@ -110,7 +115,7 @@ func TestHeaderGolden(t *testing.T) {
 			t.Errorf("prefix of %d bytes: %v", i, err)
 		}
 	}
-	for _, bad := range [][]byte{{0, 1, 0, 1}, {2, 1, 0, 1}, {1, 0, 0, 1}, {1, 3, 0, 1}} {
+	for _, bad := range [][]byte{{0, 1, 0, 1}, {2, 1, 0, 1}, {1, 0, 0, 1}, {1, 4, 0, 1}} {
 		if _, _, err := parseHeader(bad); !errors.Is(err, errMalformed) {
 			t.Errorf("header %x: %v", bad, err)
 		}

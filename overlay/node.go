@@ -40,6 +40,10 @@ type Node struct {
 	nonce       atomic.Uint64
 	lan         lanKeeper
 	handlers    handlers
+	relayHost   *relayHost
+	legs        *legKeeper
+	packets     packetTable
+	ip          atomic.Pointer[IPHandler] // nil: IP packets are refused
 
 	ctx       context.Context // ends with the node
 	cancel    context.CancelFunc
@@ -80,6 +84,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	n.packets.init(n)
 	address, err := n.load()
 	if err != nil {
 		closeLinks()
@@ -107,8 +112,11 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.relayHost, n.legs = newRelayHost(n), newLegKeeper(n)
 	n.links = newNodeLinks(n.endpoint, n.log)
+	n.links.observed = n.legs.observed
 	n.links.servers = n.stunServers
+	n.links.inside = n.grid.prefixes()
 	err = n.links.open(n.cfg.Links)
 	if err == nil && uplinks != nil {
 		err = n.startUplinks(ctx, uplinks)
@@ -121,6 +129,9 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		n.running.Wait()
 		return nil, err
 	}
+	n.handlers.services[serviceRelay] = n.relayHost.serve
+	n.handlers.datagrams[datagramRelay] = n.takeRelayed
+	n.running.Go(func() { n.relayHost.relay.Run(n.ctx) })
 	for inv := range n.invitations.open {
 		inv.node = n
 	}
@@ -141,6 +152,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		}
 	}
 	n.startLAN(ownLinks)
+	n.running.Go(n.legs.run)
 	return n, nil
 }
 
@@ -339,31 +351,39 @@ func (n *Node) Close() error {
 		for _, l := range listeners {
 			l.Close()
 		}
+		n.packets.close()
 		n.lan.close()
-		// Sessions end while their relay still runs.
-		var sessions []*ri2n.Session
-		n.eachPeer(func(p *Peer) {
-			for _, a := range p.all() {
-				a.session.Close()
-				sessions = append(sessions, a.session)
-			}
-		})
+		// Sessions end while their relay still runs: first those that may need
+		// a member for it.
 		patience := time.NewTimer(closeTime)
 		defer patience.Stop()
-		for _, s := range sessions {
-			select {
-			case <-s.Ended():
-			case <-patience.C:
-				patience.Reset(0) // for all the others too
+		for _, legs := range []bool{false, true} {
+			var sessions []*ri2n.Session
+			n.eachPeer(func(p *Peer) {
+				for _, a := range p.all() {
+					if p.isLeg() == legs || legs {
+						a.session.Close()
+						sessions = append(sessions, a.session)
+					}
+				}
+			})
+			for _, s := range sessions {
+				select {
+				case <-s.Ended():
+				case <-patience.C:
+					patience.Reset(0) // for all the others too
+				}
 			}
 		}
 		n.cancel()
 		for _, c := range clients {
 			c.Close()
 		}
+		n.legs.close()
 		n.links.close()
 		n.endpoint.Close()
 		n.running.Wait()
+		n.relayHost.relay.Wait()
 		n.events.close()
 		if err := n.remembered.save(); err != nil {
 			n.log.Warn("remembered addresses are not stored", "err", err)

@@ -71,6 +71,8 @@ type pathKeeper struct {
 	routes       map[proofKey]uint16 // the peer's link that an address leads to
 	more         time.Time           // of the next attempt on links without a path; zero: none
 	moreFailures int                 // such attempts since the last change of links
+
+	relay relayChoice // among members
 }
 
 // A proofKey is one remote transport address on one of our links.
@@ -245,7 +247,7 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	direct, carrier := false, false
 	var sending ri2n.PathInfo
 	for _, p := range paths {
-		if p.Carrier {
+		if p.Link == linkRelay {
 			carrier = true
 		}
 		if p.Sending {
@@ -262,6 +264,8 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	policy := k.policyLocked()
 	was, before := k.direct, k.why
 	k.direct = direct
+	moved := !was && !direct && k.relay.over != "" && k.relay.over != sending.Link
+	k.relay.over = sending.Link
 	died := was && !direct
 	if a.client {
 		switch {
@@ -328,6 +332,7 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 		next = min(next, max(k.relayDue.Sub(now), relayRetry))
 	}
 	k.mu.Unlock()
+	next = min(next, k.lookAtRelays(ctx, paths, now))
 
 	if punchNow || fill {
 		a.node.running.Go(func() { k.punch(ctx, first || fill && now.Sub(a.since) < fillSoon, pairs, fill) })
@@ -340,7 +345,7 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	}
 	if dropRelay {
 		for _, p := range paths {
-			if p.Carrier {
+			if p.Carrier { // also of members: direct only
 				a.session.AbandonPath(p.ID)
 			}
 		}
@@ -356,7 +361,7 @@ func (k *pathKeeper) look(ctx context.Context, now time.Time) time.Duration {
 	if a.client && why != before {
 		a.send(report{reason: why})
 	}
-	if was != direct || why != before {
+	if was != direct || why != before || moved {
 		a.peer.notify()
 		status := a.pathStatus()
 		a.node.emit(Event{Kind: EventPath, Peer: a.peer.id, Path: &status})

@@ -26,8 +26,12 @@ type Peer struct {
 	attempt      *attempt      // the dial under way
 	via          *rendezvous.Client
 	token        *rendezvous.Key // proves that a token of the peer's is ours
-	own          *relay          // the channel that we opened
-	incoming     []*relay        // channels that the peer opened
+	own          *relayLink      // the channel that we opened
+	incoming     []*relayLink    // channels that the peer opened
+	vias         []*relayLink    // channels through other members, of either side
+	relays       []ri2n.PeerID   // with whom the peer was registered last
+	carriers     int             // of these, links that are open
+	legs         int             // registrations for relaying, of either side, with the peer
 	lastUsed     time.Time       // when there was last a session or an attempt
 }
 
@@ -62,10 +66,17 @@ func (n *Node) peerByID(id ri2n.PeerID) *Peer {
 	return p
 }
 
+// peerIfKnown returns the peer of that name, nil if nobody has asked for it.
+func (n *Node) peerIfKnown(id ri2n.PeerID) *Peer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.peers[id]
+}
+
 func (p *Peer) isIdle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.associations) == 0 && p.attempt == nil && p.own == nil && len(p.incoming) == 0 && p.token == nil
+	return len(p.associations) == 0 && p.attempt == nil && p.own == nil && len(p.incoming)+len(p.vias)+p.legs+p.carriers == 0 && p.token == nil
 }
 
 // ID returns the peer's ID.
@@ -238,9 +249,14 @@ func (p *Peer) begin() (*attempt, error) {
 
 // Dial connects to a port of the peer; see [Node.DialContext].
 func (p *Peer) Dial(ctx context.Context, port uint16) (net.Conn, error) {
+	return p.dial(ctx, port, p.node.cfg.WaitAccept)
+}
+
+// dial is Dial, and with await returns when the peer has taken the connection.
+func (p *Peer) dial(ctx context.Context, port uint16, await bool) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
 		local := Addr{Peer: p.node.PeerID()}
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Source: local, Addr: Addr{p.id, port}, Err: err}
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Source: local, Addr: Addr{p.id, port}, Err: withNumber(err)}
 	}
 	if port == portControl {
 		return fail(&AddressError{Text: Addr{p.id, port}.String(), Problem: "port 0 is not for connections"})
@@ -253,7 +269,7 @@ func (p *Peer) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 		if a.check(ctx); a.silent.Load() && try == 0 {
 			continue
 		}
-		c, err := a.dial(ctx, port)
+		c, err := a.dial(ctx, port, await)
 		if err == nil {
 			return c, nil
 		}

@@ -43,6 +43,9 @@ type rule struct {
 
 type portRange struct{ first, last uint16 }
 
+// portPing stands for ICMP echo requests among ports.
+const portPing = 0
+
 // opens reports whether m may connect to port.
 func (p *policy) opens(m *membership.Member, port uint16) bool {
 	for i := range p.rules {
@@ -205,8 +208,11 @@ func parsePolicy(file string, text []byte) (*policy, error) {
 }
 
 func parsePorts(text string) (portRange, error) {
-	if text == "all" {
-		return portRange{1, 65535}, nil
+	switch text {
+	case "all":
+		return portRange{portPing, 65535}, nil
+	case "ping":
+		return portRange{portPing, portPing}, nil
 	}
 	from, to, isRange := strings.Cut(text, "-")
 	if !isRange {
@@ -215,7 +221,7 @@ func parsePorts(text string) (portRange, error) {
 	first, err1 := strconv.ParseUint(strings.TrimSpace(from), 10, 16)
 	last, err2 := strconv.ParseUint(strings.TrimSpace(to), 10, 16)
 	if err1 != nil || err2 != nil || first == 0 || last < first {
-		return portRange{}, fmt.Errorf("%q is neither a port from 1 to 65535, nor a range of them such as 8000-8010, nor all", text)
+		return portRange{}, fmt.Errorf("%q is neither a port from 1 to 65535, nor a range of them such as 8000-8010, nor ping, nor all", text)
 	}
 	return portRange{uint16(first), uint16(last)}, nil
 }

@@ -21,29 +21,49 @@ const (
 	maxClients = 4
 )
 
-// A relay is a channel at the rendezvous as a link of our endpoint.
-type relay struct {
+// A relayLink is a channel at the rendezvous, or at a member that relays, as a link
+// of our endpoint.
+type relayLink struct {
+	via     ri2n.PeerID // the member; zero: the rendezvous
 	channel *rendezvous.Channel
 	link    *ri2n.Link
 	since   time.Time
 }
 
 // attach makes a link of a channel, until the channel ends.
-func (n *Node) attach(p *Peer, ch *rendezvous.Channel) (*relay, error) {
-	link, err := n.endpoint.AddCarrier(linkRelay, ch)
+func (n *Node) attach(p *Peer, ch *rendezvous.Channel, via ri2n.PeerID) (*relayLink, error) {
+	name, release := linkRelay, func() {}
+	if !via.IsZero() {
+		name, release = linkPeerRelay+via.String(), p.carryNoMore
+		if !p.carry() {
+			n.counters.relaysNested.Add(1)
+			ch.Close()
+			return nil, errNested
+		}
+	}
+	link, err := n.endpoint.AddCarrier(name, ch)
 	if err != nil {
+		release()
 		ch.Close()
 		return nil, err
 	}
-	r := &relay{channel: ch, link: link, since: time.Now()}
+	r := &relayLink{via: via, channel: ch, link: link, since: time.Now()}
+	if !via.IsZero() {
+		p.mu.Lock()
+		p.vias = append(p.vias, r)
+		p.mu.Unlock()
+	}
 	if !n.spawn(func() {
 		<-ch.Done()
 		p.forgetRelay(r)
 		link.Close()
+		release()
 		p.wakePaths()
 	}) {
+		p.forgetRelay(r)
 		ch.Close()
 		link.Close()
+		release()
 		return nil, ErrClosed
 	}
 	ch.Attach(link.Deliver)
@@ -51,7 +71,7 @@ func (n *Node) attach(p *Peer, ch *rendezvous.Channel) (*relay, error) {
 }
 
 // keepRelay returns our channel to p, opening one if there is none.
-func (n *Node) keepRelay(p *Peer) (*relay, error) {
+func (n *Node) keepRelay(p *Peer) (*relayLink, error) {
 	p.mu.Lock()
 	r := p.own
 	p.mu.Unlock()
@@ -64,7 +84,7 @@ func (n *Node) keepRelay(p *Peer) (*relay, error) {
 // openRelay opens a channel to p in place of the one that there may be: a dial
 // means that no session uses that one, and the peer may have been restarted
 // and not have consented to it.
-func (n *Node) openRelay(p *Peer) (*relay, error) {
+func (n *Node) openRelay(p *Peer) (*relayLink, error) {
 	client := n.clientFor(p)
 	if client == nil {
 		return nil, &NoWayError{Peer: p.id}
@@ -73,7 +93,7 @@ func (n *Node) openRelay(p *Peer) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := n.attach(p, ch)
+	r, err := n.attach(p, ch, ri2n.PeerID{})
 	if err != nil {
 		return nil, err
 	}
@@ -116,14 +136,14 @@ func (n *Node) onChannel(ch *rendezvous.Channel) {
 		return
 	}
 	p := n.peerByID(id)
-	r, err := n.attach(p, ch)
+	r, err := n.attach(p, ch, ri2n.PeerID{})
 	if err != nil {
 		return
 	}
 	p.mu.Lock()
 	p.incoming = append(p.incoming, r)
 	p.lastUsed = time.Now()
-	var old *relay
+	var old *relayLink
 	if len(p.incoming) > maxIncomingRelays {
 		old = p.incoming[0]
 		p.incoming = append(p.incoming[:0:0], p.incoming[1:]...)
@@ -134,26 +154,33 @@ func (n *Node) onChannel(ch *rendezvous.Channel) {
 	}
 }
 
-func (p *Peer) forgetRelay(r *relay) {
+func (p *Peer) forgetRelay(r *relayLink) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.own == r {
 		p.own = nil
 	}
-	for i, x := range p.incoming {
-		if x == r {
-			p.incoming = append(p.incoming[:i:i], p.incoming[i+1:]...)
-			return
+	other := func(x *relayLink) bool { return x != r }
+	p.incoming = kept(p.incoming, other)
+	p.vias = kept(p.vias, other)
+}
+
+// kept returns those of list that stay, in new memory: others may hold list.
+func kept(list []*relayLink, stays func(*relayLink) bool) (rest []*relayLink) {
+	for _, x := range list {
+		if stays(x) {
+			rest = append(rest, x)
 		}
 	}
+	return rest
 }
 
 // closeIdleRelays gives back the channels of a peer that has no session.
 func (p *Peer) closeIdleRelays(now time.Time) {
 	p.mu.Lock()
-	var idle []*relay
+	var idle []*relayLink
 	if len(p.associations) == 0 && p.attempt == nil && now.Sub(p.lastUsed) >= relayIdle {
-		idle = append(idle, p.incoming...)
+		idle = append(append(idle, p.incoming...), p.vias...)
 		if p.own != nil {
 			idle = append(idle, p.own)
 		}
@@ -215,18 +242,13 @@ func (n *Node) watchClient(c *rendezvous.Client) {
 			if !was.Registered {
 				n.emit(Event{Kind: EventRendezvousUp, Detail: now.Server.HostPort()})
 			}
-			moved := was.Observed.IsValid() && now.Observed != was.Observed
+			if was.Observed.IsValid() && now.Observed != was.Observed {
+				n.networkMoved()
+				break
+			}
 			n.spawn(func() {
 				n.links.gather(n.ctx, 0, gatherTime)
-				n.eachPeer(func(p *Peer) {
-					for _, a := range p.all() {
-						if moved {
-							a.paths.networkChanged()
-						} else {
-							a.paths.wake()
-						}
-					}
-				})
+				n.eachPeer(func(p *Peer) { p.wakePaths() })
 			})
 		case !now.Registered && was.Registered:
 			detail := now.Server.HostPort()
@@ -248,6 +270,18 @@ func (n *Node) watchClient(c *rendezvous.Client) {
 	}
 }
 
+// networkMoved looks for direct paths again, from where we are seen now.
+func (n *Node) networkMoved() {
+	n.spawn(func() {
+		n.links.gather(n.ctx, 0, gatherTime)
+		n.eachPeer(func(p *Peer) {
+			for _, a := range p.all() {
+				a.paths.networkChanged()
+			}
+		})
+	})
+}
+
 // networkDoubt has every rendezvous prove that it still hears us, which also
 // opens a mapping that a router has forgotten.
 func (n *Node) networkDoubt() {
@@ -260,6 +294,7 @@ func (n *Node) networkDoubt() {
 	for _, c := range clients {
 		c.Retry()
 	}
+	n.legs.doubt()
 }
 
 // Ready waits until the node is registered at its rendezvous and knows its

@@ -118,6 +118,13 @@ func (t *rememberedTable) of(id ri2n.PeerID) []netip.AddrPort {
 	return list
 }
 
+// count returns how many addresses of id are known.
+func (t *rememberedTable) count(id ri2n.PeerID) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.peers[id])
+}
+
 // save writes the table if it has changed.
 func (t *rememberedTable) save() error {
 	t.mu.Lock()

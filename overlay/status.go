@@ -16,9 +16,10 @@ type Status struct {
 	PeerID     ri2n.PeerID      `json:"peer_id"`
 	Rendezvous RendezvousStatus `json:"rendezvous"`
 	Links      []LinkStatus     `json:"links"`
-	Peers      []PeerStatus     `json:"peers"`          // with a session, by peer ID
-	Grid       *GridStatus      `json:"grid,omitempty"` // nil: the node belongs to none
-	LAN        *LANStatus       `json:"lan,omitempty"`  // nil: the node is silent on local networks
+	Peers      []PeerStatus     `json:"peers"`           // with a session, by peer ID
+	Grid       *GridStatus      `json:"grid,omitempty"`  // nil: the node belongs to none
+	Relay      *RelayStatus     `json:"relay,omitempty"` // nil: the node belongs to no grid
+	LAN        *LANStatus       `json:"lan,omitempty"`   // nil: the node is silent on local networks
 	Counters   Counters         `json:"counters"`
 }
 
@@ -50,15 +51,16 @@ type PeerStatus struct {
 
 // Kinds of path.
 const (
-	KindDirect = "direct"
-	KindRelay  = "relay"
+	KindDirect    = "direct"
+	KindRelay     = "relay"      // through the rendezvous
+	KindPeerRelay = "peer-relay" // through another member
 )
 
-// PathStatus describes a path. Kind is "direct" or "relay" ("peer-relay" is
-// for later); what is not direct has a Reason from punch's closed list, with
-// Advice.
+// PathStatus describes a path; what is not direct has a Reason from punch's
+// closed list, with Advice.
 type PathStatus struct {
 	Kind   string         `json:"kind"`
+	Relay  *RelayedBy     `json:"relay,omitempty"` // nil unless Kind is "peer-relay"
 	Link   string         `json:"link"`
 	Remote netip.AddrPort `json:"remote,omitzero"`
 	State  string         `json:"state"`
@@ -68,6 +70,32 @@ type PathStatus struct {
 	Advice string         `json:"advice,omitempty"`
 }
 
+// RelayedBy names the member that a path leads through.
+type RelayedBy struct {
+	Peer ri2n.PeerID `json:"peer"`
+	Name string      `json:"name,omitempty"` // empty: not known as a member any more
+}
+
+// RelayStatus says what the node relays for others, and which members relay for
+// it.
+type RelayStatus struct {
+	Serves   bool         `json:"serves"`  // for other members
+	Members  int          `json:"members"` // registered with us now
+	Channels int          `json:"channels"`
+	Bytes    uint64       `json:"bytes"` // relayed since Start
+	Dropped  uint64       `json:"datagrams_dropped"`
+	With     []RelayedBy  `json:"with"` // the relays that we are registered with
+	Peers    []RelayedFor `json:"peers,omitempty"`
+}
+
+// RelayedFor is what the node has relayed for one member.
+type RelayedFor struct {
+	Peer     ri2n.PeerID `json:"peer"`
+	Channels int         `json:"channels"`
+	Bytes    uint64      `json:"bytes"`             // that it sent
+	Dropped  uint64      `json:"datagrams_dropped"` // of those it sent
+}
+
 // Status returns a snapshot.
 func (n *Node) Status() Status {
 	s := Status{
@@ -75,6 +103,7 @@ func (n *Node) Status() Status {
 		Links:    n.links.status(),
 		Peers:    []PeerStatus{},
 		Grid:     n.grid.status(time.Now()),
+		Relay:    n.relayStatus(),
 		Counters: n.counters.snapshot(),
 	}
 	s.LAN = n.lanStatus()
@@ -169,7 +198,7 @@ func (a *association) pathStatuses() (counts PathStatus, all []PathStatus) {
 		reason = punch.Direct
 	}
 	for _, p := range paths {
-		s := describe(p, reason)
+		s := a.node.describe(p, reason)
 		if chosen != nil && p.ID == chosen.ID {
 			counts = s
 		}
@@ -183,13 +212,16 @@ func (a *association) pathStatuses() (counts PathStatus, all []PathStatus) {
 
 // describe spells one path. A relay beside a direct path is the backup and
 // needs no reason.
-func describe(p ri2n.PathInfo, reason punch.Reason) PathStatus {
+func (n *Node) describe(p ri2n.PathInfo, reason punch.Reason) PathStatus {
 	s := PathStatus{
 		Kind: KindDirect, Link: p.Link, Remote: p.Remote,
 		State: p.State.String(), RTT: p.RTT, MTU: p.MTU,
 	}
 	if p.Carrier {
 		s.Kind = KindRelay
+		if id, member := relayOf(p.Link); member {
+			s.Kind, s.Link, s.Relay = KindPeerRelay, KindPeerRelay, n.relayedBy(id)
+		}
 		s.Remote = netip.AddrPort{}
 		s.Reason, s.Advice = string(reason), reason.Advice()
 	}

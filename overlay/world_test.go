@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -55,7 +56,8 @@ type rig struct {
 	server       *server.Server
 	homeA, homeB *netsim.Home
 	hostA, hostB netsim.Host
-	cut          atomic.Bool // nothing passes between the homes directly
+	cut          atomic.Bool  // nothing passes between the homes directly
+	open         []netip.Addr // hosts that this is not about, besides the rendezvous
 }
 
 var (
@@ -198,8 +200,8 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, f)
 }
 
-// A cuttable socket loses what it sends to anybody but the rendezvous while
-// its rig's direct paths are cut.
+// A cuttable socket loses what it sends to anybody but the rendezvous, and the
+// rig's open hosts, while its rig's direct paths are cut.
 type cuttable struct {
 	udpConn
 	r *rig
@@ -213,7 +215,10 @@ type udpConn interface {
 
 func (c cuttable) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if c.r.cut.Load() && to.Addr() != c.r.public.Addr() {
-		return len(b), nil
+		from := addrPortOf(c.LocalAddr()).Addr()
+		if !slices.Contains(c.r.open, to.Addr()) && !slices.Contains(c.r.open, from) {
+			return len(b), nil
+		}
 	}
 	return c.udpConn.WriteToUDPAddrPort(b, to)
 }

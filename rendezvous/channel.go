@@ -168,7 +168,7 @@ func (ch *Channel) Send(b []byte) error {
 		return fmt.Errorf("rendezvous: packet of %d bytes, the channel takes %d", len(b), size)
 	}
 	buf := frames.Get().(*[]byte)
-	*buf = protocol.AppendFrame((*buf)[:0], number, b)
+	*buf = protocol.AppendFrame(append((*buf)[:0], c.cfg.Header...), number, b)
 	err := u.session.SendDatagram(number, *buf)
 	frames.Put(buf)
 	return err

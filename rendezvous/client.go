@@ -35,6 +35,11 @@ type Config struct {
 	// these two.
 	Dial func(ctx context.Context) (Session, error)
 
+	// Header is what every relayed datagram that leaves begins with, for a
+	// Session of Dial that carries others too. The Session takes it off those
+	// that arrive, and off MaxDatagramSize. Empty: nothing.
+	Header []byte
+
 	// OnChannel receives the channels that peers open toward us. It is called
 	// on a goroutine of the client and must not block; [Channel.Attach] may
 	// be called in it or later. Nil refuses them.

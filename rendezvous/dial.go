@@ -22,7 +22,9 @@ type Session interface {
 	Remote() netip.AddrPort
 
 	SendDatagram(flow uint64, b []byte) error
-	ReceiveDatagram(ctx context.Context) ([]byte, error)
+	// Datagrams gives what arrives to deliver, which owns it and does not
+	// block, until ctx or the session ends.
+	Datagrams(ctx context.Context, deliver func([]byte))
 	MaxDatagramSize() int
 	Done() <-chan struct{}
 	Err() error
@@ -38,6 +40,16 @@ func (s overRI2N) OpenControl(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	return st, nil
+}
+
+func (s overRI2N) Datagrams(ctx context.Context, deliver func([]byte)) {
+	for {
+		b, err := s.ReceiveDatagram(ctx)
+		if err != nil {
+			return
+		}
+		deliver(b)
+	}
 }
 
 func (s overRI2N) Remote() (remote netip.AddrPort) {

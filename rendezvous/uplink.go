@@ -189,7 +189,7 @@ func (c *Client) serve(ctx context.Context, u *uplink) error {
 	var running sync.WaitGroup
 	inner, cancel := context.WithCancel(ctx)
 	running.Go(func() { u.readControl(inner, events) })
-	running.Go(func() { u.readDatagrams(inner) })
+	running.Go(func() { u.session.Datagrams(inner, u.datagram) })
 	running.Go(func() { u.write() })
 	c.begin(u)
 	err := u.loop(ctx, events)
@@ -309,35 +309,29 @@ func (u *uplink) readControl(ctx context.Context, events chan<- protocol.Message
 	}
 }
 
-// readDatagrams hands relayed packets to their channels.
-func (u *uplink) readDatagrams(ctx context.Context) {
+// datagram hands a relayed packet to its channel.
+func (u *uplink) datagram(b []byte) {
 	c := u.client
-	for {
-		b, err := u.session.ReceiveDatagram(ctx)
-		if err != nil {
-			return
-		}
-		now := time.Now()
-		u.heard.Store(now.UnixNano())
-		number, packet, err := protocol.ParseFrame(b)
-		if err != nil {
-			c.mu.Lock()
-			c.drops++
-			c.mu.Unlock()
-			continue
-		}
-		var deliver func([]byte)
+	now := time.Now()
+	u.heard.Store(now.UnixNano())
+	number, packet, err := protocol.ParseFrame(b)
+	if err != nil {
 		c.mu.Lock()
-		switch ch := u.wires[number]; {
-		case ch != nil:
-			deliver = ch.arrived(packet)
-		case number%2 == 0 || number <= u.seen || !u.hold.Put(now, number, packet):
-			c.drops++
-		}
+		c.drops++
 		c.mu.Unlock()
-		if deliver != nil {
-			deliver(packet)
-		}
+		return
+	}
+	var deliver func([]byte)
+	c.mu.Lock()
+	switch ch := u.wires[number]; {
+	case ch != nil:
+		deliver = ch.arrived(packet)
+	case number%2 == 0 || number <= u.seen || !u.hold.Put(now, number, packet):
+		c.drops++
+	}
+	c.mu.Unlock()
+	if deliver != nil {
+		deliver(packet)
 	}
 }
 

@@ -201,7 +201,7 @@ func TestCopyBothWays(t *testing.T) {
 		time.Sleep(time.Second)
 		for name, s := range map[string]*Session{"client": client, "server": server} {
 			s.mu.Lock()
-			if n := len(s.streams); n != 0 {
+			if n := s.streams.len(); n != 0 {
 				t.Errorf("%s still keeps %d streams", name, n)
 			}
 			s.mu.Unlock()

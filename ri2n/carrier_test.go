@@ -125,6 +125,31 @@ func TestCarrierShrinks(t *testing.T) {
 	})
 }
 
+// TestCarrierGrows: a relay takes the least at first, and more once it knows how
+// much both of its halves carry.
+func TestCarrierGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newTestEndpoint(t), newTestEndpoint(t)
+		la, _, ca, cb := carrierPair(t, a, b, minBaseSize, 10*time.Millisecond)
+		client, server := connectSessions(t, a, b, Remote{Link: la})
+		up, down := streamPair(t, client, server)
+		transfer(t, up, down, 100_000)
+		for _, c := range []*testCarrier{ca, cb} {
+			c.mu.Lock()
+			c.size = 1430
+			c.mu.Unlock()
+		}
+		up, down = streamPair(t, client, server)
+		transfer(t, up, down, 100_000)
+		if _, largest := ca.traffic(); largest != 1430 {
+			t.Errorf("largest datagram %d, want 1430", largest)
+		}
+		if got := client.Paths()[0].MTU; got != 1430 {
+			t.Errorf("MTU = %d, want 1430", got)
+		}
+	})
+}
+
 // TestRelayedThenDirect is the life of a session: it begins on a relay, moves
 // to a direct path, and goes back when that one dies.
 func TestRelayedThenDirect(t *testing.T) {

@@ -8,8 +8,10 @@ import (
 // Limits of the outgoing datagram queue. What carries datagrams, a relayed
 // session or an audio stream, suffers more from their age than from a loss.
 const (
-	maxFlowDatagrams = 64                    // queued for one flow
+	maxFlowDatagrams = 64                    // queued for one flow, however slow the path
 	maxFlowDelay     = 50 * time.Millisecond // age at which a datagram is dropped
+	minFlowBytes     = 256 << 10             // of one flow beyond maxFlowDatagrams: four bursts
+	maxFlowBytes     = 8 << 20               // what 50 ms are at 1.3 Gbit/s
 	maxFlows         = 1024                  // flows with something queued
 	maxQueuedBytes   = 16 << 20              // of all flows; a guess
 	flowQuantum      = 1500                  // bytes that a flow may send in its turn
@@ -17,19 +19,29 @@ const (
 	// minDatagramCost is what a short datagram counts for in its flow's turn:
 	// about the overhead of a packet, so that empty ones are not free.
 	minDatagramCost = 32
+	// minDatagramWeight is what one counts for in its flow's share of the
+	// memory, since its buffer is no smaller.
+	minDatagramWeight = 512
 )
 
-// Limits of the queue of received datagrams.
+// Limits of the queue of received datagrams. Whoever reads in batches has shown
+// to keep up with many, and may be held up for as long as a scheduler takes.
 const (
 	maxInboxDatagrams = 256
 	maxInboxBytes     = 512 << 10
+
+	maxBatchInboxDatagrams = 4096
+	maxBatchInboxBytes     = 6 << 20
 )
 
 // A datagramQueue holds outgoing datagrams by flow and serves the flows by
 // deficit round robin (Shreedhar and Varghese, 1995), so that each gets the
 // same number of bytes while it has something to send.
 //
-// A flow that holds its maximum loses its oldest datagram to the new one, as
+// A flow may hold maxFlowDatagrams, and more while they are no more bytes than
+// share: what the path carries in maxFlowDelay, since the rest would only wait
+// to be dropped. TCP inside needs that much (decision 0028). A flow that holds
+// its maximum loses its oldest datagram to the new one, as
 // does the flow that holds most bytes when the whole queue is full. The zero
 // value is an empty queue. The caller holds the session's mutex. What expires
 // is dropped when its flow's turn comes, so a queue that nobody pops keeps it.
@@ -40,6 +52,7 @@ type datagramQueue struct {
 	wide  bool                     // flows has held many: a map does not shrink by itself
 	count int
 	size  int // bytes queued
+	share int // of one flow, in bytes
 
 	drops   uint64 // datagrams not sent, for whichever reason
 	refused uint64 // of these, the ones of flows beyond maxFlows or larger than the queue
@@ -50,6 +63,7 @@ type datagramFlow struct {
 	id      uint64
 	queue   fifo[queuedDatagram]
 	size    int  // bytes queued
+	weight  int  // the same, short datagrams counted for more
 	deficit int  // bytes that it may still send in this turn
 	serving bool // its turn has begun
 }
@@ -73,13 +87,14 @@ func (q *datagramQueue) push(now time.Time, flow uint64, b []byte) (dropped int)
 		f = q.admit(flow)
 	}
 	// Make room before b goes in, yet without forgetting f.
-	for f.queue.len() > 0 && (f.queue.len() >= maxFlowDatagrams || f.queue.at(0).expired(now)) {
+	for f.queue.len() > 0 && (f.full(q.share) || f.queue.at(0).expired(now)) {
 		q.drop(f)
 	}
 	c := getDatagram(len(b))
 	copy(c, b)
 	f.queue.push(queuedDatagram{c, now})
 	f.size += len(c)
+	f.weight += max(len(c), minDatagramWeight)
 	q.size += len(c)
 	q.count++
 	for q.size > maxQueuedBytes {
@@ -164,6 +179,12 @@ func (q *datagramQueue) next(now time.Time) *datagramFlow {
 	return nil
 }
 
+// full reports whether f, whose share is so many bytes, must lose a datagram
+// for another.
+func (f *datagramFlow) full(share int) bool {
+	return f.queue.len() >= maxFlowDatagrams && f.weight >= share
+}
+
 // expired reports whether d is too old to be sent at now.
 func (d *queuedDatagram) expired(now time.Time) bool { return now.Sub(d.at) > maxFlowDelay }
 
@@ -201,6 +222,7 @@ func (q *datagramQueue) forget() {
 func (q *datagramQueue) take(f *datagramFlow) []byte {
 	b := f.queue.pop().b
 	f.size -= len(b)
+	f.weight -= max(len(b), minDatagramWeight)
 	q.size -= len(b)
 	q.count--
 	return b
@@ -227,21 +249,35 @@ func (q *datagramQueue) longest() *datagramFlow {
 // A datagramInbox holds received datagrams until they are read. When it is
 // full, a new datagram replaces the oldest. The zero value is empty.
 type datagramInbox struct {
-	queue fifo[[]byte]
-	size  int    // bytes in it
-	drops uint64 // datagrams replaced before they were read
+	queue   fifo[[]byte] // from getDatagram, with DatagramRoom in front
+	size    int          // bytes in it
+	batches bool         // it is read in batches
+	drops   uint64       // datagrams replaced before they were read
 }
 
 // push queues a copy of b and reports whether that dropped the oldest.
 func (q *datagramInbox) push(b []byte) (dropped bool) {
-	for q.queue.len() >= maxInboxDatagrams || q.size+len(b) > maxInboxBytes && q.queue.len() > 0 {
-		q.size -= len(q.queue.pop())
+	most, bytes := maxInboxDatagrams, maxInboxBytes
+	if q.batches {
+		most, bytes = maxBatchInboxDatagrams, maxBatchInboxBytes
+	}
+	for q.queue.len() >= most || q.size+len(b) > bytes && q.queue.len() > 0 {
+		putDatagram(q.take())
 		q.drops++
 		dropped = true
 	}
 	q.size += len(b)
-	q.queue.push(append(make([]byte, 0, len(b)), b...))
+	c := getDatagram(DatagramRoom + len(b))
+	copy(c[DatagramRoom:], b)
+	q.queue.push(c)
 	return dropped
+}
+
+// take removes the oldest datagram and returns its buffer.
+func (q *datagramInbox) take() []byte {
+	c := q.queue.pop()
+	q.size -= len(c) - DatagramRoom
+	return c
 }
 
 // pop returns the oldest datagram, which the caller owns, or false if there is
@@ -250,15 +286,22 @@ func (q *datagramInbox) pop() ([]byte, bool) {
 	if q.queue.len() == 0 {
 		return nil, false
 	}
-	b := q.queue.pop()
-	q.size -= len(b)
+	c := q.take()
+	b := append(make([]byte, 0, len(c)-DatagramRoom), c[DatagramRoom:]...)
+	putDatagram(c)
 	return b, true
 }
 
-func (q *datagramInbox) len() int { return q.queue.len() }
+// popBatch moves the oldest datagrams to list and returns how many.
+func (q *datagramInbox) popBatch(list [][]byte) int {
+	n := min(len(list), q.queue.len())
+	for i := range n {
+		list[i] = q.take()
+	}
+	return n
+}
 
-// reset drops everything.
-func (q *datagramInbox) reset() { q.queue, q.size = fifo[[]byte]{}, 0 }
+func (q *datagramInbox) len() int { return q.queue.len() }
 
 // The sizes of pooled datagram buffers, in bytes: one for the usual packet and
 // one for the largest (ri2n.md, PMTU).

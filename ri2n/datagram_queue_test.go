@@ -291,10 +291,45 @@ func TestDatagramInbox(t *testing.T) {
 	if b, ok := q.pop(); !ok || b == nil || len(b) != 0 {
 		t.Errorf("empty datagram: pop = %v, %v", b, ok)
 	}
-	q.push(p)
-	q.reset()
-	if _, ok := q.pop(); ok || q.len() != 0 {
-		t.Error("pop after reset")
+	// Whoever reads in batches may be behind by more.
+	q.batches = true
+	for i := range maxBatchInboxDatagrams + 3 {
+		binary.BigEndian.PutUint16(p, uint16(i))
+		q.push(p)
+	}
+	list := make([][]byte, maxBatchInboxDatagrams+1)
+	n := q.popBatch(list)
+	if n != maxBatchInboxDatagrams || q.len() != 0 || q.size != 0 || q.drops != 6 {
+		t.Fatalf("popBatch = %d, %d left of %d bytes, %d drops", n, q.len(), q.size, q.drops)
+	}
+	for i, b := range list[:n] {
+		if got := int(binary.BigEndian.Uint16(b[DatagramRoom:])); got != i+3 || len(b) != DatagramRoom+2 {
+			t.Fatalf("datagram %d of a batch is %d, in %d bytes", i, got, len(b))
+		}
+	}
+	ReleaseDatagrams(list[:n])
+	if list[0] != nil {
+		t.Error("the list still holds what was handed back")
+	}
+}
+
+// A flow may hold what its path carries while a datagram is young enough.
+func TestDatagramQueueShare(t *testing.T) {
+	for _, tt := range []struct{ share, size, want int }{
+		{0, 1000, maxFlowDatagrams},
+		{minFlowBytes, 1, minFlowBytes / minDatagramWeight},
+		{minFlowBytes, 4 << 10, maxFlowDatagrams},
+		{1 << 20, 1 << 10, 1 << 10},
+	} {
+		q := datagramQueue{share: tt.share}
+		b := make([]byte, tt.size)
+		for range 2 * tt.want {
+			q.push(queueEpoch, 1, b)
+		}
+		if q.len() != tt.want {
+			t.Errorf("share %d, datagrams of %d: %d queued, want %d", tt.share, tt.size, q.len(), tt.want)
+		}
+		q.reset()
 	}
 }
 

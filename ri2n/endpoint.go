@@ -128,6 +128,7 @@ type Endpoint struct {
 	buffers  bufferBudget
 
 	certificates certificateCache
+	ready        readyHello
 	done         chan struct{} // closed by Close
 	running      sync.WaitGroup
 
@@ -176,6 +177,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	e.retries.New = func() any { return new(retryScratch) }
 	e.routes.init()
 	e.halfOpen.init()
+	e.ready.expiry.fire = func(time.Time) { e.enqueue(e.ready.drop) }
 	for range max(2, runtime.GOMAXPROCS(0)) {
 		e.running.Go(e.handshakeWorker)
 	}
@@ -296,6 +298,7 @@ func (e *Endpoint) Dial(ctx context.Context, peer PeerID, candidates ...Remote) 
 	if err != nil {
 		return fail(err)
 	}
+	e.prepareHello()
 	h.attend(ctx)
 	if h.session == nil {
 		return fail(h.err)
@@ -358,6 +361,7 @@ func (e *Endpoint) Close() error {
 	}
 	e.abortHandshakes()
 	e.running.Wait()
+	e.ready.close()
 	return nil
 }
 

@@ -77,10 +77,10 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	}
 
 	asks, v := s.frames(now, p, pkt)
-	s.resting = false
+	s.resting = s.resting && !asks.more
 	if s.unblocked {
 		s.unblocked = false
-		for _, st := range s.streams {
+		for st := range s.streams.all() {
 			s.queueStream(st)
 		}
 	}
@@ -149,6 +149,7 @@ type packetAsks struct {
 	ack    bool
 	atOnce bool
 	data   bool // it carries data, so that more is expected
+	more   bool // it says more than a keepalive or the ACK of one
 }
 
 // frames handles the frames of one packet.
@@ -171,7 +172,7 @@ func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks pack
 			if v := s.onStream(now, f); v != nil {
 				return asks, v
 			}
-			asks.data = true
+			asks.data, asks.more = true, true
 			asks.atOnce = asks.atOnce || f.fin
 			b = after
 			continue
@@ -179,6 +180,7 @@ func (s *Session) frames(now time.Time, p *path, pkt *receivedPacket) (asks pack
 		// After long silence a PING is a keepalive: delaying its ACK would cost
 		// another wake-up and save no packet.
 		asks.atOnce = asks.atOnce || typ == framePing && s.resting
+		asks.more = asks.more || typ != framePing && typ != framePadding && typ != framePathAck
 		if b, v = s.frame(now, p, pkt.number, typ, rest); v != nil {
 			return asks, v
 		}
@@ -326,7 +328,9 @@ func (s *Session) onDatagram(b []byte) {
 	if s.inbox.push(b) {
 		s.endpoint.counters.datagramInboxDropped.Add(1)
 	}
-	s.arrived.signal()
+	if s.arrived.c != nil {
+		s.wakeLater(s.arrived.c)
+	}
 }
 
 // onAck handles PATH_ACK, which arrived on by and may be about any path.

@@ -231,8 +231,8 @@ func FuzzAuthenticatedFrames(f *testing.F) {
 		if len(s.paths) > maxPaths || len(s.paths) == 0 || s.sending == nil {
 			t.Fatalf("paths = %d, sending on %v", len(s.paths), s.sending)
 		}
-		if len(s.streams) > 2*maxOpenStreams || len(s.acceptQueue) > maxOpenStreams {
-			t.Fatalf("streams = %d, to accept %d", len(s.streams), len(s.acceptQueue))
+		if s.streams.len() > 2*maxOpenStreams || len(s.acceptQueue) > maxOpenStreams {
+			t.Fatalf("streams = %d, to accept %d", s.streams.len(), len(s.acceptQueue))
 		}
 	})
 }

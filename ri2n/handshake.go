@@ -149,28 +149,35 @@ type applicationSecrets struct {
 	read, write []byte
 }
 
-func (e *Endpoint) newHandshake(client bool, now time.Time) *handshake {
+func (e *Endpoint) newHandshake(client bool) *handshake {
 	h := &handshake{
 		endpoint: e,
 		client:   client,
 		scid:     e.newConnID(),
 		finished: make(chan struct{}),
-		started:  now,
-		expires:  now.Add(e.cfg.HandshakeTimeout),
 	}
 	h.timer.fire = h.onTimer
 	return h
 }
 
+// start begins the handshake's time.
+func (h *handshake) start(now time.Time) {
+	h.started, h.expires = now, now.Add(h.endpoint.cfg.HandshakeTimeout)
+}
+
 // newClientHandshake sends the first Initial before it returns.
 func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handshake, error) {
+	h := e.ready.take()
+	if h == nil {
+		var err error
+		if h, err = e.makeHello(); err != nil {
+			return nil, err
+		}
+	}
 	now := time.Now()
-	h := e.newHandshake(true, now)
-	h.firstDCID = e.newConnID()
-	h.dcid, h.odcid = h.firstDCID, h.firstDCID
-	h.awaited = make(chan struct{}, 1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.start(now)
 	h.peer = peer
 	h.macKey = mac1Key(peer)
 	for i, c := range candidates {
@@ -179,21 +186,11 @@ func (e *Endpoint) newClientHandshake(peer PeerID, candidates []Remote) (*handsh
 		}
 		h.tuples = append(h.tuples, &tuple{link: c.Link, addr: c.Addr, due: now.Add(candidateDelay(i)), proven: true})
 	}
-	h.spaces[0].write, h.spaces[0].read = initialKeys(h.dcid)
 	if !e.routes.addLong(h.scid, h) {
+		h.release()
 		return nil, errors.New("ri2n: connection ID collision")
 	}
 	e.counters.handshakesStarted.Add(1)
-	h.tls = tls.QUICClient(&tls.QUICConfig{TLSConfig: e.tlsConfig(h)})
-	h.tls.SetTransportParameters(e.transportParams(h))
-	err := h.tls.Start(context.Background())
-	if err == nil {
-		err = h.drainTLS()
-	}
-	if err != nil {
-		h.fail(now, err)
-		return nil, h.err
-	}
 	h.flush(now, true)
 	return h, nil
 }
@@ -234,7 +231,8 @@ func candidateDelay(i int) time.Duration {
 
 // newServerHandshake makes the state for an Initial that opened.
 func (e *Endpoint) newServerHandshake(hdr longHeader, start initialStart, client, server *packetKeys, prefix netip.Prefix, now time.Time) (*handshake, error) {
-	h := e.newHandshake(false, now)
+	h := e.newHandshake(false)
+	h.start(now)
 	h.prefix = prefix
 	h.macKey = e.macKey
 	h.firstDCID = hdr.dcid

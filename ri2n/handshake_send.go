@@ -67,29 +67,40 @@ func (h *handshake) targets() []*tuple {
 // few datagrams as they need.
 func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 	size := h.datagramSize(t)
-	var datagram, burst []byte
-	var segment, last int // sizes of the first and the last datagram in burst
+	scratch := transmissions.Get().(*transmission)
+	defer transmissions.Put(scratch)
+	scratch.reset(size)
+	buf := scratch.buf    // a burst of datagrams, and behind it the one in the making
+	burst := 0            // length of the burst
+	var segment, last int // sizes of its first and its last datagram
 	initials := false
+	filled := func() int { return len(buf) - burst }
+	send := func() {
+		if burst > 0 {
+			h.transmit(t, buf[:burst], segment)
+			buf = buf[:copy(buf, buf[burst:])]
+			burst = 0
+		}
+	}
 	emit := func() {
-		if len(datagram) == 0 {
+		n := filled()
+		if n == 0 {
 			return
 		}
 		// Datagrams of one size leave together, within one limit.
-		if len(burst) > 0 && (last != segment || len(datagram) > segment) {
-			h.transmit(t, burst, segment)
-			burst = nil
+		if last != segment || n > segment || len(buf) > maxBurst {
+			send()
 		}
-		if len(burst) == 0 {
-			segment = len(datagram)
+		if burst == 0 {
+			segment = n
 		}
-		last = len(datagram)
-		burst = append(burst, datagram...)
-		datagram, initials = datagram[:0], false
+		last = n
+		burst = len(buf)
+		initials = false
 	}
 	defer func() {
-		if emit(); len(burst) > 0 {
-			h.transmit(t, burst, segment)
-		}
+		emit()
+		send()
 	}()
 	for i := range h.spaces {
 		s := &h.spaces[i]
@@ -106,7 +117,7 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 			// server may answer with three times as much and the path is
 			// known to carry the base size.
 			if typ == longInitial && h.client {
-				if pad := size - len(datagram) - overhead - len(frames); pad > 0 {
+				if pad := size - filled() - overhead - len(frames); pad > 0 {
 					frames = appendPadding(frames, pad)
 				}
 				initials = true
@@ -114,7 +125,7 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 			if end > start {
 				s.sent = append(s.sent, sentCrypto{packetNumber(s.nextNumber), start, end})
 			}
-			datagram = h.appendPacket(datagram, s, typ, frames)
+			buf = h.appendPacket(buf, s, typ, frames)
 		}
 		ack := func() []byte {
 			if !s.ackDue && !all {
@@ -133,7 +144,7 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 				if !sentAny {
 					frames = ack()
 				}
-				room := size - len(datagram) - overhead - len(frames) - cryptoHeaderLen(uint64(start), size)
+				room := size - filled() - overhead - len(frames) - cryptoHeaderLen(uint64(start), size)
 				if room < 64 {
 					emit()
 					continue
@@ -147,7 +158,7 @@ func (h *handshake) sendFlight(t *tuple, now time.Time, all, acks bool) {
 		})
 		if !sentAny && s.ackDue && acks {
 			if frames := ack(); frames != nil {
-				if size-len(datagram)-overhead-len(frames) < 0 {
+				if size-filled()-overhead-len(frames) < 0 {
 					emit()
 				}
 				put(frames, 0, 0)
@@ -196,9 +207,11 @@ func (h *handshake) appendPacket(b []byte, s *cryptoSpace, typ longType, frames 
 	}, &h.macKey)
 	headerLen := len(b) - start
 	b = append(b, frames...)
-	sealed := s.write.seal(append(b[start:len(b):len(b)], make([]byte, aeadOverhead)...)[:headerLen+len(frames)], headerLen, 0, packetNumber(s.nextNumber))
+	end := len(b)
+	b = append(b, zeroTag[:]...)
+	s.write.seal(b[start:end], headerLen, 0, packetNumber(s.nextNumber))
 	s.nextNumber++
-	return append(b[:start], sealed...)
+	return b
 }
 
 // transmit sends a burst of datagrams of size bytes, the last one maybe

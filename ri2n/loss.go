@@ -58,12 +58,12 @@ type lossDetector struct {
 	cursor   packetNumber
 	lastSent packetNumber // newest number given to sent
 	anySent  bool
+	anyAcked bool
 	skipAt   packetNumber // number that will be skipped next; zero: not chosen
 
 	skipState uint64 // of drawSkip; zero: not seeded
 
 	largestAcked packetNumber
-	anyAcked     bool
 
 	maxAckDelay    time.Duration // of the last ACK
 	inFlight       int           // bytes
@@ -572,6 +572,13 @@ func (d *lossDetector) onTimer(now time.Time, rtt *rttEstimator, out *ackOutcome
 		// What is left are losses and numbers that were taken but not used.
 		d.ring = sentRing{base: d.ring.next, next: d.ring.next}
 		d.cursor = d.ring.next
+	}
+}
+
+// rest gives back memory at once if nothing is remembered.
+func (d *lossDetector) rest() {
+	if d.ring.len() == 0 {
+		d.ring.slots, d.ring.peak = nil, 0
 	}
 }
 

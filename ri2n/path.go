@@ -254,6 +254,17 @@ func (p *path) packetSize() int {
 	return p.mtu
 }
 
+// followCarrier adopts the size that a carrier takes now, which is larger than
+// the one that the path was proven with once the relay knows both of its halves.
+func (p *path) followCarrier() {
+	if !p.proven || !p.link.IsCarrier() {
+		return
+	}
+	if size := min(p.link.maxSize(), maxPLPMTU); size != p.mtu {
+		p.setMTU(size)
+	}
+}
+
 // setMTU changes the size of the path's packets.
 func (p *path) setMTU(size int) {
 	p.mtu = size

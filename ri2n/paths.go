@@ -397,7 +397,7 @@ func (s *Session) dropPath(p *path) {
 		}
 	}
 	p.markClosed()
-	s.past.add(&p.pathCounters)
+	s.keepCounters(p)
 	if p.hasToken {
 		s.endpoint.routes.removeReset(p.resetToken, s)
 	}

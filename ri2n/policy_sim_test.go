@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,6 +298,41 @@ func TestFlap(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFlapAtAnyPhase: wherever in the transfer's own rhythm the link goes and
+// comes.
+func TestFlapAtAnyPhase(t *testing.T) {
+	if raceEnabled || testing.Short() {
+		t.Skip("long")
+	}
+	var gaps []time.Duration
+	for seed := range uint64(6) {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			up := simLine(20, 20*time.Millisecond)
+			w, client, server, hosts := simLinks(t, seed, func(c *Config) { c.Congestion = CongestionBBR }, up, up)
+			a, b := streamPair(t, client, server)
+			const length = 20 * time.Second
+			var flapping sync.WaitGroup
+			flapping.Go(func() {
+				time.Sleep(time.Duration(rng.Int64N(int64(time.Second))))
+				for begun, cut := time.Now(), true; time.Since(begun) < length; cut = !cut {
+					l := up
+					l.Cut = cut
+					w.SetUplink(hosts[0], l)
+					time.Sleep(time.Second/2 + time.Duration(rng.Int64N(int64(4*time.Millisecond))))
+				}
+			})
+			gap, when := runFlow(t, a, b, length).gap(0, length)
+			flapping.Wait()
+			gaps = append(gaps, gap)
+			if gap > 150*time.Millisecond {
+				t.Errorf("seed %d: longest gap %v at %v, want 150 ms", seed, gap, when)
+			}
+		})
+	}
+	t.Logf("longest gaps: median %v, longest %v", percentile(gaps, 0.5), gaps[len(gaps)-1])
 }
 
 // TestEachEndAbandonsAnotherPath: of the two, the lower ID stays.

@@ -24,10 +24,19 @@ func (s *Session) restAt() time.Time {
 // rest drops what the next packet, sent or received, makes again.
 func (s *Session) rest() {
 	s.resting = true
+	s.restAgain()
+	for st := range s.streams.all() {
+		st.send.segs.rest()
+	}
+}
+
+// restAgain drops what a keepalive or its ACK has made. These do not end a
+// session's rest, or each would cost both ends two timers more.
+func (s *Session) restAgain() {
 	s.keys.keys.park()
 	s.readKeys.current.Load().keys.park()
 	s.refs = nil
-	for _, st := range s.streams {
-		st.send.segs.rest()
+	for _, p := range s.paths {
+		p.loss.rest()
 	}
 }

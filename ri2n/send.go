@@ -41,11 +41,17 @@ type transmission struct {
 	numbers [maxBurstPackets]packetNumber
 	ends    [maxBurstPackets]int
 	count   int
+
+	// narrow tells that size is that of the first packet, which carries
+	// datagrams and is shorter than the path allows.
+	narrow bool
 }
 
 var transmissions = sync.Pool{New: func() any { return &transmission{buf: make([]byte, 0, 64<<10)} }}
 
-func (t *transmission) reset(size int) { t.buf, t.size, t.count = t.buf[:0], size, 0 }
+func (t *transmission) reset(size int) {
+	t.buf, t.size, t.count, t.narrow = t.buf[:0], size, 0, false
+}
 
 // room reports whether another packet may join the burst.
 func (t *transmission) room() bool {
@@ -99,6 +105,9 @@ func (s *Session) flush(now time.Time) {
 		}
 	}
 	s.flushing = false
+	if s.resting {
+		s.restAgain()
+	}
 	s.flushed(now)
 	s.dropOutcome()
 	early, at := s.deadline(now)
@@ -133,7 +142,7 @@ func (s *Session) buildBurst(now time.Time, t *transmission) *path {
 	if p := s.sending; p != nil {
 		l := load{session: true, copies: p.copies.list.len() > 0}
 		if p == target {
-			l.streams, l.policy, l.freshOnly = true, what.policy, what.freshOnly
+			l.streams, l.policy, l.freshOnly, l.bulkOnly = true, what.policy, what.freshOnly, what.bulkOnly
 		}
 		if s.buildPackets(p, now, t, l) {
 			return p
@@ -192,6 +201,7 @@ func (s *Session) maxPTO() time.Duration {
 const ptosAtFullSize = 3
 
 func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) bool {
+	p.followCarrier()
 	size := p.packetSize()
 	if p.probes > 0 && p.ptoCount >= ptosAtFullSize {
 		size = min(size, p.link.baseSize())
@@ -202,7 +212,30 @@ func (s *Session) buildPackets(p *path, now time.Time, t *transmission, l load) 
 	}
 	for t.room() && s.buildPacket(p, now, t, l) {
 	}
+	if t.count == 1 && len(t.buf) < t.size && l.session && s.fillsPacket(t, now) {
+		// Datagrams leave room in their packets. Those of a burst are as
+		// large as its first, so that they can leave as one.
+		t.size, t.narrow = len(t.buf), true
+		for t.room() && s.buildPacket(p, now, t, l) {
+		}
+	}
 	return t.count > 0 || s.buildMTUProbe(p, now, t)
+}
+
+// maxDatagramPadding is the part of a packet, one in so many, that may be
+// padding so that a burst of datagrams goes on.
+const maxDatagramPadding = 16
+
+// fillsPacket reports whether the next datagram all but fills a packet of the
+// size of t's first one.
+func (s *Session) fillsPacket(t *transmission, now time.Time) bool {
+	if s.datagrams.len() == 0 {
+		return false
+	}
+	n := s.datagrams.peekSize(now)
+	room := t.ends[0] - shortHeaderLen - aeadOverhead
+	need := datagramHeaderLen(n, false) + n
+	return n >= 0 && need <= room && need >= room-room/maxDatagramPadding
 }
 
 // buildMTUProbe makes a packet of the size that the path's search wants to
@@ -247,6 +280,9 @@ func (s *Session) buildClose(now time.Time, t *transmission) *path {
 // something to send. Besides what the path needs itself it takes what l says.
 func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) bool {
 	if !p.loss.canSend() || p.allowance() < t.size {
+		return false
+	}
+	if t.narrow && !s.fillsPacket(t, now) {
 		return false
 	}
 	down := p.state == PathSuspect || p.state == PathFailed
@@ -356,6 +392,9 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 			p.probes--
 		}
 	}
+	if pad := limit - len(b); t.narrow && pad > 0 && s.fillsPacket(t, now) {
+		b = appendPadding(b, pad)
+	}
 	s.commit(p, now, t, b, len(refs) > 0, refs)
 	clear(refs)
 	return true
@@ -424,7 +463,7 @@ func (s *Session) commit(p *path, now time.Time, t *transmission, b []byte, elic
 	p.packetsSent++
 	p.bytesSent += uint64(size)
 	p.lastSent = now
-	s.resting = false
+	s.resting = s.resting && (first.kind == refNone || first.kind == refPing) && len(refs) == 0
 }
 
 // controlDue reports whether session or stream control frames wait.
@@ -530,7 +569,7 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 	for len(s.sendQueue) > passed && limit-len(b) >= minStreamRoom {
 		st := s.sendQueue[0]
 		pol := s.policyOf(st)
-		if l.policy != policyInherit && l.policy != pol || l.freshOnly && !st.send.hasFresh(st.creditLimit()) {
+		if l.policy != policyInherit && l.policy != pol || l.bulkOnly && !st.hasMuch() || l.freshOnly && !st.send.hasFresh(st.creditLimit()) {
 			passed++
 			s.turn()
 			continue

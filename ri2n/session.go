@@ -48,16 +48,20 @@ type Session struct {
 	remoteIDs cidDeriver
 	timer     timer
 	done      chan struct{} // closed when the session has ended for its users
+	client    bool
 
-	client bool
-
-	mu       sync.Mutex // guards what follows
-	state    sessionState
-	err      error         // why the session ended
-	lingered chan struct{} // closed when nothing more will be sent for it; nil: nobody has asked
-	openable wakeup        // a stream may be opened
-	incoming wakeup        // a stream has come
-	arrived  wakeup        // a datagram has come
+	mu        sync.Mutex // guards what follows
+	state     sessionState
+	flushing  bool
+	unstored  bool          // the packet in hand carried data that found no room
+	unblocked bool          // it carried credit that streams wait for
+	waking    uint8         // how many of wakes
+	resting   bool          // see rest
+	err       error         // why the session ended
+	lingered  chan struct{} // closed when nothing more will be sent for it; nil: nobody has asked
+	openable  wakeup        // a stream may be opened
+	incoming  wakeup        // a stream has come
+	arrived   wakeup        // a datagram has come
 
 	handshake    *handshake // the client's, until the server has confirmed it
 	keys         sendKeys
@@ -78,23 +82,18 @@ type Session struct {
 	lastReceived time.Time
 	idleTimeout  time.Duration
 	endsAt       time.Time // of lingering or draining
-	flushing     bool
 
 	// What observers are shown.
-	past    pathCounters // of closed paths
-	stalls  StallHistogram
+	past    *pathCounters   // of closed paths; nil: none was closed
+	stalls  *StallHistogram // nil: there was none
 	limited limitedTimes
 	blocked int           // streams that wait for the peer's credit alone
 	trace   *sessionTrace // nil: nobody traces
 
-	unstored  bool             // the packet in hand carried data that found no room
-	unblocked bool             // it carried credit that streams wait for
-	wakes     [4]chan struct{} // to be signalled when the mutex is released
-	waking    int              // of wakes
-	resting   bool             // see rest
-	outcome   *ackOutcome      // scratch, until flush has ended; see takeOutcome
-	refs      []frameRef       // scratch
-	others    []*path          // scratch
+	wakes   [4]chan struct{} // to be signalled when the mutex is released
+	outcome *ackOutcome      // scratch, until flush has ended; see takeOutcome
+	refs    []frameRef       // scratch
+	others  []*path          // scratch
 }
 
 // peerTakes is what the peer's transport parameters say for the whole session.
@@ -125,7 +124,7 @@ type pathTable struct {
 // A streamTable holds the streams of a session that are not over, and the
 // limits on their number (RFC 9000, section 4.6).
 type streamTable struct {
-	streams      map[uint64]*Stream
+	streams      streamSet
 	sendQueue    []*Stream // have data or a FIN to send
 	controlQueue []*Stream // have control frames to send
 	acceptQueue  []*Stream
@@ -199,7 +198,6 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 			localLimit: initialMaxPathID,
 		},
 		streamTable: streamTable{
-			streams:     make(map[uint64]*Stream),
 			nextStream:  1,
 			streamLimit: h.params.maxStreamsBidi,
 			peerLimit:   maxOpenStreams,
@@ -426,35 +424,105 @@ func (s *Session) maxDatagramSize() int {
 
 // SendDatagram queues one unreliable datagram (RFC 9221); b is copied. The
 // datagrams of one flow keep their order, and flows share the session fairly.
-// A flow queues at most 64 datagrams, each for at most 50 ms, and drops from
-// its head.
+// A flow queues what the path carries in 50 ms, at least 64 datagrams, each for
+// at most 50 ms, and drops from its head.
 func (s *Session) SendDatagram(flow uint64, b []byte) error {
+	one := [1][]byte{b}
+	_, err := s.SendDatagrams(flow, one[:])
+	return err
+}
+
+// SendDatagrams is SendDatagram for several of one flow, at the cost of little
+// more than one. It returns how many it took: those before the first that is
+// too large.
+func (s *Session) SendDatagrams(flow uint64, list [][]byte) (int, error) {
 	now := time.Now()
 	s.mu.Lock()
 	if s.err != nil {
 		defer s.mu.Unlock()
-		return s.err
-	}
-	if len(b) > s.maxDatagramSize() {
-		s.mu.Unlock()
-		return ErrDatagramTooLarge
+		return 0, s.err
 	}
 	if s.datagrams == nil {
 		s.datagrams = new(datagramQueue)
 	}
-	if dropped := s.datagrams.push(now, flow, b); dropped > 0 {
+	s.datagrams.share = s.datagramShare()
+	largest := s.maxDatagramSize()
+	dropped, taken := 0, 0
+	for _, b := range list {
+		if len(b) > largest {
+			break
+		}
+		dropped += s.datagrams.push(now, flow, b)
+		taken++
+	}
+	if dropped > 0 {
 		s.endpoint.counters.datagramQueueDropped.Add(uint64(dropped))
 	}
-	s.flush(now)
-	return nil
+	if taken == 0 {
+		s.mu.Unlock()
+	} else {
+		s.flush(now)
+	}
+	if taken < len(list) {
+		return taken, ErrDatagramTooLarge
+	}
+	return taken, nil
+}
+
+// datagramShare is how many bytes of one flow may wait: what the sending path
+// carries before they are too old.
+func (s *Session) datagramShare() int {
+	rate := 0.0
+	if p := s.sending; p != nil && p.rtt.srtt() > 0 {
+		rate = float64(p.cc.Cwnd()) / p.rtt.srtt().Seconds()
+	}
+	return int(min(max(rate*maxFlowDelay.Seconds(), minFlowBytes), maxFlowBytes))
 }
 
 // ReceiveDatagram returns the next datagram of the peer. At most 256 wait; the
 // oldest are dropped.
-func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
+func (s *Session) ReceiveDatagram(ctx context.Context) (b []byte, err error) {
+	err = s.awaitDatagrams(ctx, func() bool {
+		var ok bool
+		b, ok = s.inbox.pop()
+		return ok
+	})
+	return b, err
+}
+
+// DatagramRoom is how many bytes before its datagram a buffer has for its
+// holder to write to.
+const DatagramRoom = 16
+
+// ReceiveDatagrams fills the front of list with buffers of datagrams, at least
+// one, and returns their number. The datagram is what follows the first
+// [DatagramRoom] bytes of its buffer. The caller may change the buffers, and
+// hands them back with [ReleaseDatagrams]. From the first call on, 4096
+// datagrams may wait, of at most 6 MiB.
+func (s *Session) ReceiveDatagrams(ctx context.Context, list [][]byte) (n int, err error) {
+	err = s.awaitDatagrams(ctx, func() bool {
+		s.inbox.batches = true
+		n = s.inbox.popBatch(list)
+		return n > 0
+	})
+	return n, err
+}
+
+// ReleaseDatagrams takes back buffers that ReceiveDatagrams returned, in full
+// length, and clears list.
+func ReleaseDatagrams(list [][]byte) {
+	for i, b := range list {
+		putDatagram(b)
+		list[i] = nil
+	}
+}
+
+// awaitDatagrams calls take, with the mutex held, whenever there may be a
+// datagram, until it reports that it has found one.
+func (s *Session) awaitDatagrams(ctx context.Context, take func() bool) error {
 	for {
 		s.mu.Lock()
-		b, ok := s.inbox.pop()
+		ok := take()
 		if s.inbox.len() > 0 {
 			s.arrived.signal()
 		}
@@ -465,16 +533,16 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 		}
 		s.mu.Unlock()
 		if ok {
-			return b, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		select {
 		case <-arrived:
 		case <-s.done:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
+			return fmt.Errorf("ri2n: receive datagram: %w", ctx.Err())
 		}
 	}
 }
@@ -482,12 +550,15 @@ func (s *Session) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 // wakeLater signals c once the mutex is released, so that whoever waits there
 // does not wake up to wait for the mutex.
 func (s *Session) wakeLater(c chan struct{}) {
+	if c == nil {
+		return // nobody has ever waited
+	}
 	for _, w := range s.wakes[:s.waking] {
 		if w == c {
 			return
 		}
 	}
-	if s.waking == len(s.wakes) {
+	if int(s.waking) == len(s.wakes) {
 		signal(c)
 		return
 	}
@@ -566,7 +637,7 @@ func (s *Session) end(err error) {
 
 // lingerDone reports whether all that was written before Close is acknowledged.
 func (s *Session) lingerDone() bool {
-	for _, st := range s.streams {
+	for st := range s.streams.all() {
 		if st.send.finished() && !st.send.done() {
 			return false
 		}
@@ -587,7 +658,7 @@ func (s *Session) drain(now time.Time, f closeFrame) {
 func (s *Session) startDraining(now time.Time) {
 	s.state = sessionDraining
 	s.endsAt = now.Add(min(3*max(s.sending.rtt.pto(maxAckDelay), minPTOWait), maxDrainTime))
-	for _, st := range s.streams {
+	for st := range s.streams.all() {
 		st.send.reset()
 	}
 	s.sendQueue, s.controlQueue = nil, nil
@@ -809,7 +880,7 @@ func (s *Session) deadline(now time.Time) (early, at time.Time) {
 // keepaliveSlack is how much before its time a keepalive may leave together
 // with those of other sessions.
 func keepaliveSlack(interval time.Duration) time.Duration {
-	return min(interval/64, 100*time.Millisecond)
+	return min(interval/32, 500*time.Millisecond)
 }
 
 var errPathAbandoned = errors.New("ri2n: path abandoned")

@@ -226,10 +226,10 @@ func TestStreamEndings(t *testing.T) {
 					if side.s.err != nil {
 						t.Errorf("session ended: %v", side.s.err)
 					}
-					if n := len(side.s.streams); n != 0 {
+					if n := side.s.streams.len(); n != 0 {
 						t.Errorf("streams left = %d", n)
-						for id, st := range side.s.streams {
-							t.Logf("stream %d: send done %v reset %v/%v/%v; recv done %v peerReset %v readErr %v", id,
+						for st := range side.s.streams.all() {
+							t.Logf("stream %d: send done %v reset %v/%v/%v; recv done %v peerReset %v readErr %v", st.id,
 								st.send.done(), st.resetDue, st.resetSent, st.resetAcked, st.recvDone(), st.peerReset, st.readErr)
 						}
 					}

@@ -12,6 +12,7 @@ type load struct {
 	streams   bool // stream data, of the streams that follow policy
 	policy    Policy
 	freshOnly bool // stream data that have not been sent before
+	bulkOnly  bool // stream data of streams that have much to send
 	copies    bool // what another path has sent already
 }
 
@@ -218,9 +219,18 @@ func (s *Session) schedule(now time.Time) (*path, load) {
 			continue
 		}
 		tried[pol] = true
-		c := pol.pick(views, s.demand(pol, s.sendQueue[i:]))
+		l := load{streams: true, policy: pol}
+		d, little := s.demand(pol, s.sendQueue[i:])
+		c := choice{path: -1}
+		if pol == PolicyAggregate && little > 0 {
+			c.path = single(views, little)
+			l.bulkOnly = c.path >= 0 && views[c.path].room == 0
+		}
+		if c.path < 0 || l.bulkOnly {
+			c = pol.pick(views, d)
+			l.freshOnly = c.freshOnly
+		}
 		if c.path >= 0 {
-			l := load{streams: true, policy: pol, freshOnly: c.freshOnly}
 			if views[c.path].room > 0 {
 				return paths[c.path], l
 			}
@@ -235,8 +245,11 @@ func (s *Session) schedule(now time.Time) (*path, load) {
 // maxDemandStreams bounds the streams that a decision looks at.
 const maxDemandStreams = 64
 
-// demand sums up what waits on streams that follow pol.
-func (s *Session) demand(pol Policy, streams []*Stream) (d demand) {
+// demand sums up what waits on streams that follow pol. Where some of them have
+// little to send beside others that have much, little is what the former have
+// outstanding: their readers wait for each message, so it takes one path, the
+// soonest, while the others spread over all.
+func (s *Session) demand(pol Policy, streams []*Stream) (d demand, little int) {
 	for i, st := range streams {
 		if i == maxDemandStreams {
 			break
@@ -250,8 +263,19 @@ func (s *Session) demand(pol Policy, streams []*Stream) (d demand) {
 			d.window += int(limit - sent)
 			d.fresh += int(min(st.send.end, limit) - min(sent, st.send.end))
 		}
-		d.outstanding += st.send.buffered()
+		outstanding := st.send.buffered()
+		d.outstanding += outstanding
+		if !st.hasMuch() {
+			little += max(outstanding, 1) // a FIN alone, too
+		}
+	}
+	if little >= singlePathBytes || d.outstanding < singlePathBytes {
+		little = 0
 	}
 	d.window = min(d.window, int(s.sendCredit-s.sendUsed))
-	return d
+	return d, little
 }
+
+// hasMuch reports whether what the peer has not acknowledged of st is worth
+// several paths.
+func (st *Stream) hasMuch() bool { return st.send.buffered() >= singlePathBytes }

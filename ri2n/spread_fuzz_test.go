@@ -36,7 +36,7 @@ func checkBytes(t *testing.T, s *Session) {
 			}
 		})
 	}
-	for _, st := range s.streams {
+	for st := range s.streams.all() {
 		b := &st.send
 		if b.sent == b.base || b.dropped {
 			continue

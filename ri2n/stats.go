@@ -161,16 +161,21 @@ func (s *Session) Stats() SessionStats {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sum := s.past
+	var sum pathCounters
+	if s.past != nil {
+		sum = *s.past
+	}
 	v := SessionStats{
 		AuthenticationFailed: s.readKeys.forgeries.Load(),
 		KeyUpdatesSent:       s.keys.updates,
 		KeyUpdatesReceived:   s.readKeys.current.Load().count,
-		Stalls:               s.stalls,
-		Streams:              len(s.streams),
+		Streams:              s.streams.len(),
 		StreamsOpened:        s.opened + s.peerOpened,
 		StreamBytesSent:      s.sendUsed,
 		StreamBytesReceived:  s.recvHighest,
+	}
+	if s.stalls != nil {
+		v.Stalls = *s.stalls
 	}
 	for _, p := range s.paths {
 		sum.add(&p.pathCounters)
@@ -182,7 +187,7 @@ func (s *Session) Stats() SessionStats {
 	v.PacketsLost, v.PacketsSpurious = sum.packetsLost, sum.packetsSpurious
 	v.PacketsReinjected, v.PacketsDuplicate = sum.packetsReinjected, sum.packetsDuplicate
 	v.ProbeTimeouts, v.Failovers = sum.probeTimeouts, sum.failovers
-	for _, st := range s.streams {
+	for st := range s.streams.all() {
 		v.BufferedBytes += st.send.buffered()
 		v.UnreadBytes += st.recv.readable()
 		v.ReorderBytes += int(st.recv.ahead.total())
@@ -245,12 +250,23 @@ func (s *Session) noteCredit(st *Stream) {
 	}
 }
 
+// keepCounters adds what a path that closes has counted to past.
+func (s *Session) keepCounters(p *path) {
+	if s.past == nil {
+		s.past = new(pathCounters)
+	}
+	s.past.add(&p.pathCounters)
+}
+
 // stalled records that nothing was acknowledged on a path since then.
 func (s *Session) stalled(since, now time.Time) {
 	if since.IsZero() || !now.After(since) {
 		return
 	}
 	d := now.Sub(since)
+	if s.stalls == nil {
+		s.stalls = new(StallHistogram)
+	}
 	s.stalls.observe(d)
 	s.endpoint.counters.stalls.observe(d)
 }

@@ -13,35 +13,34 @@ import (
 type Stream struct {
 	session  *Session
 	id       uint64
-	readable chan struct{} // capacity 1
-	writable chan struct{} // capacity 1
+	readable wakeup // guarded by the session's mutex
+	writable wakeup // the same
 	rd, wd   deadline
 
 	// guarded by the session's mutex
-	send       sendBuffer
-	sendLimit  uint64 // the peer's credit
-	writeErr   error  // why no more may be written; nil: open
-	writers    int    // that wait for room
-	wakeAt     int    // so many bytes buffered make one of them go on
-	resetDue   bool
-	resetSent  bool
-	resetCode  uint64
-	resetAcked bool
+	send      sendBuffer
+	sendLimit uint64 // the peer's credit
+	writeErr  error  // why no more may be written; nil: open
+	writers   int    // that wait for room
+	wakeAt    int    // so many bytes buffered make one of them go on
+	resetCode uint64
 
-	recv       recvBuffer
-	recvLimit  uint64 // our credit
-	window     creditWindow
-	readErr    error // why no more may be read; nil: open
-	peerReset  bool
-	maxDataDue bool
-	stopDue    bool
-	stopCode   uint64
+	recv      recvBuffer
+	recvLimit uint64 // our credit
+	window    creditWindow
+	readErr   error // why no more may be read; nil: open
+	stopCode  uint64
 
-	policy                Policy
-	queued, controlQueued bool
-	blocked               bool // by the peer's credit alone
-	retired               bool
-	accepted              bool // of the peer's streams
+	policy Policy
+
+	// Together, or each would take a word.
+	resetDue, resetSent, resetAcked bool
+	peerReset                       bool
+	maxDataDue, stopDue             bool
+	queued, controlQueued           bool
+	blocked                         bool // by the peer's credit alone
+	retired                         bool
+	accepted                        bool // of the peer's streams
 }
 
 // Addr is the address of a stream's end: a peer. It implements [net.Addr].
@@ -56,13 +55,11 @@ func (s *Session) newStream(id uint64) *Stream {
 		session:   s,
 		id:        id,
 		policy:    policyInherit,
-		readable:  make(chan struct{}, 1),
-		writable:  make(chan struct{}, 1),
 		sendLimit: s.peerTakes.streamData,
 		recvLimit: initialStreamWindow,
 		window:    creditWindow{size: initialStreamWindow, cap: maxStreamWindow},
 	}
-	s.streams[id] = st
+	s.streams.add(st)
 	if s.trace != nil {
 		s.trace.stream(st, true)
 	}
@@ -94,9 +91,10 @@ func (st *Stream) Read(b []byte) (int, error) {
 			s.tellCredit(st)
 			return n, err
 		}
+		readable := st.readable.wait()
 		s.mu.Unlock()
 		select {
-		case <-st.readable:
+		case <-readable:
 		case <-st.rd.wait():
 		case <-s.done:
 		}
@@ -129,7 +127,7 @@ func (st *Stream) take(from func() int) (int, error) {
 			s.retire(st)
 		}
 		if st.recv.readable() > 0 || st.recv.eof() {
-			signal(st.readable)
+			st.readable.signal()
 		}
 		return n, nil
 	}
@@ -230,11 +228,13 @@ func (st *Stream) Write(b []byte) (n int, err error) {
 		k := st.send.write(b, limit)
 		n += k
 		b = b[k:]
+		var writable <-chan struct{}
 		if waited = len(b) > 0; waited {
+			writable = st.writable.wait()
 			st.writers++
 			st.wakeAt = limit - limit/writeRoom
 		} else if st.writers > 0 && st.send.buffered() < limit {
-			s.wakeLater(st.writable)
+			s.wakeLater(st.writable.c)
 		}
 		if k > 0 {
 			s.queueStream(st)
@@ -246,7 +246,7 @@ func (st *Stream) Write(b []byte) (n int, err error) {
 			return n, nil
 		}
 		select {
-		case <-st.writable:
+		case <-writable:
 		case <-st.wd.wait():
 		case <-s.done:
 		}
@@ -320,7 +320,7 @@ func (st *Stream) closeWrite() {
 	st.writeErr = fmt.Errorf("ri2n: write on a closed stream: %w", net.ErrClosed)
 	st.send.finish()
 	st.session.queueStream(st)
-	signal(st.writable)
+	st.writable.signal()
 }
 
 // Close ends both directions. What was written is still delivered; what
@@ -336,7 +336,7 @@ func (st *Stream) Close() error {
 			s.queueControl(st)
 		}
 		st.discard()
-		signal(st.readable)
+		st.readable.signal()
 	}
 	s.retire(st)
 	s.flush(time.Now())
@@ -357,7 +357,7 @@ func (st *Stream) Reset(code uint64) {
 	}
 	st.discard()
 	s.queueControl(st)
-	signal(st.readable)
+	st.readable.signal()
 	s.retire(st)
 	s.flush(time.Now())
 }
@@ -369,7 +369,7 @@ func (st *Stream) resetWrite(code uint64, err error) {
 	}
 	st.writeErr = err
 	st.resetDue, st.resetCode = true, code
-	signal(st.writable)
+	st.writable.signal()
 }
 
 // discard drops received data and returns its credit.
@@ -425,7 +425,7 @@ func (s *Session) retire(st *Stream) {
 	if s.trace != nil {
 		s.trace.stream(st, false)
 	}
-	delete(s.streams, st.id)
+	s.streams.remove(st)
 	st.send.reset()
 	s.noteCredit(st)
 	if ours := st.id%2 == 0 == s.client; !ours && st.accepted {
@@ -451,7 +451,7 @@ func (st *Stream) onAcked(r frameRef) {
 	}
 	st.send.onAcked(r.offset, int(r.length), r.fin)
 	if st.writers > 0 && st.send.buffered() <= st.wakeAt {
-		st.session.wakeLater(st.writable)
+		st.session.wakeLater(st.writable.c)
 	}
 	if st.send.done() {
 		st.session.retire(st)

@@ -8,7 +8,7 @@ import (
 // stream returns the stream that a frame names, opening it and those below it
 // if the peer may. It returns nil for one that is over.
 func (s *Session) stream(id uint64) (*Stream, *violation) {
-	if st := s.streams[id]; st != nil {
+	if st := s.streams.get(id); st != nil {
 		return st, nil
 	}
 	ours := id%2 == 0 == s.client
@@ -72,7 +72,7 @@ func (s *Session) onStream(now time.Time, f streamFrame) *violation {
 		return nil
 	}
 	if !wasReadable && (st.recv.readable() > 0 || st.recv.eof()) || st.recv.eof() {
-		s.wakeLater(st.readable)
+		s.wakeLater(st.readable.c)
 	}
 	return nil
 }
@@ -108,7 +108,7 @@ func (s *Session) onResetStream(now time.Time, f resetStreamFrame) *violation {
 	if st.readErr == nil {
 		st.readErr = &StreamError{Code: f.code}
 	}
-	signal(st.readable)
+	st.readable.signal()
 	s.retire(st)
 	return nil
 }

@@ -47,7 +47,7 @@ func (st *Stream) writeOwned(b []byte, release func()) error {
 		if room := limit - st.send.buffered(); room > 0 {
 			st.send.writeOwned(b, release)
 			if st.writers > 0 && st.send.buffered() < limit {
-				s.wakeLater(st.writable)
+				s.wakeLater(st.writable.c)
 			}
 			s.queueStream(st)
 			s.flush(time.Now())
@@ -56,9 +56,10 @@ func (st *Stream) writeOwned(b []byte, release func()) error {
 		waited = true
 		st.writers++
 		st.wakeAt = limit - limit/writeRoom
+		writable := st.writable.wait()
 		s.mu.Unlock()
 		select {
-		case <-st.writable:
+		case <-writable:
 		case <-st.wd.wait():
 		case <-s.done:
 		}
@@ -93,9 +94,10 @@ func (st *Stream) ReadBuffers(max int) (views net.Buffers, release func(), err e
 			}
 			return views, release, err
 		}
+		readable := st.readable.wait()
 		s.mu.Unlock()
 		select {
-		case <-st.readable:
+		case <-readable:
 		case <-st.rd.wait():
 		case <-s.done:
 		}

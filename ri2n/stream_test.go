@@ -68,7 +68,7 @@ func TestManyStreams(t *testing.T) {
 	}
 	client.mu.Lock()
 	defer client.mu.Unlock()
-	if got := len(client.streams); got > 2 {
+	if got := client.streams.len(); got > 2 {
 		t.Errorf("streams still open = %d, want at most 2", got)
 	}
 }

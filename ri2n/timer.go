@@ -1,7 +1,6 @@
 package ri2n
 
 import (
-	"container/heap"
 	"sync"
 	"time"
 )
@@ -14,7 +13,6 @@ type timer struct {
 	// guarded by the queue's mutex
 	at    time.Time // latest; zero: not armed
 	early time.Time // from here on it may fire in the company of others
-	key   time.Time // its place in the heap: at, or earlier
 	index int       // in the heap plus one; zero: not there
 }
 
@@ -46,17 +44,15 @@ func (q *timerQueue) setBetween(t *timer, early, at time.Time) {
 	switch {
 	case at.IsZero():
 		if t.index > 0 {
-			heap.Remove(&q.armed, t.index-1)
+			q.armed.remove(t.index - 1)
 		}
 		return
-	case t.index > 0 && !at.Before(t.key):
+	case t.index > 0 && !at.Before(q.armed[t.index-1].key):
 		return
 	case t.index > 0:
-		t.key = at
-		heap.Fix(&q.armed, t.index-1)
+		q.armed.up(t.index-1, armedTimer{at, t})
 	default:
-		t.key = at
-		heap.Push(&q.armed, t)
+		q.armed.push(armedTimer{at, t})
 	}
 	if at.Before(q.wakeAt) {
 		q.wakeAt = at
@@ -108,15 +104,14 @@ func (q *timerQueue) due(now time.Time) *timer {
 	defer q.mu.Unlock()
 	q.wakeAt = time.Time{}
 	for len(q.armed) > 0 {
-		t := q.armed[0]
+		key, t := q.armed[0].key, q.armed[0].timer
 		switch {
-		case t.key.After(now) && t.early.After(now):
+		case key.After(now) && t.early.After(now):
 			return nil
-		case t.at.After(t.key) && t.early.After(now):
-			t.key = t.at
-			heap.Fix(&q.armed, 0)
+		case t.at.After(key) && t.early.After(now):
+			q.armed.down(0, armedTimer{t.at, t})
 		default:
-			heap.Pop(&q.armed)
+			q.armed.remove(0)
 			t.at = time.Time{}
 			return t
 		}
@@ -142,27 +137,74 @@ func (q *timerQueue) sleep(done <-chan struct{}) clock {
 	return q.clock
 }
 
-// timerHeap implements heap.Interface, earliest first.
-type timerHeap []*timer
-
-func (h timerHeap) Len() int           { return len(h) }
-func (h timerHeap) Less(i, j int) bool { return h[i].key.Before(h[j].key) }
-func (h timerHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i+1, j+1
+// An armedTimer is the place of a timer in a timerHeap.
+type armedTimer struct {
+	key   time.Time // the timer's at, or earlier
+	timer *timer
 }
 
-func (h *timerHeap) Push(x any) {
-	t := x.(*timer)
-	t.index = len(*h) + 1
-	*h = append(*h, t)
+// A timerHeap has the earliest key first. Four children to each, and the keys
+// beside the pointers: what ten thousand timers cost is the memory they touch.
+type timerHeap []armedTimer
+
+const heapChildren = 4
+
+func (h timerHeap) put(i int, a armedTimer) {
+	h[i] = a
+	a.timer.index = i + 1
 }
 
-func (h *timerHeap) Pop() any {
-	old := *h
-	t := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	t.index = 0
-	return t
+// up puts a, which belongs at i or above it.
+func (h timerHeap) up(i int, a armedTimer) {
+	for i > 0 {
+		parent := (i - 1) / heapChildren
+		if !a.key.Before(h[parent].key) {
+			break
+		}
+		h.put(i, h[parent])
+		i = parent
+	}
+	h.put(i, a)
+}
+
+// down puts a, which belongs at i or below it.
+func (h timerHeap) down(i int, a armedTimer) {
+	for {
+		first := i*heapChildren + 1
+		if first >= len(h) {
+			break
+		}
+		least := first
+		for k := first + 1; k < min(first+heapChildren, len(h)); k++ {
+			if h[k].key.Before(h[least].key) {
+				least = k
+			}
+		}
+		if !h[least].key.Before(a.key) {
+			break
+		}
+		h.put(i, h[least])
+		i = least
+	}
+	h.put(i, a)
+}
+
+func (h *timerHeap) push(a armedTimer) {
+	*h = append(*h, a)
+	h.up(len(*h)-1, a)
+}
+
+func (h *timerHeap) remove(i int) {
+	(*h)[i].timer.index = 0
+	last := len(*h) - 1
+	a := (*h)[last]
+	(*h)[last] = armedTimer{}
+	*h = (*h)[:last]
+	if i == last {
+		return
+	}
+	h.up(i, a)
+	if a.timer.index == i+1 {
+		h.down(i, a)
+	}
 }

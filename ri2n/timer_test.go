@@ -1,6 +1,7 @@
 package ri2n
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -88,4 +89,47 @@ func TestTimerQueueChangesClock(t *testing.T) {
 	close(done)
 	q.interrupt()
 	running.Wait()
+}
+
+// TestTimerHeap compares a timerHeap with a list.
+func TestTimerHeap(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	begin := time.Now()
+	key := func() time.Time { return begin.Add(time.Duration(rng.IntN(1000))) }
+	var h timerHeap
+	want := make(map[*timer]time.Time)
+	for step := range 20_000 {
+		switch op := rng.IntN(4); {
+		case op < 2 && len(h) < 300:
+			a := armedTimer{key(), new(timer)}
+			h.push(a)
+			want[a.timer] = a.key
+		case len(h) == 0:
+		case op == 2:
+			i := rng.IntN(len(h))
+			gone := h[i].timer
+			h.remove(i)
+			if gone.index != 0 {
+				t.Fatalf("step %d: a removed timer has the index %d", step, gone.index)
+			}
+			delete(want, gone)
+		default:
+			i := rng.IntN(len(h))
+			a := armedTimer{key(), h[i].timer}
+			if a.key.Before(h[i].key) {
+				h.up(i, a)
+			} else {
+				h.down(i, a)
+			}
+			want[a.timer] = a.key
+		}
+		if len(h) != len(want) {
+			t.Fatalf("step %d: %d timers, want %d", step, len(h), len(want))
+		}
+		for i, a := range h {
+			if a.timer.index != i+1 || !want[a.timer].Equal(a.key) || h[(max(i, 1)-1)/heapChildren].key.After(a.key) {
+				t.Fatalf("step %d: timer %d is out of place", step, i)
+			}
+		}
+	}
 }

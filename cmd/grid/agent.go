@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
 	"github.com/instantgrid/instantgrid/overlay"
 )
 
@@ -31,6 +32,7 @@ type agent struct {
 	events  *eventLog
 	control *controlServer // takes more requests until it serves
 	doc     *upDocument    // what announce prints
+	changes *journal.Journal
 
 	running sync.WaitGroup // what ends with ctx
 	closers []func()       // called last to first
@@ -63,6 +65,10 @@ func (a *agent) start(o *options, address string) (err error) {
 		return err
 	}
 	a.log = a.settings.log.newLogger(a.cmd, a.level, a.ring)
+	if a.changes, err = openJournal(a.dir, a.log); err != nil {
+		return err
+	}
+	a.onClose(func() { closeJournal(a.changes, a.log) })
 	trace, endTrace, err := o.beginTrace(a.cmd)
 	if err != nil {
 		return err

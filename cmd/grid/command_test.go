@@ -87,7 +87,7 @@ func TestTree(t *testing.T) {
 
 // Friendliness, section 1, lines 12, 13 and 16: help without anything.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "id", "up", "down", "reload", "config example", "events", "status", "ping", "send", "recv", "netcheck"} {
+	for _, name := range []string{"", "id", "up", "down", "reload", "config example", "events", "status", "ping", "send", "recv", "netcheck", "connect", "forward", "expose", "proxy", "dns"} {
 		t.Run("grid "+name, func(t *testing.T) {
 			code, stdout, stderr := run(t, append(strings.Fields(name), "--help")...)
 			if code != cli.ExitOK || stderr != "" {
@@ -179,6 +179,15 @@ func TestFailures(t *testing.T) {
 		{"no events without an agent", []string{"events"}, cli.ExitFailed, "agent: none runs with the state directory"},
 		{"events since never", []string{"events", "--since", "yesterday"}, cli.ExitUsage, "--since yesterday: "},
 		{"metrics nowhere", []string{"up", "--metrics", "9479"}, cli.ExitUsage, "--metrics: metrics.listen: "},
+		{"forward of no port", []string{"forward", "http", "alice:80"}, cli.ExitUsage, "http: this is neither PORT nor HOST:PORT"},
+		{"forward to no port", []string{"forward", "8080", "alice"}, cli.ExitUsage, "alice: this is not NAME:PORT"},
+		{"expose of no port", []string{"expose", "0"}, cli.ExitUsage, "0: this is not a port"},
+		{"expose to no port", []string{"expose", "80", "--to", "web"}, cli.ExitUsage, "web: this is neither PORT nor HOST:PORT"},
+		{"connect to no port", []string{"connect", "alice"}, cli.ExitUsage, "alice: this is not NAME:PORT"},
+		{"proxy at no port", []string{"proxy", "--listen", "x"}, cli.ExitUsage, "x: this is neither PORT nor HOST:PORT"},
+		{"dns without rendezvous", []string{"dns"}, cli.ExitUsage, "rendezvous: none is configured"},
+		{"bad forward of the agent", []string{"up", "--forward", "8080"}, cli.ExitUsage, "8080: this is not LOCALPORT=NAME:PORT"},
+		{"bad expose of the agent", []string{"up", "--expose", "x=y"}, cli.ExitUsage, "x: this is not a port"},
 		{"no agent", []string{"status"}, cli.ExitFailed, "agent: none runs with the state directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -351,7 +360,7 @@ func TestStatusText(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
-			if err := writeStatus(&out, tt.s, now); err != nil {
+			if err := writeStatus(&out, agentStatus{Status: tt.s}, now); err != nil {
 				t.Fatal(err)
 			}
 			golden(t, filepath.Join("status", tt.name+".txt"), out.String())
@@ -368,7 +377,7 @@ func TestReasons(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		p := overlay.PeerStatus{ID: peerID(3), Path: relayPath(r)}
-		if err := writeStatus(&out, overlay.Status{Peers: []overlay.PeerStatus{p}}, time.Now()); err != nil {
+		if err := writeStatus(&out, agentStatus{Status: overlay.Status{Peers: []overlay.PeerStatus{p}}}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(out.String(), "relay ("+string(r)+")") || !strings.Contains(out.String(), r.Advice()) {

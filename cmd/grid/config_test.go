@@ -67,7 +67,7 @@ func TestConfigurationIsDocumented(t *testing.T) {
 
 // Every key has a text that ends, a name that reads, and belongs to one section.
 func TestKeys(t *testing.T) {
-	name := regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
+	name := regexp.MustCompile(`^[a-z][a-z0-9]*(_[a-z0-9]+)*$`)
 	seen := make(map[string]bool)
 	for _, s := range newSettings().sections {
 		if !name.MatchString(s.Name) || s.Doc == "" || seen[s.Name] || len(s.Keys) == 0 {

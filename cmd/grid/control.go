@@ -15,6 +15,7 @@ import (
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/overlay/tun"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -58,6 +59,7 @@ type protocolAnswer struct {
 type controlServer struct {
 	mux   *http.ServeMux
 	group int // that may use the socket besides this user; -1: none
+	parts []func(*agentStatus)
 
 	http *http.Server  // nil: it does not serve yet
 	done chan struct{} // closed when it has ended
@@ -71,7 +73,7 @@ func newControl(node *overlay.Node) *controlServer {
 		answer(w, "control", protocolAnswer{Protocols: []int{controlProtocol}, VersionInfo: cli.Version("grid")})
 	})
 	s.handle("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, "status", node.Status())
+		answer(w, "status", s.status(node))
 	})
 	s.handle("GET "+pingPath, func(w http.ResponseWriter, r *http.Request) {
 		peer, err := ri2n.ParsePeerID(r.URL.Query().Get("peer"))
@@ -87,7 +89,26 @@ func newControl(node *overlay.Node) *controlServer {
 		answer(w, "ping-answer", pingAnswer{rtt, path})
 	})
 	serveMembers(s.mux, node)
+	serveServices(s.mux, node)
 	return s
+}
+
+// agentStatus is "instantgrid/status/1": what the node knows, and what parts of
+// the agent add.
+type agentStatus struct {
+	overlay.Status
+	Interface *tun.Status `json:"interface,omitempty"` // nil: none was made
+}
+
+// describe has f add to the status, before serve.
+func (s *controlServer) describe(f func(*agentStatus)) { s.parts = append(s.parts, f) }
+
+func (s *controlServer) status(node *overlay.Node) agentStatus {
+	status := agentStatus{Status: node.Status()}
+	for _, f := range s.parts {
+		f(&status)
+	}
+	return status
 }
 
 // handle adds a request that the agent answers, before serve.
@@ -214,7 +235,10 @@ func answerError(w http.ResponseWriter, err error) {
 var errNoAgent = errors.New("no agent runs")
 
 // An agentClient asks the agent of a state directory.
-type agentClient struct{ http *http.Client }
+type agentClient struct {
+	http *http.Client
+	dial func(ctx context.Context) (net.Conn, error)
+}
 
 // findAgent returns a client of the agent in dir, or errNoAgent.
 func findAgent(dir string) (*agentClient, error) {
@@ -227,11 +251,12 @@ func findAgent(dir string) (*agentClient, error) {
 		return nil, errNoAgent
 	}
 	c.Close()
-	return &agentClient{&http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+	dial := func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return &agentClient{dial: dial, http: &http.Client{Transport: &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableKeepAlives: true,
 	}}}, nil
 }
@@ -283,12 +308,17 @@ func (a *agentClient) send(ctx context.Context, method, path string, body io.Rea
 		return res, nil
 	}
 	defer res.Body.Close()
+	return nil, a.failure(ctx, res)
+}
+
+// failure decodes an answer that is an error.
+func (a *agentClient) failure(ctx context.Context, res *http.Response) error {
 	var doc errorAnswer
 	if json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&doc) != nil || doc.Error.Object == "" {
-		return nil, a.mismatch(ctx, res.Status)
+		return a.mismatch(ctx, res.Status)
 	}
 	e := doc.Error
-	return nil, &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+	return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
 }
 
 // mismatch explains an answer that no agent of this version gives.
@@ -314,7 +344,7 @@ func (a *agentClient) mismatch(ctx context.Context, status string) error {
 	}
 }
 
-func (a *agentClient) status(ctx context.Context) (s overlay.Status, err error) {
+func (a *agentClient) status(ctx context.Context) (s agentStatus, err error) {
 	err = a.get(ctx, statusPath, &s)
 	return s, err
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/filelock"
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 )
 
@@ -108,6 +110,16 @@ func stopAgent(ctx context.Context, dir string) (downAnswer, error) {
 // what. The caller has taken the identity in dir, so no agent runs.
 func undoLeftovers(dir string) (undone []string, err error) {
 	undone = []string{}
+	j, err := journal.Open(filepath.Join(dir, journal.FileName), journalKinds(), nil)
+	if err != nil {
+		return undone, err
+	}
+	for _, c := range slices.Backward(j.Pending()) {
+		undone = append(undone, c.String())
+	}
+	if err := j.Close(); err != nil {
+		return []string{}, err
+	}
 	socket := filepath.Join(dir, socketFile)
 	if info, err := os.Lstat(socket); err == nil && info.Mode().Type() == os.ModeSocket {
 		if err := os.Remove(socket); err != nil {

@@ -112,6 +112,12 @@ func (l *lockedBuffer) String() string {
 // start runs cmd until it ends, or the test does.
 func start(t *testing.T, cmd *exec.Cmd) *process {
 	t.Helper()
+	return startWith(t, cmd, cmd.Start)
+}
+
+// startWith is start for a command that begins in a way of its own.
+func startWith(t *testing.T, cmd *exec.Cmd, begin func() error) *process {
+	t.Helper()
 	p := &process{cmd: cmd, stderr: new(lockedBuffer), done: make(chan struct{})}
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -120,7 +126,8 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 	p.stdout = bufio.NewReader(r)
 	cmd.Stdout = w
 	cmd.Stderr = p.stderr
-	if err := cmd.Start(); err != nil {
+	cmd.WaitDelay = time.Second // a child of its own may have the pipe
+	if err := begin(); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()

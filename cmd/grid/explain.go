@@ -8,6 +8,7 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
+	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/rendezvous/membership"
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -44,6 +45,7 @@ func codeOf(err error) int {
 		timeout     interface{ Timeout() bool }
 	)
 	var member *membership.Error
+	var port *overlay.PortError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return cli.ExitInterrupted
@@ -57,7 +59,7 @@ func codeOf(err error) int {
 		return cli.ExitUsage
 	case errors.As(err, &refused) && (refused.Reason == rendezvous.ReasonUnknownPeer || refused.Reason == rendezvous.ReasonPeerGone):
 		return cli.ExitUnreachable
-	case errors.As(err, &refused), errors.Is(err, ri2n.ErrRefused), errors.As(err, &mismatch):
+	case errors.As(err, &refused), errors.As(err, &port), errors.Is(err, ri2n.ErrRefused), errors.As(err, &mismatch):
 		return cli.ExitRefused
 	case errors.As(err, &unreachable), errors.As(err, &timeout) && timeout.Timeout(),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, ri2n.ErrStatelessReset):

@@ -57,6 +57,8 @@ func newSettings() *settings {
 		defaultMetrics(),
 		defaultReceive(),
 		defaultDiscovery(),
+		defaultServices(),
+		defaultTUN(),
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())

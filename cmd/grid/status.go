@@ -50,7 +50,7 @@ grid status --watch --json`,
 	return cmd
 }
 
-func printStatus(cmd *cobra.Command, s overlay.Status, watch, first bool) error {
+func printStatus(cmd *cobra.Command, s agentStatus, watch, first bool) error {
 	switch {
 	case cli.JSON(cmd) && watch:
 		return cli.PrintJSONLine(cmd, "status", s)
@@ -65,7 +65,7 @@ func printStatus(cmd *cobra.Command, s overlay.Status, watch, first bool) error 
 }
 
 // writeStatus writes s for people. Nothing in it is told by colour.
-func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
+func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 	fmt.Fprintf(w, "peer ID     %s\n", s.PeerID)
 	if g := s.Grid; g != nil && g.Self != nil {
 		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, ipText(g.Self.Address), g.Members)
@@ -94,6 +94,9 @@ func writeStatus(w io.Writer, s overlay.Status, now time.Time) error {
 		fmt.Fprintln(w)
 	}
 	writeLAN(w, s.LAN)
+	if s.Interface != nil {
+		writeTUN(w, s.Interface)
+	}
 	if len(s.Peers) == 0 {
 		_, err := fmt.Fprintln(w, "peers       none now")
 		return err

@@ -31,10 +31,21 @@ func pathText(p overlay.PathStatus) string {
 		return "no session"
 	case p.Kind == overlay.KindDirect:
 		return p.Kind + " " + p.Remote.String()
-	case p.Reason != "":
-		return p.Kind + " (" + p.Reason + ")"
+	case p.Relay != nil:
+		by := p.Relay.Name
+		if by == "" {
+			by = p.Relay.Peer.String()
+		}
+		return p.Kind + " through " + by + inBrackets(p.Reason)
 	}
-	return p.Kind
+	return p.Kind + inBrackets(p.Reason)
+}
+
+func inBrackets(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
 }
 
 // sizeText writes a number of bytes for people.

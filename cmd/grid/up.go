@@ -27,7 +27,8 @@ type upDocument struct {
 	Control    string      `json:"control"`          // the socket for other grid commands
 	Config     string      `json:"config,omitempty"` // the file that was read
 	Receive    string      `json:"receive,omitempty"`
-	Metrics    string      `json:"metrics,omitempty"` // URL of /metrics
+	Metrics    string      `json:"metrics,omitempty"`   // URL of /metrics
+	Interface  string      `json:"interface,omitempty"` // of --tun
 	Next       string      `json:"next"`
 }
 
@@ -44,6 +45,11 @@ directory says so. In a grid (grid join), its members may ping, and may connect
 to the ports that the file policy.yaml in the state directory opens to them; it
 is read again when it changes. Members find each other on the local network, too.
 
+With --tun it makes a network interface with this computer's addresses in the
+grid, so that programs that know nothing of grid reach members, through a packet
+filter with the ports of policy.yaml. What it changes in the system is undone when
+it ends; if it was killed, by the next grid up, or by grid down.
+
 Settings come from the file config.yaml in the state directory, or --config, and
 flags come before it. grid config example prints one with every key explained;
 --check says what is wrong with one, and where. A SIGHUP, or grid reload, reads
@@ -52,6 +58,7 @@ it again.
 It prints the peer ID, and ends at an interrupt, SIGTERM or grid down.`,
 		Example: `grid up --allow PEERID
 grid up --allow-file peers.txt --receive /srv/inbox
+grid up --tun
 grid up --config grid.yaml --check`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -138,6 +145,9 @@ func (a *agent) announce() error {
 	fmt.Fprintf(w, "peer ID     %s\n", doc.PeerID)
 	if doc.Name != "" {
 		fmt.Fprintf(w, "name        %s\n", doc.Name)
+	}
+	if doc.Interface != "" {
+		fmt.Fprintf(w, "interface   %s\n", doc.Interface)
 	}
 	_, err = fmt.Fprintf(w, "rendezvous  %s\n", orText(doc.Rendezvous, "none: members are found on the local network"))
 	if doc.Name != "" {

@@ -29,7 +29,9 @@ trip apart. A file of random bytes goes from one home to the other, first with
 NATs that let a direct path through, then with NATs that do not.
 
 As root on Linux this happens in network namespaces, with the programs
-rendezvous and grid that lie beside this one. Otherwise it happens in the
+rendezvous and grid that lie beside this one; then three computers become a grid,
+and a web server in one home is reached from the other by name: through a SOCKS
+proxy, a forwarded port, and a network interface. Otherwise it happens in the
 simulator. The last line begins with "demo: ok".`,
 		Example: `netsim demo
 netsim demo --bytes 268435456`,
@@ -102,11 +104,12 @@ type demoRow struct {
 
 // demoDocument is "instantgrid/demo/1".
 type demoDocument struct {
-	OK      bool      `json:"ok"`
-	Backend backend   `json:"backend"`
-	Note    string    `json:"note,omitempty"` // why not the kernel
-	Rows    []demoRow `json:"rows"`
-	Failure string    `json:"failure,omitempty"`
+	OK      bool        `json:"ok"`
+	Backend backend     `json:"backend"`
+	Note    string      `json:"note,omitempty"` // why not the kernel
+	Rows    []demoRow   `json:"rows"`
+	Story   []storyStep `json:"story,omitempty"` // in the kernel only
+	Failure string      `json:"failure,omitempty"`
 }
 
 // A demoRunner carries one part out: it sends the file dir/source and has it
@@ -162,21 +165,33 @@ func runDemo(cmd *cobra.Command, f demoFlags) error {
 	default:
 		say("demo: in the simulator, in virtual time")
 	}
+	fail := func(err error) error {
+		if stopped := interrupted(cmd); stopped != nil {
+			err = stopped
+		}
+		d.Failure = err.Error()
+		if cli.JSON(cmd) {
+			cli.PrintJSON(cmd, "demo", d)
+		}
+		return err
+	}
 	line := newProgressLine(cmd.ErrOrStderr())
 	for i, p := range parts {
 		row, err := p.run(cmd.Context(), run, filepath.Join(dir, fmt.Sprint(i)), say, line)
 		line.Close()
 		if err != nil {
-			if stopped := interrupted(cmd); stopped != nil {
-				err = stopped
-			}
-			d.Failure = err.Error()
-			if cli.JSON(cmd) {
-				cli.PrintJSON(cmd, "demo", d)
-			}
-			return err
+			return fail(err)
 		}
 		d.Rows = append(d.Rows, row)
+	}
+	if b == namespaces {
+		programs, err := findPrograms()
+		if err == nil {
+			d.Story, err = programs.tellStory(cmd.Context(), filepath.Join(dir, "story"), say)
+		}
+		if err != nil {
+			return fail(err)
+		}
 	}
 	d.OK = true
 	if cli.JSON(cmd) {

@@ -51,6 +51,7 @@ const (
 // rendezvousDocument is what the demo reads of "instantgrid/rendezvous/1".
 type rendezvousDocument struct {
 	Address string `json:"address"`
+	Claim   string `json:"claim"`
 }
 
 // gridDocument is what the demo reads of "instantgrid/send/1" and

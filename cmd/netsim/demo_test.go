@@ -74,6 +74,15 @@ func TestDemoWithPrograms(t *testing.T) {
 		t.Errorf("second part: %+v", relayed)
 	}
 	nothingIn(t, temp)
+	var pages []string
+	for _, s := range d.Story {
+		if s.Output == greeting+"\n" {
+			pages = append(pages, s.Command)
+		}
+	}
+	if len(pages) != 3 || !strings.Contains(pages[0], "SOCKS") || !strings.Contains(pages[1], "forwarded") || !strings.Contains(pages[2], "interface") {
+		t.Errorf("bob's page came by %q", pages)
+	}
 
 	// Interrupted in mid-transfer, it says so and leaves nothing behind.
 	cmd = demo("--bytes", "1000000000")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -57,6 +58,18 @@ func verb(args []string) string {
 	return args[0]
 }
 
+// end interrupts the process and waits for its end, which undoes what it has
+// changed on the computer.
+func (p *program) end() {
+	p.cmd.Process.Signal(os.Interrupt)
+	done := time.AfterFunc(endTime, func() { p.cmd.Process.Kill() })
+	defer done.Stop()
+	p.cmd.Wait()
+}
+
+// endTime is how long a program that is interrupted may take.
+const endTime = 8 * time.Second
+
 // stop kills the process. It may have ended already.
 func (p *program) stop() {
 	p.cmd.Process.Kill()
@@ -65,7 +78,7 @@ func (p *program) stop() {
 
 // A document is one line that a program printed.
 type document interface {
-	rendezvousDocument | gridDocument
+	rendezvousDocument | gridDocument | upDocument | webDocument
 }
 
 // next returns the next document that p prints. The error is io.EOF when the

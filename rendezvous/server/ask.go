@@ -9,6 +9,7 @@ import (
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/rendezvous/membership"
+	"github.com/instantgrid/instantgrid/rendezvous/relay"
 )
 
 const (
@@ -36,30 +37,33 @@ type askCounters struct {
 	underWay      atomic.Int64 // bytes
 }
 
-// An asking is what one session's questions need.
+// An asking is what one session asks the ledger, on the session's reader: an
+// agent has one question at a time before it.
 type asking struct {
+	server    *Server
+	agent     *relay.Agent
 	collector protocol.Collector
 	limiter   *rate.Limiter
 	asked     int
 }
 
-func newAsking() asking { return asking{limiter: rate.NewLimiter(asksPerSecond, asksBurst)} }
+func newAsking(s *Server, a *relay.Agent) *asking {
+	return &asking{server: s, agent: a, limiter: rate.NewLimiter(asksPerSecond, asksBurst)}
+}
 
-// stopAsking gives back what a session still held.
-func (s *Server) stopAsking(q *asking) { s.asks.underWay.Add(-int64(q.collector.Size())) }
+// Stop gives back what the session still held.
+func (q *asking) Stop() { q.server.asks.underWay.Add(-int64(q.collector.Size())) }
 
-// ask takes one part of a question, and answers it after its last. It runs on
-// the session's reader, so that an agent has one question at a time before the
-// ledger. The error ends the session.
-func (s *Server) ask(ctx context.Context, a *agent, q *asking, m protocol.Ask) error {
-	s.mu.Lock()
-	role, gone := a.role, a.gone
-	s.mu.Unlock()
-	if gone {
+// Ask takes one part of a question, and answers it after its last. The error
+// ends the session.
+func (q *asking) Ask(ctx context.Context, m protocol.Ask) error {
+	s := q.server
+	standing := s.relay.Standing(q.agent)
+	if standing == relay.Gone {
 		return nil
 	}
 	limit := membership.MaxSmallRequest
-	if role == roleMember {
+	if standing == relay.Member {
 		limit = membership.MaxRequest
 	}
 	before := q.collector.Size()
@@ -69,47 +73,42 @@ func (s *Server) ask(ctx context.Context, a *agent, q *asking, m protocol.Ask) e
 	case err != nil:
 		return err
 	case !done && held > maxUnderWay:
-		s.asks.refused.Add(1)
-		return s.endBusy(a)
+		q.busy()
+		return nil
 	case !done:
 		return nil
 	}
 	q.asked++
 	var answer []byte
-	if role == roleStranger && q.asked > strangerAsks || !q.limiter.Allow() {
+	if standing == relay.Stranger && q.asked > strangerAsks || !q.limiter.Allow() {
 		s.asks.refused.Add(1)
 		answer = membership.AppendFailure(nil, &membership.Error{Problem: membership.TooMany, What: "the rendezvous", Detail: "too many questions; try again in a moment"})
 	} else {
 		s.asks.done.Add(1)
-		answer = s.ledger.Answer(ctx, time.Now(), a.peer, whole)
+		answer = s.ledger.Answer(ctx, time.Now(), q.agent.Peer(), whole)
 	}
-	if !s.drained(ctx, a) {
-		s.asks.refused.Add(1)
-		return s.endBusy(a)
+	if !q.drained(ctx) {
+		q.busy()
+		return nil
 	}
-	s.mu.Lock()
-	s.table.promote(time.Now(), a) // it may have joined
+	var parts []protocol.Message
 	for _, part := range protocol.Answers(m.Request, answer) {
-		s.table.send(a, part)
+		parts = append(parts, part)
 	}
-	s.unlock()
+	s.relay.Answer(q.agent, parts) // which may have joined
 	return nil
 }
 
-func (s *Server) endBusy(a *agent) error {
-	s.mu.Lock()
-	s.table.end(time.Now(), a, protocol.ReasonBusy)
-	s.unlock()
-	return nil
+// busy ends the session of an agent that asks for more than there is room for.
+func (q *asking) busy() {
+	q.server.asks.refused.Add(1)
+	q.server.relay.EndBusy(q.agent)
 }
 
 // drained waits until the agent has read most of what was sent to it.
-func (s *Server) drained(ctx context.Context, a *agent) bool {
+func (q *asking) drained(ctx context.Context) bool {
 	for end := time.Now().Add(drainTime); ; {
-		s.mu.Lock()
-		room := len(a.outbox) <= outboxRoom
-		s.mu.Unlock()
-		if room {
+		if q.server.relay.Waiting(q.agent) <= outboxRoom {
 			return true
 		}
 		if time.Now().After(end) || ctx.Err() != nil {

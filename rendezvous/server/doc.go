@@ -9,11 +9,7 @@
 // Relay targets are peer IDs, never addresses. Everything is soft state, which
 // agents rebuild by registering again.
 //
-// One mutex guards the [Server]'s table of registrations and channels, which
-// is a plain state machine: methods that take now run under it, append to the
-// outboxes of agents and never block. A session costs two goroutines, one that
-// reads its control stream and one that reads its datagrams; a third writes
-// while there is something to write.
+// Registrations and channels are those of package relay, below it.
 //
 // Membership certificates, names and TURN are not handled here. The protocol
 // is docs/rendezvous-protocol.md; STUN is RFC 8489.

@@ -3,9 +3,6 @@ package server
 import (
 	"encoding/json"
 	"net/http"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -13,15 +10,13 @@ import (
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/rendezvous/ledger"
-	"github.com/instantgrid/instantgrid/ri2n"
+	"github.com/instantgrid/instantgrid/rendezvous/relay"
 	"github.com/instantgrid/instantgrid/ri2n/metrics"
 )
 
 // A snapshot is what metrics and health show of one moment.
 type snapshot struct {
-	counters
-	sessions, registered, channels, held     int
-	members, openDeposits, strangers         int
+	relay.Snapshot
 	strangersRefused, stunReceived, stunSent uint64
 	stun                                     [stunVerdicts]uint64
 	asks, asksRefused                        uint64
@@ -30,17 +25,7 @@ type snapshot struct {
 }
 
 func (s *Server) snapshot() snapshot {
-	var v snapshot
-	s.mu.Lock()
-	v.counters = s.table.counters
-	v.sessions = len(s.table.agents)
-	v.registered = len(s.table.peers)
-	v.channels = len(s.table.channels)
-	for a := range s.table.agents {
-		v.held += a.hold.Len()
-	}
-	s.mu.Unlock()
-	v.members, v.openDeposits, v.strangers = s.admission.counts()
+	v := snapshot{Snapshot: s.relay.Snapshot()}
 	v.strangersRefused = s.strangersRefused.Load()
 	v.stunReceived = s.stunReceived.Load()
 	v.stunSent = s.stunSent.Load()
@@ -94,38 +79,38 @@ func byReason(of func(*snapshot) *[256]uint64) func(*snapshot, func(string, uint
 }
 
 var serverMetrics = []metric{
-	gauge("sessions", "Sessions of agents, guests and strangers.", func(v *snapshot) int { return v.sessions }),
-	gauge("registrations", "Peers that can be found now.", func(v *snapshot) int { return v.registered }),
-	gauge("channels", "Open relay channels.", func(v *snapshot) int { return v.channels }),
-	gauge("held_datagrams", "Datagrams that wait for their channel to open.", func(v *snapshot) int { return v.held }),
-	gauge("members", "Peer IDs on the list of members.", func(v *snapshot) int { return v.members }),
-	gauge("deposits", "Deposits of tokens that are remembered.", func(v *snapshot) int { return v.openDeposits }),
-	gauge("strangers", "Places taken by peers that may show a token.", func(v *snapshot) int { return v.strangers }),
-	counter("registrations_total", "New registrations.", func(v *snapshot) uint64 { return v.registrations }),
-	counter("refreshes_total", "Refreshed registrations.", func(v *snapshot) uint64 { return v.refreshes }),
-	counter("expired_total", "Sessions ended for silence.", func(v *snapshot) uint64 { return v.expired }),
+	gauge("sessions", "Sessions of agents, guests and strangers.", func(v *snapshot) int { return v.Sessions }),
+	gauge("registrations", "Peers that can be found now.", func(v *snapshot) int { return v.Registered }),
+	gauge("channels", "Open relay channels.", func(v *snapshot) int { return v.Channels }),
+	gauge("held_datagrams", "Datagrams that wait for their channel to open.", func(v *snapshot) int { return v.Held }),
+	gauge("members", "Peer IDs on the list of members.", func(v *snapshot) int { return v.Members }),
+	gauge("deposits", "Deposits of tokens that are remembered.", func(v *snapshot) int { return v.OpenDeposits }),
+	gauge("strangers", "Places taken by peers that may show a token.", func(v *snapshot) int { return v.Strangers }),
+	counter("registrations_total", "New registrations.", func(v *snapshot) uint64 { return v.Registrations }),
+	counter("refreshes_total", "Refreshed registrations.", func(v *snapshot) uint64 { return v.Refreshes }),
+	counter("expired_total", "Sessions ended for silence.", func(v *snapshot) uint64 { return v.Expired }),
 	counter("strangers_refused_total", "Peers refused before any state was made for them.", func(v *snapshot) uint64 { return v.strangersRefused }),
-	counter("strangers_above_prefix_limit_total", "Strangers ended for the number of others in their prefix.", func(v *snapshot) uint64 { return v.prefixRefused }),
-	counter("registrations_refused_total", "Registrations above a limit.", func(v *snapshot) uint64 { return v.handshakesRefused }),
-	counter("channels_opened_total", "Relay channels opened.", func(v *snapshot) uint64 { return v.channelsOpened }),
-	labelled("channels_refused_total", "Relay channels refused.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.channelsRefused })),
-	labelled("channels_closed_total", "Relay channels closed.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.channelsClosed })),
-	labelled("sessions_closed_total", "Sessions closed by the server.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.sessionsClosed })),
-	counter("relayed_datagrams_total", "Datagrams relayed.", func(v *snapshot) uint64 { return v.relayedDatagrams }),
-	counter("relayed_bytes_total", "Bytes of relayed packets.", func(v *snapshot) uint64 { return v.relayedBytes }),
-	counter("guest_bytes_total", "Bytes relayed on the allowance of guests.", func(v *snapshot) uint64 { return v.guestBytes }),
+	counter("strangers_above_prefix_limit_total", "Strangers ended for the number of others in their prefix.", func(v *snapshot) uint64 { return v.PrefixRefused }),
+	counter("registrations_refused_total", "Registrations above a limit.", func(v *snapshot) uint64 { return v.HandshakesRefused }),
+	counter("channels_opened_total", "Relay channels opened.", func(v *snapshot) uint64 { return v.ChannelsOpened }),
+	labelled("channels_refused_total", "Relay channels refused.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.ChannelsRefused })),
+	labelled("channels_closed_total", "Relay channels closed.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.ChannelsClosed })),
+	labelled("sessions_closed_total", "Sessions closed by the server.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.SessionsClosed })),
+	counter("relayed_datagrams_total", "Datagrams relayed.", func(v *snapshot) uint64 { return v.RelayedDatagrams }),
+	counter("relayed_bytes_total", "Bytes of relayed packets.", func(v *snapshot) uint64 { return v.RelayedBytes }),
+	counter("guest_bytes_total", "Bytes relayed on the allowance of guests.", func(v *snapshot) uint64 { return v.GuestBytes }),
 	labelled("datagrams_dropped_total", "Datagrams that went no further.", "reason", func(v *snapshot, emit func(string, uint64)) {
-		for i, n := range v.datagramsDropped {
-			emit(dropReasonNames[i], n)
+		for i, n := range v.DatagramsDropped {
+			emit(relay.DropReason(i).String(), n)
 		}
 	}),
 	labelled("deposits_total", "Deposits asked for.", "result", func(v *snapshot, emit func(string, uint64)) {
-		emit("ok", v.deposits)
-		emit("refused", v.depositsRefused)
+		emit("ok", v.Deposits)
+		emit("refused", v.DepositsRefused)
 	}),
 	labelled("admissions_total", "Keys of tokens shown.", "result", func(v *snapshot, emit func(string, uint64)) {
-		emit("ok", v.admits)
-		emit("refused", v.admitsRefused)
+		emit("ok", v.Admits)
+		emit("refused", v.AdmitsRefused)
 	}),
 	gauge("grids", "Grids that the ledger keeps.", func(v *snapshot) int { return v.grids }),
 	gauge("grid_members", "Peers that are members of any grid.", func(v *snapshot) int { return v.gridMembers }),
@@ -170,41 +155,10 @@ func (s *Server) Collect(out chan<- prometheus.Metric) {
 }
 
 // PeerUse is what one peer has used of the relay while it was here.
-type PeerUse struct {
-	Peer      ri2n.PeerID `json:"peer"`
-	Role      string      `json:"role"` // member or guest
-	Observed  string      `json:"observed"`
-	Since     time.Time   `json:"since"`
-	Channels  int         `json:"channels"`
-	Bytes     uint64      `json:"bytes"`     // sent by the peer and relayed
-	Datagrams uint64      `json:"datagrams"` // likewise
-	Dropped   uint64      `json:"dropped"`   // sent by the peer and not relayed
-}
+type PeerUse = relay.PeerUse
 
 // Peers returns what registered peers use, sorted by peer ID.
-func (s *Server) Peers() []PeerUse {
-	s.mu.Lock()
-	list := make([]PeerUse, 0, len(s.table.peers))
-	for _, a := range s.table.peers {
-		role := "member"
-		if a.role == roleGuest {
-			role = "guest"
-		}
-		list = append(list, PeerUse{
-			Peer:      a.peer,
-			Role:      role,
-			Observed:  a.remote.String(),
-			Since:     a.since,
-			Channels:  len(a.ends),
-			Bytes:     a.account.bytes,
-			Datagrams: a.account.datagrams,
-			Dropped:   a.account.dropped,
-		})
-	}
-	s.mu.Unlock()
-	slices.SortFunc(list, func(a, b PeerUse) int { return strings.Compare(a.Peer.String(), b.Peer.String()) })
-	return list
-}
+func (s *Server) Peers() []PeerUse { return s.relay.Peers() }
 
 // Handler serves /metrics, /healthz and /peers. It asks for no login: listen
 // where only operators reach it.
@@ -215,11 +169,8 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		v := s.snapshot()
-		s.mu.Lock()
-		closing := s.closing
-		s.mu.Unlock()
 		status := "ok"
-		if closing {
+		if v.Closing {
 			status = "stopping"
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -227,8 +178,8 @@ func (s *Server) Handler() http.Handler {
 		writeJSON(w, map[string]any{
 			"schema":        "instantgrid/health/1",
 			"status":        status,
-			"registrations": v.registered,
-			"channels":      v.channels,
+			"registrations": v.Registered,
+			"channels":      v.Channels,
 		})
 	})
 	mux.HandleFunc("GET /peers", func(w http.ResponseWriter, _ *http.Request) {

@@ -12,8 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/rendezvous/ledger"
+	"github.com/instantgrid/instantgrid/rendezvous/relay"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -59,7 +59,7 @@ type Config struct {
 type Server struct {
 	log       *slog.Logger
 	endpoint  *ri2n.Endpoint
-	admission *admission
+	relay     *relay.Relay
 	ledger    *ledger.Ledger // nil: none
 	asks      askCounters
 	responder *responder
@@ -74,11 +74,22 @@ type Server struct {
 	stun             [stunVerdicts]atomic.Uint64
 	stunReceived     atomic.Uint64 // bytes
 	stunSent         atomic.Uint64
-
-	mu      sync.Mutex // guards what follows
-	table   *table
-	closing bool
 }
+
+// Limits bound what agents may hold. Zero fields take the default.
+type Limits = relay.Limits
+
+// A Mode says whom the server serves besides the guests of deposited tokens.
+type Mode = relay.Mode
+
+const (
+	Members = relay.Members // Config.Members and SetMembers, and the members of the ledger's grids
+	Open    = relay.Open    // everybody
+	Key     = relay.Key     // the members of the ledger's grids alone
+)
+
+// ParseMode decodes the command line's word.
+func ParseMode(s string) (Mode, error) { return relay.ParseMode(s) }
 
 // New starts a server.
 func New(cfg Config) (*Server, error) {
@@ -100,7 +111,7 @@ func New(cfg Config) (*Server, error) {
 		Authorize:   s.authorize,
 		Logger:      cfg.Logger,
 		Rand:        cfg.Rand,
-		MaxSessions: s.table.limits.Registrations + maxStrangers,
+		MaxSessions: s.relay.MaxSessions(),
 	})
 	if err != nil {
 		closeAll()
@@ -129,7 +140,7 @@ func New(cfg Config) (*Server, error) {
 		s.running.Go(func() { s.answer(pc) })
 	}
 	s.running.Go(func() { s.accept(ctx) })
-	s.running.Go(func() { s.tick(ctx) })
+	s.running.Go(func() { s.relay.Run(ctx) })
 	if cfg.Ledger != nil && cfg.LedgerShared {
 		s.running.Go(func() { s.refreshLedger(ctx) })
 	}
@@ -147,11 +158,19 @@ func newServer(cfg Config) *Server {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	limits := cfg.Limits.withDefaults()
-	s.admission = newAdmission(cfg.Mode, limits.GuestRate, limits.GuestQuota)
-	s.admission.setMembers(cfg.Members)
-	s.admission.ledger, s.ledger = cfg.Ledger, cfg.Ledger
-	s.table = newTable(cfg.Limits, s.admission, [2]uint16{portOf(cfg.Listen), portOf(cfg.Alternate)})
+	s.ledger = cfg.Ledger
+	r := relay.Config{
+		Mode:      cfg.Mode,
+		Limits:    cfg.Limits,
+		STUNPorts: [2]uint16{portOf(cfg.Listen), portOf(cfg.Alternate)},
+		Logger:    cfg.Logger,
+	}
+	if cfg.Ledger != nil {
+		r.Ledger = cfg.Ledger
+		r.NewAsker = func(a *relay.Agent) relay.Asker { return newAsking(s, a) }
+	}
+	s.relay = relay.New(r)
+	s.relay.SetMembers(cfg.Members)
 	return s
 }
 
@@ -187,7 +206,7 @@ func (s *Server) PeerID() ri2n.PeerID { return s.endpoint.PeerID() }
 
 // SetMembers replaces the list of members. Sessions of those who are no longer
 // on it end within a second or so.
-func (s *Server) SetMembers(members []ri2n.PeerID) { s.admission.setMembers(members) }
+func (s *Server) SetMembers(members []ri2n.PeerID) { s.relay.SetMembers(members) }
 
 // closeTime is how long Close waits for its agents to be told.
 const closeTime = time.Second
@@ -197,44 +216,18 @@ const closeTime = time.Second
 // twice.
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
-		s.mu.Lock()
-		s.closing = true
-		now := time.Now()
-		ending := make([]session, 0, len(s.table.agents))
-		for a := range s.table.agents {
-			s.table.end(now, a, protocol.ReasonShutdown)
-			ending = append(ending, a.session)
-		}
-		s.unlock()
-		patience := time.NewTimer(closeTime)
-		defer patience.Stop()
-		for _, sess := range ending {
-			select {
-			case <-sess.Done():
-			case <-patience.C:
-				patience.Reset(0) // for all the others too
-			}
-		}
+		s.relay.Shutdown(closeTime)
 		s.stop()
 		s.endpoint.Close()
 		for _, pc := range s.alternate {
 			pc.Close()
 		}
 		s.running.Wait()
+		s.relay.Wait()
 		close(s.closed)
 	})
 	<-s.closed
 	return nil
-}
-
-// unlock releases the mutex and has written what the table wants written.
-func (s *Server) unlock() {
-	woken := s.table.woken
-	s.table.woken = nil
-	s.mu.Unlock()
-	for _, a := range woken {
-		s.running.Go(func() { s.write(a) })
-	}
 }
 
 // errRefused reports a peer that is not served. What the peer sees of it is
@@ -244,7 +237,7 @@ var errRefused = errors.New("server: peer is neither member nor guest")
 // authorize decides on a handshake worker, before there is any session.
 func (s *Server) authorize(peer ri2n.PeerID) error {
 	now := time.Now()
-	if s.admission.authorize(now, peer) != roleRefused {
+	if s.relay.Authorize(now, peer) {
 		return nil
 	}
 	s.strangersRefused.Add(1)
@@ -285,7 +278,7 @@ func (s *Server) accept(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		s.running.Go(func() { s.serve(ctx, overRI2N{session}) })
+		s.running.Go(func() { s.relay.Serve(ctx, relay.OverRI2N(session)) })
 	}
 }
 
@@ -314,43 +307,4 @@ func (s *Server) answer(pc net.PacketConn) {
 			}
 		}
 	}
-}
-
-// tick does each second what no event brings about.
-func (s *Server) tick(ctx context.Context) {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	var watched []*agent
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		// Sessions are asked for their sizes outside of the lock, which their
-		// own locks are not below.
-		watched = watched[:0]
-		s.mu.Lock()
-		for a := range s.table.agents {
-			if len(a.ends) > 0 {
-				watched = append(watched, a)
-			}
-		}
-		s.unlock()
-		for _, a := range watched {
-			s.measure(a)
-		}
-		clear(watched)
-		s.mu.Lock()
-		s.table.expire(time.Now())
-		s.unlock()
-	}
-}
-
-// measure tells the table how large the datagrams of a may be now.
-func (s *Server) measure(a *agent) {
-	outer := a.session.MaxDatagramSize()
-	s.mu.Lock()
-	s.table.resize(a, outer)
-	s.unlock()
 }

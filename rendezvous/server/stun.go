@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v4"
+
+	"github.com/instantgrid/instantgrid/rendezvous/relay"
 )
 
 // STUNLimits bound what STUN may cost. Zero fields take the default.
@@ -76,7 +78,7 @@ func (r *responder) answer(now time.Time, source netip.AddrPort, request []byte)
 		}
 	}
 	addr := source.Addr().Unmap().WithZone("")
-	if !r.address.allow(now, hostOf(addr)) || !r.prefix.allow(now, prefixOf(addr)) || !r.total.allow(now, netip.Prefix{}) {
+	if !r.address.allow(now, hostOf(addr)) || !r.prefix.allow(now, relay.PrefixOf(addr)) || !r.total.allow(now, netip.Prefix{}) {
 		return nil, stunLimited
 	}
 	response, err := stun.Build(

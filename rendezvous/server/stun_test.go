@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -195,20 +194,4 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestPrefixes(t *testing.T) {
-	for _, tt := range []struct{ addr, want string }{
-		{"192.0.2.200", "192.0.2.0/24"},
-		{"::ffff:192.0.2.200", "192.0.2.0/24"},
-		{"2001:db8:1:2ff::1", "2001:db8:1:200::/56"},
-		{"fe80::1%eth0", "fe80::/56"},
-	} {
-		if got := fmt.Sprint(prefixOf(netip.MustParseAddr(tt.addr))); got != tt.want {
-			t.Errorf("prefixOf(%s) = %s, want %s", tt.addr, got, tt.want)
-		}
-	}
-	if got := prefixOf(netip.Addr{}); got.IsValid() {
-		t.Errorf("prefixOf(nothing) = %s", got)
-	}
 }

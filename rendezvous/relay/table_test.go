@@ -1,4 +1,4 @@
-package server
+package relay
 
 import (
 	"bytes"
@@ -44,7 +44,7 @@ func from(net, host int) netip.AddrPort {
 }
 
 // join brings a registered agent in.
-func (r *rig) join(fill byte) *agent {
+func (r *rig) join(fill byte) *Agent {
 	r.Helper()
 	a := r.arrive(r.now, peerID(fill), from(int(fill), 1), 1200)
 	r.receive(r.now, a, protocol.Register{Sequence: 1})
@@ -56,14 +56,14 @@ func (r *rig) join(fill byte) *agent {
 }
 
 // read empties the outbox of a, as a writer would.
-func (r *rig) read(a *agent) []protocol.Message {
+func (r *rig) read(a *Agent) []protocol.Message {
 	m := a.outbox
 	a.outbox, a.writing = nil, false
 	return m
 }
 
 // wants compares what a is told.
-func (r *rig) wants(a *agent, want ...protocol.Message) {
+func (r *rig) wants(a *Agent, want ...protocol.Message) {
 	r.Helper()
 	got := r.read(a)
 	if len(got) == 0 && len(want) == 0 {
@@ -75,13 +75,13 @@ func (r *rig) wants(a *agent, want ...protocol.Message) {
 }
 
 // sends has a send one datagram on channel and reports whether it passed.
-func (r *rig) sends(a *agent, channel uint64, size int) bool {
+func (r *rig) sends(a *Agent, channel uint64, size int) bool {
 	_, ok := r.datagram(r.now, a, protocol.AppendFrame(nil, channel, bytes.Repeat([]byte{0x40}, size)))
 	return ok
 }
 
 // joined opens a channel between two new agents and has both speak.
-func (r *rig) joined() (a, b *agent) {
+func (r *rig) joined() (a, b *Agent) {
 	r.Helper()
 	a, b = r.join(1), r.join(2)
 	r.receive(r.now, a, protocol.Open{Channel: 0, Key: 7, Generation: 1, Target: b.peer})
@@ -113,7 +113,7 @@ func TestOpenAndFirstDatagramsInAnyOrder(t *testing.T) {
 	}
 	r.wants(a, protocol.Opened{Channel: 0, Size: 1199})
 	r.wants(b, protocol.Incoming{Channel: 1, Key: 7, Generation: 1, Source: a.peer, Size: 1199})
-	if got := r.counters.datagramsDropped[dropHoldFull]; got != 2 {
+	if got := r.counters.DatagramsDropped[dropHoldFull]; got != 2 {
 		t.Errorf("dropped for a full hold = %d, want 2", got)
 	}
 }
@@ -129,7 +129,7 @@ func TestHeldDatagramsExpire(t *testing.T) {
 	r.sends(a, 2, 100)
 	r.now = r.now.Add(time.Second)
 	r.expire(r.now)
-	if got := r.counters.datagramsDropped[dropHoldExpired]; got != 1 || a.hold.Len() != 0 {
+	if got := r.counters.DatagramsDropped[dropHoldExpired]; got != 1 || a.hold.Len() != 0 {
 		t.Errorf("expired = %d, still held = %d; want 1, 0", got, a.hold.Len())
 	}
 }
@@ -213,7 +213,7 @@ func TestOldGenerationsAreDropped(t *testing.T) {
 	if !r.sends(a, 2, 100) {
 		t.Error("a stale OPEN closed the channel")
 	}
-	if got := r.counters.datagramsDropped[dropUnknownChannel]; got != 2 {
+	if got := r.counters.DatagramsDropped[dropUnknownChannel]; got != 2 {
 		t.Errorf("dropped = %d, want 2", got)
 	}
 }
@@ -223,28 +223,28 @@ func TestOpenIsRefusedWithItsReason(t *testing.T) {
 		name   string
 		limits Limits
 		target byte
-		before func(r *rig, a *agent)
+		before func(r *rig, a *Agent)
 		want   protocol.Reason
 	}{
 		{"nobody there", Limits{}, 9, nil, protocol.ReasonUnknownPeer},
 		{"to itself", Limits{}, 1, nil, protocol.ReasonUnknownPeer},
-		{"too many of ours", Limits{ChannelsPerPeer: 1}, 2, func(r *rig, a *agent) {
+		{"too many of ours", Limits{ChannelsPerPeer: 1}, 2, func(r *rig, a *Agent) {
 			r.now = r.now.Add(time.Second)
 			r.receive(r.now, a, protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: peerID(2)})
 			r.now = r.now.Add(time.Second)
 		}, protocol.ReasonLimit},
-		{"too many between two", Limits{}, 2, func(r *rig, a *agent) {
+		{"too many between two", Limits{}, 2, func(r *rig, a *Agent) {
 			for i := range uint64(channelsPerPair) {
 				r.receive(r.now, a, protocol.Open{Channel: 2 * i, Key: i, Generation: 1, Target: peerID(2)})
 			}
 		}, protocol.ReasonLimit},
-		{"too many of theirs", Limits{IncomingPerPeer: 1}, 2, func(r *rig, a *agent) {
+		{"too many of theirs", Limits{IncomingPerPeer: 1}, 2, func(r *rig, a *Agent) {
 			r.receive(r.now, r.join(3), protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: peerID(2)})
 		}, protocol.ReasonBusy},
-		{"too many in all", Limits{Channels: 1}, 2, func(r *rig, a *agent) {
+		{"too many in all", Limits{Channels: 1}, 2, func(r *rig, a *Agent) {
 			r.receive(r.now, r.join(3), protocol.Open{Channel: 0, Key: 1, Generation: 1, Target: peerID(4)})
 		}, protocol.ReasonBusy},
-		{"too fast", Limits{ChannelsPerPeer: 2}, 2, func(r *rig, a *agent) {
+		{"too fast", Limits{ChannelsPerPeer: 2}, 2, func(r *rig, a *Agent) {
 			for i := range uint64(2) {
 				r.receive(r.now, a, protocol.Open{Channel: 2 * i, Key: i, Generation: 1, Target: peerID(9)})
 			}
@@ -262,7 +262,7 @@ func TestOpenIsRefusedWithItsReason(t *testing.T) {
 			r.sends(a, 100, 50) // must be forgotten with the refusal
 			r.receive(r.now, a, protocol.Open{Channel: 100, Key: 77, Generation: 1, Target: peerID(tt.target)})
 			r.wants(a, protocol.Refused{Channel: 100, Reason: tt.want})
-			if r.counters.channelsRefused[tt.want] == 0 {
+			if r.counters.ChannelsRefused[tt.want] == 0 {
 				t.Error("the refusal was not counted")
 			}
 			if a.hold.Len() != 0 {
@@ -314,7 +314,7 @@ func TestNewerSessionOfAPeerReplacesTheOlder(t *testing.T) {
 
 func TestRegistrationLimits(t *testing.T) {
 	r := newRig(t, Open, Limits{Registrations: 3, RegistrationsPerPrefix: 2})
-	try := func(fill byte, remote netip.AddrPort) *agent {
+	try := func(fill byte, remote netip.AddrPort) *Agent {
 		a := r.arrive(r.now, peerID(fill), remote, 1200)
 		r.receive(r.now, a, protocol.Register{Sequence: 1})
 		return a
@@ -430,7 +430,7 @@ func TestMembersOnly(t *testing.T) {
 }
 
 // deposited is a members-only table with the member 1, who deposited a token.
-func deposited(t *testing.T, limits Limits) (r *rig, owner *agent, key rendezvous.Key) {
+func deposited(t *testing.T, limits Limits) (r *rig, owner *Agent, key rendezvous.Key) {
 	r = newRig(t, Members, limits)
 	r.admission.setMembers([]ri2n.PeerID{peerID(1), peerID(2)})
 	owner = r.join(1)
@@ -441,7 +441,7 @@ func deposited(t *testing.T, limits Limits) (r *rig, owner *agent, key rendezvou
 }
 
 // stranger comes in as far as an unknown peer can.
-func (r *rig) stranger(fill byte) *agent {
+func (r *rig) stranger(fill byte) *Agent {
 	r.Helper()
 	if got := r.admission.authorize(r.now, peerID(fill)); got != roleStranger {
 		r.Fatalf("authorize(%d) = %v, want roleStranger", fill, got)
@@ -705,7 +705,7 @@ func TestMalformedDatagramsAreCountedAndNothingElse(t *testing.T) {
 			t.Errorf("%x passed", b)
 		}
 	}
-	if got := r.counters.datagramsDropped[dropMalformed]; got != 5 || a.gone {
+	if got := r.counters.DatagramsDropped[dropMalformed]; got != 5 || a.gone {
 		t.Errorf("malformed = %d, gone = %v; want 5, false", got, a.gone)
 	}
 }
@@ -717,7 +717,7 @@ func FuzzTable(f *testing.F) {
 	f.Fuzz(func(t *testing.T, script []byte) {
 		limits := Limits{ChannelsPerPeer: 3, IncomingPerPeer: 4, Channels: 6, Registrations: 4}
 		r := newRig(t, Open, limits)
-		var agents [4]*agent
+		var agents [4]*Agent
 		for i, op := range script {
 			n := int(op & 3)
 			a := agents[n]
@@ -796,22 +796,4 @@ func (r *rig) check() error {
 		return fmt.Errorf("prefixes count %d registrations of %d", registered, len(r.peers))
 	}
 	return nil
-}
-
-func TestRefusalsDoNotFillTheLog(t *testing.T) {
-	var l refusalLog
-	lines := 0
-	for i := range 100_000 { // ten seconds of 10,000 strangers a second
-		id := peerID(1)
-		id[0], id[1] = byte(i), byte(i>>8)
-		if l.due(t0.Add(time.Duration(i)*100*time.Microsecond), id) {
-			lines++
-		}
-	}
-	if lines > 11 || len(l.said) > maxSaid {
-		t.Errorf("%d lines in 10 s, %d peers remembered", lines, len(l.said))
-	}
-	if !l.due(t0.Add(time.Hour), peerID(9)) || l.due(t0.Add(time.Hour+30*time.Second), peerID(9)) {
-		t.Error("a peer is not logged once a minute")
-	}
 }

@@ -1,4 +1,4 @@
-package server
+package relay
 
 import (
 	"crypto/sha256"
@@ -9,7 +9,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
-	"github.com/instantgrid/instantgrid/rendezvous/ledger"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -20,7 +19,16 @@ const (
 	Members Mode = iota // Config.Members and SetMembers, and the members of the ledger's grids
 	Open                // everybody
 	Key                 // the members of the ledger's grids alone
+	Chosen              // everybody that Serve is given, and no guests
 )
+
+// A Ledger knows the members of grids (package rendezvous/ledger).
+type Ledger interface {
+	// IsMember reports whether peer is a member of any grid at now.
+	IsMember(now time.Time, peer ri2n.PeerID) bool
+	// Expects reports whether there is a grid that somebody could join.
+	Expects() bool
+}
 
 // String returns the mode as it is written on the command line.
 func (m Mode) String() string {
@@ -29,6 +37,8 @@ func (m Mode) String() string {
 		return "open"
 	case Key:
 		return "key"
+	case Chosen:
+		return "chosen"
 	}
 	return "members"
 }
@@ -43,7 +53,7 @@ func ParseMode(s string) (Mode, error) {
 	case "key":
 		return Key, nil
 	}
-	return Members, fmt.Errorf("server: admission mode %q is none of members, open and key", s)
+	return Members, fmt.Errorf("relay: admission mode %q is none of members, open and key", s)
 }
 
 // A role is what an agent may do.
@@ -94,9 +104,9 @@ type deposit struct {
 // An admission decides who gets a session. It is safe for concurrent use.
 type admission struct {
 	mode       Mode
-	ledger     *ledger.Ledger // nil: none
-	guestRate  int64          // bytes a second; zero: no limit
-	guestQuota int64          // bytes
+	ledger     Ledger // nil: none
+	guestRate  int64  // bytes a second; zero: no limit
+	guestQuota int64  // bytes
 
 	mu        sync.Mutex
 	members   map[ri2n.PeerID]struct{}
@@ -138,7 +148,7 @@ func (a *admission) roleOf(now time.Time, peer ri2n.PeerID) role {
 }
 
 func (a *admission) roleLocked(now time.Time, peer ri2n.PeerID) role {
-	if a.mode == Open {
+	if a.mode == Open || a.mode == Chosen {
 		return roleMember
 	}
 	if _, ok := a.members[peer]; ok && a.mode == Members {
@@ -193,6 +203,9 @@ func (a *admission) leave(peer ri2n.PeerID) {
 // deposit records what owner wants admitted. An expiry that has passed
 // withdraws it. It returns ReasonNone when done.
 func (a *admission) deposit(now time.Time, owner ri2n.PeerID, digest [sha256.Size]byte, expiry time.Time) protocol.Reason {
+	if a.mode == Chosen {
+		return protocol.ReasonNotAdmitted
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if latest := now.Add(maxDepositLife); expiry.After(latest) {

@@ -1,4 +1,4 @@
-package server
+package relay
 
 import (
 	"net"
@@ -20,6 +20,8 @@ type Limits struct {
 	IncomingPerPeer        int           // opened toward one peer; zero: 256
 	Lifetime               time.Duration // of a registration; zero: 60 s
 	RelayRate              int64         // bytes a second relayed for one peer; zero: no limit
+	TotalRate              int64         // bytes a second relayed in all, in equal shares; zero: no limit
+	RelayQuota             int64         // bytes relayed for one peer in 24 h; zero: no limit
 	GuestRate              int64         // for one guest, both directions; zero: 12.5 MB/s (100 Mbit/s); negative: no limit
 	GuestQuota             int64         // bytes for one guest, both directions; zero: 1 GiB; negative: no limit
 }
@@ -38,7 +40,7 @@ func (l Limits) withDefaults() Limits {
 	if l.Lifetime <= 0 {
 		l.Lifetime = 60 * time.Second
 	}
-	l.RelayRate = max(l.RelayRate, 0)
+	l.RelayRate, l.TotalRate, l.RelayQuota = max(l.RelayRate, 0), max(l.TotalRate, 0), max(l.RelayQuota, 0)
 	switch {
 	case l.GuestRate == 0:
 		l.GuestRate = 100_000_000 / 8
@@ -64,11 +66,11 @@ const (
 	accountMemory    = time.Minute      // a peer cannot refill its allowance by coming back
 )
 
-// A dropReason says why a datagram went no further.
-type dropReason int
+// A DropReason says why a datagram went no further.
+type DropReason int
 
 const (
-	dropMalformed dropReason = iota
+	dropMalformed DropReason = iota
 	dropUnregistered
 	dropUnknownChannel
 	dropHoldFull
@@ -81,51 +83,62 @@ const (
 	dropReasons
 )
 
-var dropReasonNames = [dropReasons]string{
+// DropReasons is how many reasons there are.
+const DropReasons = int(dropReasons)
+
+var dropReasonNames = [DropReasons]string{
 	"malformed", "unregistered", "unknown-channel", "hold-full", "hold-expired",
 	"no-consent", "rate", "quota", "too-large", "queue",
 }
 
-// counters count for ever.
-type counters struct {
-	registrations     uint64 // new ones, not refreshes
-	refreshes         uint64
-	expired           uint64
-	channelsOpened    uint64
-	channelsRefused   [256]uint64 // by reason
-	channelsClosed    [256]uint64 // by reason
-	sessionsClosed    [256]uint64 // by us, by reason
-	relayedDatagrams  uint64
-	relayedBytes      uint64
-	guestBytes        uint64
-	deposits, admits  uint64
-	depositsRefused   uint64
-	admitsRefused     uint64
-	datagramsDropped  [dropReasons]uint64
-	prefixRefused     uint64 // strangers above the bound of their prefix
-	handshakesRefused uint64 // sessions above the limits
+// String returns the reason's word in metrics.
+func (d DropReason) String() string { return dropReasonNames[d] }
+
+// Counters count for ever.
+type Counters struct {
+	Registrations     uint64 // new ones, not Refreshes
+	Refreshes         uint64
+	Expired           uint64
+	ChannelsOpened    uint64
+	ChannelsRefused   [256]uint64 // by reason
+	ChannelsClosed    [256]uint64 // by reason
+	SessionsClosed    [256]uint64 // by us, by reason
+	RelayedDatagrams  uint64
+	RelayedBytes      uint64
+	GuestBytes        uint64
+	Deposits, Admits  uint64
+	DepositsRefused   uint64
+	AdmitsRefused     uint64
+	DatagramsDropped  [DropReasons]uint64
+	PrefixRefused     uint64 // strangers above the bound of their prefix
+	HandshakesRefused uint64 // sessions above the limits
 }
 
 // An account meters one peer, over all its sessions.
 type account struct {
 	limiter          *rate.Limiter // nil: no limit
+	part             *rate.Limiter // its share of the rate of all; nil: no limit
+	offered          int64         // bytes that it sent since the last sharing out
+	day              time.Time     // when the quota began anew
+	spent            int64         // of the quota since then, bytes
 	bytes, datagrams uint64        // relayed for the peer as sender
 	dropped          uint64        // of those it sent
 	agents           int           // sessions that use it
 	unused           time.Time     // since when agents is zero
 }
 
-// An agent is one session. All fields belong to the table, under its owner's
+// An Agent is one session. All fields belong to the table, under its owner's
 // lock, save those of the first group, which never change.
-type agent struct {
+type Agent struct {
 	id      uint64 // its flow at every target, never zero
 	peer    ri2n.PeerID
-	remote  netip.AddrPort
+	remote  netip.AddrPort // where it was seen first: what its limits go by
 	since   time.Time
-	session session // for the server; the table never calls it
+	session Session // for the server; the table never calls it
 
 	role       role
 	registered bool
+	observed   netip.AddrPort // where it was seen last
 	deadline   time.Time // of the registration
 	outer      int       // bytes that a datagram of the session holds
 
@@ -161,7 +174,7 @@ type channel struct {
 // A channelEnd is one side of a channel and its name there.
 type channelEnd struct {
 	channel *channel
-	agent   *agent
+	agent   *Agent
 	number  uint64
 	other   *channelEnd
 	source  bool // the channel was opened from here
@@ -175,23 +188,26 @@ type table struct {
 	stunPorts [2]uint16
 
 	lastID   uint64
-	peers    map[ri2n.PeerID]*agent   // registered
-	agents   map[*agent]struct{}      // all sessions
+	peers    map[ri2n.PeerID]*Agent   // registered
+	agents   map[*Agent]struct{}      // all sessions
 	prefixes map[netip.Prefix]int     // registrations
 	strange  map[netip.Prefix]int     // strangers
 	accounts map[ri2n.PeerID]*account // of agents, and of those who were here lately
 	channels map[*channel]struct{}
-	woken    []*agent // have something to write and no writer
-	counters counters
+	share    float64   // bytes a second for each sender, of the rate of all
+	shared   time.Time // when it was worked out
+	woken    []*Agent  // have something to write and no writer
+	counters Counters
 }
 
 func newTable(limits Limits, adm *admission, stunPorts [2]uint16) *table {
 	return &table{
 		limits:    limits.withDefaults(),
+		share:     float64(limits.TotalRate),
 		admission: adm,
 		stunPorts: stunPorts,
-		peers:     make(map[ri2n.PeerID]*agent),
-		agents:    make(map[*agent]struct{}),
+		peers:     make(map[ri2n.PeerID]*Agent),
+		agents:    make(map[*Agent]struct{}),
 		prefixes:  make(map[netip.Prefix]int),
 		strange:   make(map[netip.Prefix]int),
 		accounts:  make(map[ri2n.PeerID]*account),
@@ -200,12 +216,13 @@ func newTable(limits Limits, adm *admission, stunPorts [2]uint16) *table {
 }
 
 // arrive takes in a new session. The agent may be gone at once, with a reason.
-func (t *table) arrive(now time.Time, peer ri2n.PeerID, remote netip.AddrPort, outer int) *agent {
+func (t *table) arrive(now time.Time, peer ri2n.PeerID, remote netip.AddrPort, outer int) *Agent {
 	t.lastID++
-	a := &agent{
+	a := &Agent{
 		id:           t.lastID,
 		peer:         peer,
 		remote:       remote,
+		observed:     remote,
 		since:        now,
 		outer:        outer,
 		role:         t.admission.roleOf(now, peer),
@@ -217,17 +234,17 @@ func (t *table) arrive(now time.Time, peer ri2n.PeerID, remote netip.AddrPort, o
 		return a
 	}
 	a.role = roleStranger
-	prefix := prefixOf(remote.Addr())
+	prefix := PrefixOf(remote.Addr())
 	t.strange[prefix]++
 	if t.strange[prefix] > maxStrangersPerPrefix {
-		t.counters.prefixRefused++
+		t.counters.PrefixRefused++
 		t.end(now, a, protocol.ReasonBusy)
 	}
 	return a
 }
 
 // leave forgets a session that has ended.
-func (t *table) leave(now time.Time, a *agent) {
+func (t *table) leave(now time.Time, a *Agent) {
 	if _, here := t.agents[a]; !here {
 		return
 	}
@@ -240,8 +257,8 @@ func (t *table) leave(now time.Time, a *agent) {
 }
 
 // notStrange gives the stranger's places back.
-func (t *table) notStrange(a *agent) {
-	prefix := prefixOf(a.remote.Addr())
+func (t *table) notStrange(a *Agent) {
+	prefix := PrefixOf(a.remote.Addr())
 	if t.strange[prefix]--; t.strange[prefix] <= 0 {
 		delete(t.strange, prefix)
 	}
@@ -249,18 +266,18 @@ func (t *table) notStrange(a *agent) {
 }
 
 // end closes a session of ours: what waits in its outbox leaves first.
-func (t *table) end(now time.Time, a *agent, reason protocol.Reason) {
+func (t *table) end(now time.Time, a *Agent, reason protocol.Reason) {
 	if a.gone {
 		return
 	}
 	t.unregister(now, a, reason)
 	a.gone, a.reason = true, reason
-	t.counters.sessionsClosed[reason]++
+	t.counters.SessionsClosed[reason]++
 	t.wake(a)
 }
 
 // send queues m for a. It never blocks.
-func (t *table) send(a *agent, m protocol.Message) {
+func (t *table) send(a *Agent, m protocol.Message) {
 	if a.gone {
 		return
 	}
@@ -269,7 +286,7 @@ func (t *table) send(a *agent, m protocol.Message) {
 		// agent that reads nothing is given up as a whole.
 		a.gone, a.reason = true, protocol.ReasonBusy
 		a.outbox = nil
-		t.counters.sessionsClosed[protocol.ReasonBusy]++
+		t.counters.SessionsClosed[protocol.ReasonBusy]++
 		t.unregister(a.deadline, a, protocol.ReasonPeerGone)
 		t.wake(a)
 		return
@@ -278,7 +295,7 @@ func (t *table) send(a *agent, m protocol.Message) {
 	t.wake(a)
 }
 
-func (t *table) wake(a *agent) {
+func (t *table) wake(a *Agent) {
 	if !a.writing {
 		a.writing = true
 		t.woken = append(t.woken, a)
@@ -287,7 +304,7 @@ func (t *table) wake(a *agent) {
 
 // A relayed packet leaves toward an agent under a number of its session.
 type relayed struct {
-	to     *agent
+	to     *Agent
 	number uint64
 	flow   uint64 // the sender's id: a target's session is shared fairly by senders
 	packet []byte
@@ -295,7 +312,7 @@ type relayed struct {
 
 // receive handles one message from a. What it returns are datagrams that were
 // held and may now pass. An agent that breaks the protocol is gone afterwards.
-func (t *table) receive(now time.Time, a *agent, m protocol.Message) []relayed {
+func (t *table) receive(now time.Time, a *Agent, m protocol.Message) []relayed {
 	if a.gone {
 		return nil
 	}
@@ -320,19 +337,19 @@ func (t *table) receive(now time.Time, a *agent, m protocol.Message) []relayed {
 }
 
 // violation ends a session that broke the protocol, and that session alone.
-func (t *table) violation(now time.Time, a *agent, text string) {
+func (t *table) violation(now time.Time, a *Agent, text string) {
 	t.send(a, protocol.Error{Reason: protocol.ReasonProtocol, Text: text})
 	t.end(now, a, protocol.ReasonProtocol)
 }
 
-func (t *table) register(now time.Time, a *agent, m protocol.Register) {
+func (t *table) register(now time.Time, a *Agent, m protocol.Register) {
 	if a.role < roleGuest {
 		t.refuseStranger(now, a)
 		return
 	}
 	if !a.registered {
 		if reason := t.mayRegister(a); reason != protocol.ReasonNone {
-			t.counters.handshakesRefused++
+			t.counters.HandshakesRefused++
 			t.send(a, protocol.Error{Reason: reason})
 			t.end(now, a, reason)
 			return
@@ -342,24 +359,25 @@ func (t *table) register(now time.Time, a *agent, m protocol.Register) {
 		}
 		a.registered = true
 		t.peers[a.peer] = a
-		t.prefixes[prefixOf(a.remote.Addr())]++
+		t.prefixes[PrefixOf(a.remote.Addr())]++
 		a.account = t.accounts[a.peer]
 		if a.account == nil {
 			a.account = new(account)
 			if t.limits.RelayRate > 0 {
 				a.account.limiter = newByteLimiter(t.limits.RelayRate)
 			}
+			t.allot(a.account, now)
 			t.accounts[a.peer] = a.account
 		}
 		a.account.agents++
-		t.counters.registrations++
+		t.counters.Registrations++
 	} else {
-		t.counters.refreshes++
+		t.counters.Refreshes++
 	}
 	a.deadline = now.Add(t.limits.Lifetime)
 	t.send(a, protocol.Registered{
 		Sequence:      m.Sequence,
-		Observed:      a.remote,
+		Observed:      a.observed,
 		Lifetime:      t.limits.Lifetime,
 		STUN:          t.stunPorts[0],
 		AlternateSTUN: t.stunPorts[1],
@@ -367,7 +385,7 @@ func (t *table) register(now time.Time, a *agent, m protocol.Register) {
 }
 
 // refuseStranger tells an unknown peer what its operator needs to know.
-func (t *table) refuseStranger(now time.Time, a *agent) {
+func (t *table) refuseStranger(now time.Time, a *Agent) {
 	t.send(a, protocol.Error{
 		Reason: protocol.ReasonNotAdmitted,
 		Text:   "ask the operator to add this line to the members file: " + a.peer.String(),
@@ -376,7 +394,7 @@ func (t *table) refuseStranger(now time.Time, a *agent) {
 }
 
 // promote makes a stranger what it may be by now.
-func (t *table) promote(now time.Time, a *agent) {
+func (t *table) promote(now time.Time, a *Agent) {
 	if a.gone || a.role != roleStranger {
 		return
 	}
@@ -387,13 +405,13 @@ func (t *table) promote(now time.Time, a *agent) {
 }
 
 // mayRegister checks the limits; a peer's own older registration makes room.
-func (t *table) mayRegister(a *agent) protocol.Reason {
+func (t *table) mayRegister(a *Agent) protocol.Reason {
 	old := t.peers[a.peer]
 	total := len(t.peers)
-	same := t.prefixes[prefixOf(a.remote.Addr())]
+	same := t.prefixes[PrefixOf(a.remote.Addr())]
 	if old != nil {
 		total--
-		if prefixOf(old.remote.Addr()) == prefixOf(a.remote.Addr()) {
+		if PrefixOf(old.remote.Addr()) == PrefixOf(a.remote.Addr()) {
 			same--
 		}
 	}
@@ -404,7 +422,7 @@ func (t *table) mayRegister(a *agent) protocol.Reason {
 }
 
 // unregister closes the channels of a and forgets where its peer is.
-func (t *table) unregister(now time.Time, a *agent, reason protocol.Reason) {
+func (t *table) unregister(now time.Time, a *Agent, reason protocol.Reason) {
 	toOthers := reason
 	if reason != protocol.ReasonSuperseded && reason != protocol.ReasonShutdown {
 		toOthers = protocol.ReasonPeerGone
@@ -419,7 +437,7 @@ func (t *table) unregister(now time.Time, a *agent, reason protocol.Reason) {
 	if t.peers[a.peer] == a {
 		delete(t.peers, a.peer)
 	}
-	prefix := prefixOf(a.remote.Addr())
+	prefix := PrefixOf(a.remote.Addr())
 	if t.prefixes[prefix]--; t.prefixes[prefix] <= 0 {
 		delete(t.prefixes, prefix)
 	}
@@ -428,7 +446,7 @@ func (t *table) unregister(now time.Time, a *agent, reason protocol.Reason) {
 	}
 }
 
-func (t *table) open(now time.Time, a *agent, m protocol.Open) []relayed {
+func (t *table) open(now time.Time, a *Agent, m protocol.Open) []relayed {
 	if m.Channel%2 != 0 || m.Channel < a.nextOwn {
 		t.violation(now, a, "channel number out of order")
 		return nil
@@ -437,8 +455,8 @@ func (t *table) open(now time.Time, a *agent, m protocol.Open) []relayed {
 	waiting := a.hold.Take(now, m.Channel)
 	target, grant, reason := t.mayOpen(now, a, m)
 	if reason != protocol.ReasonNone {
-		t.counters.channelsRefused[reason]++
-		t.counters.datagramsDropped[dropUnknownChannel] += uint64(len(waiting))
+		t.counters.ChannelsRefused[reason]++
+		t.counters.DatagramsDropped[dropUnknownChannel] += uint64(len(waiting))
 		t.send(a, protocol.Refused{Channel: m.Channel, Reason: reason})
 		return nil
 	}
@@ -470,7 +488,7 @@ func (t *table) open(now time.Time, a *agent, m protocol.Open) []relayed {
 	a.opened++
 	target.incoming++
 	t.channels[c] = struct{}{}
-	t.counters.channelsOpened++
+	t.counters.ChannelsOpened++
 	c.size = c.fit()
 	t.send(a, protocol.Opened{Channel: m.Channel, Size: uint16(c.size)})
 	t.send(target, protocol.Incoming{
@@ -491,7 +509,7 @@ func (t *table) open(now time.Time, a *agent, m protocol.Open) []relayed {
 
 // mayOpen finds the target of an Open and says why not. An older generation of
 // the same channel makes way.
-func (t *table) mayOpen(now time.Time, a *agent, m protocol.Open) (*agent, *deposit, protocol.Reason) {
+func (t *table) mayOpen(now time.Time, a *Agent, m protocol.Open) (*Agent, *deposit, protocol.Reason) {
 	if !a.registered {
 		return nil, nil, protocol.ReasonNotRegistered
 	}
@@ -524,7 +542,7 @@ func (t *table) mayOpen(now time.Time, a *agent, m protocol.Open) (*agent, *depo
 		}
 	}
 	switch {
-	case grant != nil && grant.left <= 0:
+	case grant != nil && grant.left <= 0, !t.maySpend(a.account, now):
 		return nil, nil, protocol.ReasonQuota
 	case a.opened >= t.limits.ChannelsPerPeer, a.openTo(target) >= channelsPerPair:
 		return nil, nil, protocol.ReasonLimit
@@ -535,7 +553,7 @@ func (t *table) mayOpen(now time.Time, a *agent, m protocol.Open) (*agent, *depo
 }
 
 // openTo counts the channels that a has open to target.
-func (a *agent) openTo(target *agent) (n int) {
+func (a *Agent) openTo(target *Agent) (n int) {
 	for _, e := range a.ends {
 		if e.source && e.other.agent == target {
 			n++
@@ -556,7 +574,7 @@ func (t *table) close(c *channel, by *channelEnd, reason protocol.Reason) {
 		return
 	}
 	delete(t.channels, c)
-	t.counters.channelsClosed[reason]++
+	t.counters.ChannelsClosed[reason]++
 	for i := range c.ends {
 		e := &c.ends[i]
 		delete(e.agent.ends, e.number)
@@ -571,21 +589,21 @@ func (t *table) close(c *channel, by *channelEnd, reason protocol.Reason) {
 	}
 }
 
-func (t *table) deposit(now time.Time, a *agent, m protocol.Deposit) {
+func (t *table) deposit(now time.Time, a *Agent, m protocol.Deposit) {
 	reason := protocol.ReasonNotAdmitted
 	if a.role == roleMember && a.registered {
 		reason = t.admission.deposit(now, a.peer, m.Digest, m.Expiry)
 	}
 	if reason != protocol.ReasonNone {
-		t.counters.depositsRefused++
+		t.counters.DepositsRefused++
 		t.send(a, protocol.Error{Request: m.Request, Reason: reason})
 		return
 	}
-	t.counters.deposits++
+	t.counters.Deposits++
 	t.send(a, protocol.OK{Request: m.Request})
 }
 
-func (t *table) admit(now time.Time, a *agent, m protocol.Admit) {
+func (t *table) admit(now time.Time, a *Agent, m protocol.Admit) {
 	// A member needs no key. Its token is left for whom it was meant.
 	if a.role == roleMember {
 		t.send(a, protocol.OK{Request: m.Request})
@@ -593,7 +611,7 @@ func (t *table) admit(now time.Time, a *agent, m protocol.Admit) {
 	}
 	reason := t.admission.admit(now, a.peer, m.Key)
 	if reason != protocol.ReasonNone {
-		t.counters.admitsRefused++
+		t.counters.AdmitsRefused++
 		t.send(a, protocol.Error{Request: m.Request, Reason: reason})
 		if a.role == roleStranger {
 			t.end(now, a, reason) // one try
@@ -604,13 +622,13 @@ func (t *table) admit(now time.Time, a *agent, m protocol.Admit) {
 		t.notStrange(a)
 		a.role = roleGuest
 	}
-	t.counters.admits++
+	t.counters.Admits++
 	t.send(a, protocol.OK{Request: m.Request})
 }
 
 // datagram handles one datagram from a: it may pass, be held until its channel
 // opens, or be dropped and counted. The table owns b.
-func (t *table) datagram(now time.Time, a *agent, b []byte) (relayed, bool) {
+func (t *table) datagram(now time.Time, a *Agent, b []byte) (relayed, bool) {
 	if a.gone || a.role < roleGuest || !a.registered {
 		return relayed{}, t.drop(a, dropUnregistered)
 	}
@@ -642,8 +660,16 @@ func (t *table) forward(now time.Time, e *channelEnd, packet []byte) (relayed, b
 	case !c.consented && c.passed >= consentDatagrams:
 		return relayed{}, t.drop(a, dropNoConsent)
 	}
-	if a.account.limiter != nil && !a.account.limiter.AllowN(now, n) {
+	a.account.offered += int64(n)
+	if l := a.account.limiter; l != nil && !l.AllowN(now, n) {
 		return relayed{}, t.drop(a, dropRate)
+	}
+	if l := a.account.part; l != nil && !l.AllowN(now, n) {
+		return relayed{}, t.drop(a, dropRate)
+	}
+	if !t.spend(a.account, now, n) {
+		t.close(c, nil, protocol.ReasonQuota)
+		return relayed{}, t.drop(a, dropQuota)
 	}
 	if c.grant != nil {
 		if c.grant.limiter != nil && !c.grant.limiter.AllowN(now, n) {
@@ -655,7 +681,7 @@ func (t *table) forward(now time.Time, e *channelEnd, packet []byte) (relayed, b
 			return relayed{}, t.drop(a, dropQuota)
 		}
 		c.grant.left -= int64(n)
-		t.counters.guestBytes += uint64(n)
+		t.counters.GuestBytes += uint64(n)
 	}
 	if !c.consented {
 		c.passed++
@@ -663,14 +689,14 @@ func (t *table) forward(now time.Time, e *channelEnd, packet []byte) (relayed, b
 	c.lastUse = now
 	a.account.datagrams++
 	a.account.bytes += uint64(n)
-	t.counters.relayedDatagrams++
-	t.counters.relayedBytes += uint64(n)
+	t.counters.RelayedDatagrams++
+	t.counters.RelayedBytes += uint64(n)
 	return relayed{to: e.other.agent, number: e.other.number, flow: a.id, packet: packet}, true
 }
 
 // drop counts a datagram of a that goes no further. It returns false.
-func (t *table) drop(a *agent, reason dropReason) bool {
-	t.counters.datagramsDropped[reason]++
+func (t *table) drop(a *Agent, reason DropReason) bool {
+	t.counters.DatagramsDropped[reason]++
 	if a.account != nil {
 		a.account.dropped++
 	}
@@ -679,7 +705,7 @@ func (t *table) drop(a *agent, reason dropReason) bool {
 
 // resize notes how much the datagrams of a's session hold now, and tells both
 // ends of its channels.
-func (t *table) resize(a *agent, outer int) {
+func (t *table) resize(a *Agent, outer int) {
 	if a.outer == outer || a.gone {
 		return
 	}
@@ -698,10 +724,11 @@ func (t *table) resize(a *agent, outer int) {
 // expire forgets what has been silent for too long, and ends the sessions of
 // those who may not have one any more.
 func (t *table) expire(now time.Time) {
+	t.shareOut(now)
 	t.admission.expire(now)
 	for a := range t.agents {
 		if dropped := a.hold.Expire(now); dropped > 0 {
-			t.counters.datagramsDropped[dropHoldExpired] += uint64(dropped)
+			t.counters.DatagramsDropped[dropHoldExpired] += uint64(dropped)
 		}
 		switch {
 		case a.gone:
@@ -711,7 +738,7 @@ func (t *table) expire(now time.Time) {
 				t.refuseStranger(now, a)
 			}
 		case a.registered && !now.Before(a.deadline), !a.registered && now.Sub(a.since) >= t.limits.Lifetime:
-			t.counters.expired++
+			t.counters.Expired++
 			t.end(now, a, protocol.ReasonNotRegistered)
 		default:
 			if a.role = t.admission.roleOf(now, a.peer); a.role == roleRefused {
@@ -728,7 +755,8 @@ func (t *table) expire(now time.Time) {
 		}
 	}
 	for peer, acct := range t.accounts {
-		if acct.agents == 0 && now.Sub(acct.unused) >= accountMemory {
+		// What was spent of a quota is remembered as long as it counts.
+		if acct.agents == 0 && now.Sub(acct.unused) >= accountMemory && (acct.spent == 0 || now.Sub(acct.day) >= quotaTime) {
 			delete(t.accounts, peer)
 		}
 	}
