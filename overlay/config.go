@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/instantgrid/instantgrid/overlay/discovery"
 	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
@@ -62,6 +63,16 @@ type Config struct {
 
 	// Resolve looks up the rendezvous's host name. Nil: the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// NoDiscovery keeps the node silent on local networks. Otherwise a member of
+	// a grid announces itself there by multicast DNS, and hears others (package
+	// discovery). A node without a grid never does, nor one whose Path is
+	// PathRelayOnly, which hides its address.
+	NoDiscovery bool
+
+	// LAN opens multicast DNS. Nil: that of this computer's interfaces, where the
+	// node opens its own sockets; otherwise none.
+	LAN func() (discovery.Wire, error)
 
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy

@@ -27,10 +27,11 @@ type Counters struct {
 	ListsRefused     uint64 `json:"lists_refused"`    // revocation lists that do not hold
 	ListsHidden      uint64 `json:"lists_hidden"`     // times that a ledger fell behind the members
 	RenewalsFailed   uint64 `json:"renewals_failed"`
-	DatagramsRefused uint64 `json:"datagrams_refused"` // of no kind that we take, or of a peer that is not let in
-	RelaysRefused    uint64 `json:"relays_refused"`    // registrations for relaying: we have not the role, or they no membership
-	RelaysNested     uint64 `json:"relays_nested"`     // relays that would have been reached through a relay
-	RelaysLeft       uint64 `json:"relays_left"`       // paths through a relay given up as it did not carry them
+	HeardDialsFailed uint64 `json:"heard_dials_failed"` // at addresses heard on a local network
+	DatagramsRefused uint64 `json:"datagrams_refused"`  // of no kind that we take, or of a peer that is not let in
+	RelaysRefused    uint64 `json:"relays_refused"`     // registrations for relaying: we have not the role, or they no membership
+	RelaysNested     uint64 `json:"relays_nested"`      // relays that would have been reached through a relay
+	RelaysLeft       uint64 `json:"relays_left"`        // paths through a relay given up as it did not carry them
 
 	PacketsSent             uint64 `json:"packets_sent"` // between ports
 	PacketsReceived         uint64 `json:"packets_received"`
@@ -52,7 +53,7 @@ type counters struct {
 	dials, dialsFailed, peersRefused, channelsRefused, proofsRefused,
 	streamsAccepted, streamsRefused, backlogOverflows, malformed,
 	signalsDropped, proofsDropped, eventsDropped, portsRefused, revokedRefused,
-	sessionsRevoked, membersRefused, listsRefused, listsHidden, renewalsFailed,
+	sessionsRevoked, membersRefused, listsRefused, listsHidden, heardDialsFailed, renewalsFailed,
 	datagramsRefused, relaysRefused, relaysNested, relaysLeft, packetsSent, packetsReceived, packetsHalved, halvesLost,
 	packetsTooLarge, packetsUnsent, packetsRefused, packetsOverflowed,
 	correspondentsForgotten atomic.Uint64
@@ -68,7 +69,7 @@ func (c *counters) snapshot() Counters {
 		ProofsDropped: c.proofsDropped.Load(), EventsDropped: c.eventsDropped.Load(),
 		PortsRefused: c.portsRefused.Load(), RevokedRefused: c.revokedRefused.Load(),
 		SessionsRevoked: c.sessionsRevoked.Load(), MembersRefused: c.membersRefused.Load(),
-		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), RenewalsFailed: c.renewalsFailed.Load(),
+		ListsRefused: c.listsRefused.Load(), ListsHidden: c.listsHidden.Load(), HeardDialsFailed: c.heardDialsFailed.Load(), RenewalsFailed: c.renewalsFailed.Load(),
 		DatagramsRefused: c.datagramsRefused.Load(), RelaysRefused: c.relaysRefused.Load(),
 		RelaysNested: c.relaysNested.Load(), RelaysLeft: c.relaysLeft.Load(),
 		PacketsSent: c.packetsSent.Load(), PacketsReceived: c.packetsReceived.Load(), PacketsHalved: c.packetsHalved.Load(),

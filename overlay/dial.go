@@ -120,24 +120,22 @@ func (p *Peer) mayBeElsewhere(err error) bool {
 
 // dialOnce dials on what there is now: vias, and all other ways.
 func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key, vias []*relayLink) error {
-	candidates := n.directCandidates(p)
+	heard, candidates := n.heardCandidates(p.id), n.directCandidates(p)
 	candidates = candidates[:min(len(candidates), maxDirectCandidates-len(vias))]
 	patience := time.Duration(0)
-	if len(candidates) > 0 {
+	if len(candidates)+len(heard) > 0 {
 		patience = directChance
 	}
 	for _, r := range vias {
 		candidates = append(candidates, ri2n.Remote{Link: r.link})
 	}
 	client := n.clientFor(p)
-	if len(vias) == 0 && (client == nil || !client.Status().Registered) {
+	if len(heard) == 0 && len(vias) == 0 && (client == nil || !client.Status().Registered) {
 		candidates = mergeRemotes(candidates, n.introduced(ctx, p))
 	}
-	switch {
-	case client == nil && len(candidates) == 0:
-		return &NoWayError{Peer: p.id}
-	case client != nil && len(candidates) == 0:
-		if err := waitRegistered(ctx, client); err != nil {
+	if len(heard) == 0 && len(candidates) == 0 {
+		var err error
+		if heard, err = n.awaitWay(ctx, p); err != nil {
 			return p.explain(err)
 		}
 	}
@@ -168,7 +166,7 @@ func (n *Node) dialOnce(ctx context.Context, p *Peer, token *rendezvous.Key, via
 		})
 		defer stop()
 	}
-	s, err := n.endpoint.Dial(ctx, p.id, candidates...)
+	s, err := n.race(ctx, p.id, heard, candidates)
 	closeUnused(vias, s)
 	if err != nil {
 		n.counters.dialsFailed.Add(1)

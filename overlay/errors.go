@@ -72,6 +72,8 @@ func (e *PeerError) Cause() string {
 		return "it does not accept our membership: " + remote.Reason
 	case errors.As(e.Err, &remote) && remote.Code == closeRevoked:
 		return "it says that our membership was revoked"
+	case errors.As(e.Err, &remote) && remote.Code == closeName:
+		return "it knows another member of our name: " + remote.Reason
 	case errors.As(e.Err, &remote) && remote.Code == 0:
 		return "it has ended the session"
 	case errors.Is(e.Err, context.DeadlineExceeded):
@@ -92,6 +94,8 @@ func (e *PeerError) Next() string {
 		return "compare the clocks of both computers (date -u), and see what this one is: grid members"
 	case errors.As(e.Err, &remote) && remote.Code == closeRevoked:
 		return "ask the grid's admin for a new invitation, and join with a new key"
+	case errors.As(e.Err, &remote) && remote.Code == closeName:
+		return "choose another name: grid join --name NAME TOKEN"
 	case e.refused():
 		return "have the other side allow this peer: grid up --allow " + e.Self.String()
 	case errors.As(e.Err, &mismatch):
@@ -118,6 +122,8 @@ func (e *PeerError) Temporary() bool { return false }
 type NoWayError struct {
 	Peer   ri2n.PeerID // zero: any
 	Relays int         // members that were asked in vain
+	// Discovery says that the peer was not heard on the local network either.
+	Discovery bool
 }
 
 func (e *NoWayError) Error() string { return "overlay: " + e.Object() + ": " + e.Cause() }
@@ -138,6 +144,9 @@ func (e *NoWayError) Cause() string {
 	if e.Relays > 0 {
 		return fmt.Sprintf("there is no rendezvous now, and none of the relays that were asked (%d) knows the peer", e.Relays)
 	}
+	if e.Discovery {
+		return "no rendezvous is configured, no address of the peer is known, and it is not heard on this local network"
+	}
 	return "no rendezvous is configured, and no address of the peer is known"
 }
 
@@ -145,6 +154,9 @@ func (e *NoWayError) Cause() string {
 func (e *NoWayError) Next() string {
 	if e.Relays > 0 {
 		return "see that it runs there and is connected to a member that relays: grid status"
+	}
+	if e.Discovery {
+		return "see whether grid up runs there, and who is heard: grid status"
 	}
 	return "name one as rendezvous prints it at start: --rendezvous HOST:PORT#PEERID"
 }

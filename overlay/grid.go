@@ -48,11 +48,12 @@ type gridTable struct {
 	members    map[ri2n.PeerID]*known
 	names      map[string]ri2n.PeerID
 	addresses  map[netip.Addr]ri2n.PeerID
+	unsaved    bool // members were learned since they were last stored
 	candidates []stranger
 	policy     *policy
 	confirmed  time.Time // when a ledger last said that the list is the newest
 	hidden     bool      // a ledger offers an older list than we have
-	changed    chan struct{}
+	namesake   string    // what a member said who knows another one of our name
 }
 
 // loadGrid reads the files of a member. A directory without them is one of a
@@ -60,8 +61,7 @@ type gridTable struct {
 func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error) {
 	t := &gridTable{
 		dir: dir, self: self, policy: &policy{}, confirmed: now,
-		members: make(map[ri2n.PeerID]*known), names: make(map[string]ri2n.PeerID),
-		addresses: make(map[netip.Addr]ri2n.PeerID), changed: make(chan struct{}),
+		members: make(map[ri2n.PeerID]*known), names: make(map[string]ri2n.PeerID), addresses: make(map[netip.Addr]ri2n.PeerID),
 	}
 	b, err := dir.read(fileGrid)
 	if err != nil || b == nil {
@@ -90,7 +90,8 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 			return bad(fileMembership, errNotMembership)
 		}
 		t.own = proof
-		t.me, t.why = membership.Verify(proof, self, t.info, t.revoked, now)
+		// Ours comes first: name and address are held by whom we know first.
+		t.me, t.why = t.learn(now, self, proof, time.Time{})
 	}
 	// Who was known before. A file that is damaged costs a question to the
 	// ledger.
@@ -100,9 +101,10 @@ func loadGrid(dir directory, self ri2n.PeerID, now time.Time) (*gridTable, error
 			t.damage = &StateError{File: dir.path(fileMembers), Err: errDamaged, Harmless: true}
 		}
 		for _, x := range list {
-			_, _ = t.learn(now, x.Proof.Record.Peer, x.Proof, x.Joined) // what no longer holds is left out
+			_, _ = t.learn(now, x.Proof.Peer(), x.Proof, x.Joined) // what no longer holds is left out
 		}
 	}
+	t.unsaved = false
 	return t, err
 }
 
@@ -125,8 +127,16 @@ func (t *gridTable) ownProof() *membership.Proof {
 	return t.own
 }
 
+// ledgerless reports whether the node belongs to a grid without a ledger.
+func (t *gridTable) ledgerless() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.info != nil && t.info.Ledgerless()
+}
+
 // learn verifies a proof and keeps its member. A name stays whose it is until
-// that membership ends, whatever a ledger says.
+// that membership ends, whatever a ledger says, and so does an IPv4 address: the
+// member who comes second has none here.
 func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, joined time.Time) (*membership.Member, error) {
 	t.mu.Lock()
 	info, revoked := t.info, t.revoked
@@ -164,6 +174,7 @@ func (t *gridTable) learn(now time.Time, peer ri2n.PeerID, p *membership.Proof, 
 		}
 	}
 	t.forgetAddressesLocked(peer)
+	t.unsaved = t.unsaved || old == nil || old.member.Issued.Before(m.Issued)
 	t.members[peer] = &known{m, p, joined}
 	t.names[m.Name] = peer
 	t.keepAddressesLocked(m, now)
@@ -207,7 +218,7 @@ func (t *gridTable) stale(now time.Time) bool {
 }
 
 func (t *gridTable) staleLocked(now time.Time) bool {
-	return t.own != nil && now.Sub(t.confirmed) >= staleTime
+	return t.own != nil && !t.info.Ledgerless() && now.Sub(t.confirmed) >= staleTime
 }
 
 // welcomes reports whether members may open sessions now.
@@ -296,6 +307,13 @@ func (t *gridTable) adopt(now time.Time, encoded []byte) (bool, error) {
 	return true, nil
 }
 
+// nameTaken notes that a member knows another one of our name.
+func (t *gridTable) nameTaken(reason string) {
+	t.mu.Lock()
+	t.namesake = reason
+	t.mu.Unlock()
+}
+
 // listed returns the list and its sequence.
 func (t *gridTable) listed() (uint64, []byte) {
 	t.mu.Lock()
@@ -323,20 +341,35 @@ func (t *gridTable) setOwn(now time.Time, r *membership.Record) error {
 		return err
 	}
 	t.own, t.me, t.why = p, m, nil
+	if k := t.members[t.self]; k != nil {
+		m.Address = k.member.Address
+		t.members[t.self] = &known{m, p, k.joined}
+	}
 	return nil
 }
 
-// store keeps the members for the next start.
+// store keeps the members for the next start, if there are new ones.
 func (t *gridTable) store(now time.Time) error {
 	var b []byte
 	t.mu.Lock()
+	if !t.unsaved {
+		t.mu.Unlock()
+		return nil
+	}
+	t.unsaved = false
 	for _, k := range t.members {
 		if len(b) < maxStateFile-membership.MaxProof && t.validLocked(k.member, now) {
 			b = membership.AppendPage(b, k.joined, k.proof)
 		}
 	}
 	t.mu.Unlock()
-	return t.dir.write(fileMembers, b)
+	err := t.dir.write(fileMembers, b)
+	if err != nil {
+		t.mu.Lock()
+		t.unsaved = true
+		t.mu.Unlock()
+	}
+	return err
 }
 
 // lookup returns the peer of that name, a member at now.
@@ -402,7 +435,7 @@ type MemberStatus struct {
 	Name       string           `json:"name"`
 	Peer       ri2n.PeerID      `json:"peer"`
 	Roles      membership.Roles `json:"roles"`
-	Address    netip.Addr       `json:"address"`
+	Address    netip.Addr       `json:"address,omitzero"` // none: another member has it
 	Address6   netip.Addr       `json:"address6"`
 	Invite     ri2n.PeerID      `json:"invite"` // the invite key it came with; can be revoked
 	Joined     time.Time        `json:"joined,omitzero"`
@@ -418,11 +451,13 @@ type GridStatus struct {
 	ID          membership.GridID `json:"id"`
 	Self        *MemberStatus     `json:"self,omitempty"`  // nil: the membership does not hold
 	Error       string            `json:"error,omitempty"` // why not
-	Members     int               `json:"members"`         // known, this node included
-	Revocations uint64            `json:"revocations"`     // sequence of the list
-	Confirmed   time.Time         `json:"confirmed"`       // when a ledger last said that this is the newest
-	Stale       bool              `json:"stale"`           // that is ten minutes ago
-	Hidden      bool              `json:"hidden"`          // the ledger offers an older list than members have
+	Ledgerless  bool              `json:"ledgerless,omitempty"`
+	Members     int               `json:"members"`              // known, this node included
+	Revocations uint64            `json:"revocations"`          // sequence of the list
+	Confirmed   time.Time         `json:"confirmed"`            // when a ledger last said that this is the newest
+	Stale       bool              `json:"stale"`                // that is ten minutes ago
+	Hidden      bool              `json:"hidden"`               // the ledger offers an older list than members have
+	NameTaken   string            `json:"name_taken,omitempty"` // what a member said who knows another one of our name
 }
 
 func (t *gridTable) describe(m *membership.Member, joined time.Time) MemberStatus {
@@ -441,7 +476,7 @@ func (t *gridTable) status(now time.Time) *GridStatus {
 	}
 	s := &GridStatus{
 		Name: t.info.Name, ID: t.info.ID(), Revocations: t.revoked.Number(), Confirmed: t.confirmed,
-		Stale: t.staleLocked(now), Hidden: t.hidden,
+		Stale: t.staleLocked(now), Hidden: t.hidden, Ledgerless: t.info.Ledgerless(), NameTaken: t.namesake,
 	}
 	if t.me != nil {
 		self := t.describe(t.me, time.Time{})

@@ -268,6 +268,16 @@ func TestNobodyIsAdmittedByOneAlone(t *testing.T) {
 			}
 			return &membership.Proof{Chain: chain, Record: victim.Record}
 		}},
+		{"a used-up token, and no record, as in a grid without a ledger", func(t *testing.T, g *gridRig, used *membership.Token, victim *membership.Proof) *membership.Proof {
+			chain, err := used.Join(key(t, mallory), "mallory", now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &membership.Proof{Chain: chain}
+		}},
+		{"a member's chain, and no record", func(t *testing.T, g *gridRig, used *membership.Token, victim *membership.Proof) *membership.Proof {
+			return &membership.Proof{Chain: victim.Chain}
+		}},
 		{"the rendezvous: a record for a stranger, and a member's chain", func(t *testing.T, g *gridRig, used *membership.Token, victim *membership.Proof) *membership.Proof {
 			r := *victim.Record
 			r.Peer = identity(t, mallory).PeerID()

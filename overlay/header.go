@@ -68,5 +68,6 @@ const (
 	closeProtocol  = 0x1103 // a message made no sense
 	closeMember    = 0x1104 // the membership does not hold
 	closeRevoked   = 0x1105 // the membership was revoked
-	closeIdle      = 0x1106 // routing needs the session no longer
+	closeName      = 0x1106 // another member has the name
+	closeIdle      = 0x1107 // routing needs the session no longer
 )

@@ -10,11 +10,17 @@ import (
 
 // keepAddressesLocked notes the addresses of a member. An IPv4 address, which
 // the ledger hands out, stays whose it is until that membership ends, as a name
-// does; the IPv6 address is the peer ID's.
+// does: without a ledger two may have the same. The IPv6 address is the peer ID's.
 func (t *gridTable) keepAddressesLocked(m *membership.Member, now time.Time) {
 	for _, a := range []netip.Addr{m.Address, t.info.ID().Address6(m.Peer)} {
+		if !a.IsValid() {
+			continue
+		}
 		if holder, taken := t.addresses[a]; taken && holder != m.Peer {
 			if k := t.members[holder]; k != nil && t.validLocked(k.member, now) {
+				if a == m.Address {
+					m.Address = netip.Addr{} // it has none here
+				}
 				continue
 			}
 		}

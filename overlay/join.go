@@ -46,12 +46,15 @@ type Joined struct {
 	Rendezvous rendezvous.Address
 	ValidUntil time.Time // of the record, renewed by itself
 	CertUntil  time.Time
+	Ledgerless bool // the grid has no ledger, and no rendezvous
 }
 
 // Join makes the node of cfg.Dir a member: with the invite key in the token it
 // certifies its own key, and has the ledger count it in. The secret of the token
 // goes nowhere. A node that asks twice with one token, because the answer was
 // lost, is counted once.
+//
+// In a grid without a ledger nobody is asked, and the certificate alone counts.
 func Join(ctx context.Context, cfg JoinConfig, token string) (*Joined, error) {
 	t, err := membership.ParseToken(token)
 	if err != nil {
@@ -65,6 +68,12 @@ func Join(ctx context.Context, cfg JoinConfig, token string) (*Joined, error) {
 		return nil, err
 	}
 	defer j.close()
+	if t.Grid != nil {
+		return j.joinLedgerless(t)
+	}
+	if err := j.open(); err != nil {
+		return nil, err
+	}
 	if err := j.converse(ctx, t.Server); err != nil {
 		return nil, err
 	}
@@ -78,6 +87,9 @@ func Join(ctx context.Context, cfg JoinConfig, token string) (*Joined, error) {
 		return nil, err
 	case info.ID() != t.Invite.Grid:
 		return nil, &membership.Error{Problem: membership.OtherGrid, What: "the rendezvous's description of the grid"}
+	case info.Ledgerless():
+		// Whoever keeps it takes away what protects it.
+		return nil, &membership.Error{Problem: membership.NotLedger, What: "the rendezvous's description of the grid", Detail: "it names no ledger"}
 	}
 	if err := mayJoin(j.dir, info.ID()); err != nil {
 		return nil, err
@@ -110,6 +122,7 @@ type FoundConfig struct {
 
 	GridName   string
 	Rendezvous []rendezvous.Address // that share the ledger; the first is used
+	Ledgerless bool                 // the grid has no ledger; Rendezvous and Claim are not used
 	Network    netip.Prefix         // of members' IPv4 addresses; zero: membership.DefaultNetwork
 	Claim      [membership.ClaimSize]byte
 }
@@ -118,11 +131,16 @@ type FoundConfig struct {
 // paper; its description at the rendezvous; and this node as its first member,
 // an admin. When it fails half-way it may be called again with the same
 // directory, and goes on.
+//
+// A grid without a ledger is made without any server. Its members find each other
+// on a local network, and its invitations cannot be counted.
 func Found(ctx context.Context, cfg FoundConfig) (*Joined, error) {
 	if err := membership.CheckName(cfg.GridName); err != nil {
 		return nil, &NameError{Name: cfg.GridName, Problem: strings.TrimPrefix(err.Error(), "membership: "), Member: true}
 	}
-	if len(cfg.Rendezvous) == 0 {
+	if cfg.Ledgerless {
+		cfg.Rendezvous = nil
+	} else if len(cfg.Rendezvous) == 0 {
 		return nil, &NoWayError{}
 	}
 	if cfg.Network == (netip.Prefix{}) {
@@ -149,6 +167,20 @@ func Found(ctx context.Context, cfg FoundConfig) (*Joined, error) {
 	if err != nil {
 		return nil, err
 	}
+	options := membership.InviteOptions{
+		Roles: membership.Admin | membership.Submitter | membership.Worker | membership.Relay,
+		TTL:   time.Hour, MemberLife: 10 * membership.MemberLife, // the admin has nobody to ask
+	}
+	if cfg.Ledgerless {
+		t, err := membership.NewLedgerlessInvite(rand.Reader, key, info, now, options)
+		if err != nil {
+			return nil, err
+		}
+		return j.joinLedgerless(t)
+	}
+	if err := j.open(); err != nil {
+		return nil, err
+	}
 	if err := j.converse(ctx, cfg.Rendezvous[0]); err != nil {
 		return nil, err
 	}
@@ -156,10 +188,7 @@ func Found(ctx context.Context, cfg FoundConfig) (*Joined, error) {
 	if err != nil {
 		return nil, err
 	}
-	roles := membership.Admin | membership.Submitter | membership.Worker | membership.Relay
-	t, err := membership.NewInvite(rand.Reader, key, cfg.Rendezvous[0], now, membership.InviteOptions{
-		Roles: roles, TTL: time.Hour, MemberLife: 10 * membership.MemberLife, // the admin has nobody to ask
-	})
+	t, err := membership.NewInvite(rand.Reader, key, cfg.Rendezvous[0], now, options)
 	if err != nil {
 		return nil, err
 	}
@@ -194,49 +223,53 @@ type joiner struct {
 	talk     *rendezvous.Conversation
 }
 
+// newJoiner opens the directory. After an error cfg.Link is closed.
 func newJoiner(cfg JoinConfig) (*joiner, error) {
 	j := &joiner{cfg: cfg, dir: directory(cfg.Dir), identity: cfg.Identity}
-	pc := cfg.Link
-	fail := func(err error) (*joiner, error) {
-		if pc != nil {
-			pc.Close()
-		}
+	var err error
+	switch {
+	case cfg.Dir == "":
+		err = errors.New("overlay: a member needs a directory to remember what it is")
+	default:
+		err = j.dir.open()
+	}
+	if err == nil && j.identity == nil {
+		j.identity, err = LoadIdentity(cfg.Dir)
+	}
+	if err != nil {
+		j.close()
 		return nil, err
 	}
-	if cfg.Dir == "" {
-		return fail(errors.New("overlay: a member needs a directory to remember what it is"))
-	}
-	if err := j.dir.open(); err != nil {
-		return fail(err)
-	}
-	var err error
-	if j.identity == nil {
-		if j.identity, err = LoadIdentity(cfg.Dir); err != nil {
-			return fail(err)
-		}
-	}
-	if pc == nil {
+	return j, nil
+}
+
+// open opens the way to a rendezvous.
+func (j *joiner) open() error {
+	if j.cfg.Link == nil {
 		links, err := defaultLinks(0)
 		if err != nil {
-			return fail(err)
+			return err
 		}
-		pc = links[0].Conn
+		j.cfg.Link = links[0].Conn
 	}
-	if j.endpoint, err = ri2n.NewEndpoint(ri2n.Config{Identity: j.identity, Logger: cfg.Logger}); err != nil {
-		return fail(err)
+	var err error
+	if j.endpoint, err = ri2n.NewEndpoint(ri2n.Config{Identity: j.identity, Logger: j.cfg.Logger}); err != nil {
+		return err
 	}
-	if j.link, err = j.endpoint.AddLink("join", pc); err != nil {
-		j.endpoint.Close()
-		return fail(err)
-	}
-	return j, nil
+	j.link, err = j.endpoint.AddLink("join", j.cfg.Link)
+	return err
 }
 
 func (j *joiner) close() {
 	if j.talk != nil {
 		j.talk.Close()
 	}
-	j.endpoint.Close()
+	if j.endpoint != nil {
+		j.endpoint.Close()
+	}
+	if j.cfg.Link != nil && j.link == nil {
+		j.cfg.Link.Close() // nobody else owns it
+	}
 }
 
 func (j *joiner) converse(ctx context.Context, at rendezvous.Address) (err error) {
@@ -259,25 +292,47 @@ func (j *joiner) ask(ctx context.Context, q *membership.Request) ([]byte, error)
 // maxNames is how many names are tried under a suggestion.
 const maxNames = 9
 
+// names returns those that the node would have, the best first.
+func (j *joiner) names(t *membership.Token) []string {
+	if j.cfg.Name != "" {
+		return []string{j.cfg.Name}
+	}
+	base := membership.NameFrom(j.cfg.Suggested)
+	if only := strings.TrimSuffix(string(t.Invite.Names), "*"); !t.Invite.Names.Match(base) && membership.CheckName(only) == nil {
+		return []string{only} // the one name it is for
+	}
+	names := []string{base}
+	for i := 2; i <= maxNames; i++ {
+		names = append(names, fmt.Sprintf("%s-%d", base, i))
+	}
+	return names
+}
+
+func (j *joiner) key() ed25519.PublicKey {
+	return ed25519.NewKeyFromSeed(j.identity.Seed()).Public().(ed25519.PublicKey)
+}
+
+// joinLedgerless makes the node a member of a grid without a ledger. Nobody knows
+// which names are taken: the members see to that.
+func (j *joiner) joinLedgerless(t *membership.Token) (*Joined, error) {
+	if err := mayJoin(j.dir, t.Grid.ID()); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	chain, err := t.Join(j.key(), j.names(t)[0], now)
+	if err != nil {
+		return nil, err
+	}
+	return j.store(now, t, t.Grid, &membership.Proof{Chain: chain})
+}
+
 // join has the ledger count the node in and stores what it is.
 func (j *joiner) join(ctx context.Context, t *membership.Token, info *membership.Grid) (*Joined, error) {
-	names := []string{j.cfg.Name}
-	if j.cfg.Name == "" {
-		base := membership.NameFrom(j.cfg.Suggested)
-		names[0] = base
-		for i := 2; i <= maxNames; i++ {
-			names = append(names, fmt.Sprintf("%s-%d", base, i))
-		}
-		if !t.Invite.Names.Match(base) && membership.CheckName(strings.TrimSuffix(string(t.Invite.Names), "*")) == nil {
-			names = []string{strings.TrimSuffix(string(t.Invite.Names), "*")} // the one name it is for
-		}
-	}
-	key := ed25519.NewKeyFromSeed(j.identity.Seed()).Public().(ed25519.PublicKey)
 	var err error
-	for _, name := range names {
+	for _, name := range j.names(t) {
 		var chain *membership.Chain
 		now := time.Now()
-		if chain, err = t.Join(key, name, now); err != nil {
+		if chain, err = t.Join(j.key(), name, now); err != nil {
 			break
 		}
 		var b []byte
@@ -304,21 +359,19 @@ func (j *joiner) store(now time.Time, t *membership.Token, info *membership.Grid
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range []struct {
-		name    string
-		content []byte
-	}{
-		{fileGrid, membership.AppendGrid(nil, info)},
-		{fileRendezvous, []byte(t.Server.String() + "\n")},
-		{fileMembership, membership.AppendProof(nil, p)},
-	} {
-		if err := j.dir.write(f.name, f.content); err != nil {
-			return nil, err
-		}
+	err = j.dir.write(fileGrid, membership.AppendGrid(nil, info))
+	if err == nil && !info.Ledgerless() {
+		err = j.dir.write(fileRendezvous, []byte(t.Server.String()+"\n"))
+	}
+	if err == nil {
+		err = j.dir.write(fileMembership, membership.AppendProof(nil, p))
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &Joined{
 		Grid: info.ID(), GridName: info.Name, Name: m.Name, Peer: m.Peer, Roles: m.Roles, Address: m.Address,
-		Rendezvous: t.Server, ValidUntil: m.Expires, CertUntil: m.CertificateExpires,
+		Rendezvous: t.Server, ValidUntil: m.Expires, CertUntil: m.CertificateExpires, Ledgerless: info.Ledgerless(),
 	}, nil
 }
 
@@ -403,6 +456,9 @@ func InviteMember(dir string, o membership.InviteOptions) (*membership.Token, er
 	key, info, err := admin(directory(dir))
 	if err != nil {
 		return nil, err
+	}
+	if info.Ledgerless() {
+		return membership.NewLedgerlessInvite(rand.Reader, key, info, time.Now(), o)
 	}
 	return membership.NewInvite(rand.Reader, key, info.Rendezvous[0], time.Now(), o)
 }

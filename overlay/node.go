@@ -38,6 +38,7 @@ type Node struct {
 	events      hub[Event]
 	counters    counters
 	nonce       atomic.Uint64
+	lan         lanKeeper
 	handlers    handlers
 	router      *router // nil: no part in routing
 	relayHost   *relayHost
@@ -90,6 +91,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		closeLinks()
 		return nil, err
 	}
+	ownLinks := len(cfg.Links) == 0 && cfg.Uplinks == nil
 	uplinks := cfg.Uplinks
 	if len(cfg.Links) == 0 && uplinks == nil && severalUplinks(address) {
 		uplinks = systemUplinks(cfg.ListenPort)
@@ -133,7 +135,8 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	for inv := range n.invitations.open {
 		inv.node = n
 	}
-	if n.grid.member() && !cfg.Routing.Off {
+	// Without a ledger's record there is no place in the key space.
+	if own := n.grid.ownProof(); own != nil && own.Record != nil && !cfg.Routing.Off {
 		if n.router, err = newRouter(n); err != nil {
 			closeLinks()
 			n.cancel()
@@ -156,10 +159,11 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		n.home = home
 		n.mu.Unlock()
 		n.resumeInvitations(home)
-		if n.grid.member() {
+		if n.grid.member() && !n.grid.ledgerless() {
 			n.running.Go(n.tendGrid)
 		}
 	}
+	n.startLAN(ownLinks)
 	n.running.Go(n.legs.run)
 	return n, nil
 }
@@ -266,9 +270,8 @@ func (n *Node) acceptSessions() {
 			n.grid.release(s.Peer())
 			continue
 		}
-		if trusted {
-			p.join(a)
-		}
+		// It counts once its control stream is there: the client may have made
+		// it beside another one, which was faster.
 		a.startServer(trusted)
 	}
 }
@@ -301,6 +304,9 @@ func (n *Node) keepHouse() {
 		}
 		n.invitations.expire(now)
 		n.closeExpired(now)
+		if err := n.grid.store(now); err != nil {
+			n.log.Warn("members are not stored", "err", err)
+		}
 		_ = n.lookAtPolicy() // which says itself what is wrong
 		if err := n.remembered.save(); err != nil {
 			n.log.Warn("remembered addresses are not stored", "err", err)
@@ -359,6 +365,7 @@ func (n *Node) Close() error {
 			l.Close()
 		}
 		n.packets.close()
+		n.lan.close()
 		// Sessions end while their relay still runs: first those that may need
 		// a member for it.
 		patience := time.NewTimer(closeTime)
@@ -393,6 +400,9 @@ func (n *Node) Close() error {
 		n.events.close()
 		if err := n.remembered.save(); err != nil {
 			n.log.Warn("remembered addresses are not stored", "err", err)
+		}
+		if err := n.grid.store(time.Now()); err != nil {
+			n.log.Warn("members are not stored", "err", err)
 		}
 		close(n.ended)
 	})

@@ -151,6 +151,11 @@ func (p *Peer) leave(a *association) {
 		if err != nil && !errors.Is(err, net.ErrClosed) {
 			e.Detail = err.Error()
 		}
+		var remote *ri2n.RemoteError
+		if errors.As(err, &remote) && remote.Code == closeName {
+			p.node.grid.nameTaken(remote.Reason)
+			p.node.log.Warn("another member has our name; choose another: grid join --name NAME TOKEN", "peer", p.id.Short(), "err", remote.Reason)
+		}
 		p.node.emit(e)
 	}
 }

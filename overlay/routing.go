@@ -208,7 +208,7 @@ func (r *router) recordOf(m *routing.Member) (*membership.Record, error) {
 // member returns what is known of peer as a member, nil if it is none.
 func (r *router) member(now time.Time, peer routing.PeerID) *memberInfo {
 	m, proof := r.node.grid.proofOf(now, ri2n.PeerID(peer))
-	if proof == nil {
+	if proof == nil || proof.Record == nil {
 		delete(r.members, peer)
 		return nil
 	}

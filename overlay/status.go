@@ -20,6 +20,7 @@ type Status struct {
 	Grid       *GridStatus      `json:"grid,omitempty"`    // nil: the node belongs to none
 	Relay      *RelayStatus     `json:"relay,omitempty"`   // nil: the node belongs to no grid
 	Routing    *RoutingStatus   `json:"routing,omitempty"` // nil: the node takes no part in it
+	LAN        *LANStatus       `json:"lan,omitempty"`     // nil: the node is silent on local networks
 	Counters   Counters         `json:"counters"`
 }
 
@@ -119,6 +120,7 @@ func (n *Node) Status() Status {
 	if n.router != nil {
 		s.Routing = n.router.seen.Load()
 	}
+	s.LAN = n.lanStatus()
 	n.mu.Lock()
 	home := n.home
 	n.mu.Unlock()

@@ -72,14 +72,20 @@ func (n *Node) homeClient() (*rendezvous.Client, error) {
 	return n.home, nil
 }
 
+// errLedgerless reports a question to a ledger that does not exist.
+var errLedgerless = errors.New("overlay: the grid has no ledger")
+
 // ask puts a question to a ledger of the grid: that of our rendezvous, or
 // another one if that cannot be reached.
 func (n *Node) ask(ctx context.Context, q *membership.Request) ([]byte, error) {
 	n.grid.mu.Lock()
 	info := n.grid.info
 	n.grid.mu.Unlock()
-	if info == nil {
+	switch {
+	case info == nil:
 		return nil, errNoGrid
+	case info.Ledgerless():
+		return nil, errLedgerless
 	}
 	q.Grid = info.ID()
 	home, err := n.homeClient()
@@ -226,15 +232,15 @@ func (n *Node) fetchMembers(ctx context.Context) error {
 			break
 		}
 		for _, x := range page {
-			r := x.Proof.Record
-			if string(r.Peer[:]) <= string(after[:]) {
+			peer := x.Proof.Peer()
+			if string(peer[:]) <= string(after[:]) {
 				return fmt.Errorf("%w: members out of order", errMalformed)
 			}
-			after = r.Peer
-			if _, err := n.grid.learn(time.Now(), r.Peer, x.Proof, x.Joined); err != nil {
+			after = peer
+			if _, err := n.grid.learn(time.Now(), peer, x.Proof, x.Joined); err != nil {
 				refused++
 				n.counters.membersRefused.Add(1)
-				n.log.Debug("a member that the ledger lists is none", "peer", r.Peer, "err", err)
+				n.log.Debug("a member that the ledger lists is none", "peer", peer, "err", err)
 			}
 		}
 	}
@@ -302,15 +308,29 @@ func (n *Node) admitMember(a *association, encoded []byte) error {
 		a.authorize()
 		n.router.poke()
 		return nil
+	case isNameTaken(err) && !n.allowed.has(a.peer.id) && !n.invitations.isGuest(a.peer.id):
+		// It is a member all the same. Whoever has dialed, it is to hear of it.
+		a.log.Warn("two members have one name; the one that was known first keeps it here", "err", err)
+		a.closeWith(closeName, err)
+		return errProof
 	case a.isProven():
 		a.log.Debug("a membership that does not hold", "err", err)
 		return nil // it is here for another reason
 	}
 	n.refuseProof(a)
 	a.log.Info("refused", "peer", a.peer.id, "err", err)
-	reason := err.Error()
-	a.session.CloseWithError(closeMember, reason[:min(len(reason), 200)])
+	a.closeWith(closeMember, err)
 	return errProof
+}
+
+// closeWith ends the session and tells the peer why.
+func (a *association) closeWith(code uint64, err error) {
+	reason := err.Error()
+	a.session.CloseWithError(code, reason[:min(len(reason), 200)])
+}
+
+func isNameTaken(err error) bool {
+	return errors.Is(err, &membership.Error{Problem: membership.NameTaken})
 }
 
 // Resolve returns the peer that text names: a peer ID, or the name of a member
@@ -327,12 +347,21 @@ func (n *Node) Resolve(ctx context.Context, text string) (ri2n.PeerID, error) {
 	if id, found := n.grid.lookup(time.Now(), label); found {
 		return id, nil
 	}
-	if home, err := n.homeClient(); err != nil || !home.Status().Registered {
+	// Without a ledger at hand those on the LAN are asked first, then those who
+	// route.
+	if !n.registered() {
+		if n.meetNamed(ctx, label) {
+			if id, found := n.grid.lookup(time.Now(), label); found {
+				return id, nil
+			}
+		}
 		if a, err := n.router.findName(ctx, label); err == nil && a != nil {
 			return a.peer(), nil
 		}
 	}
-	if err := n.fetchMembers(ctx); err != nil {
+	if err := n.fetchMembers(ctx); errors.Is(err, errLedgerless) {
+		return ri2n.PeerID{}, &NameError{Name: text, Problem: "no member of that name is known or was heard on this local network", Member: true}
+	} else if err != nil {
 		if a, err := n.router.findName(ctx, label); err == nil && a != nil {
 			return a.peer(), nil
 		}
@@ -344,14 +373,22 @@ func (n *Node) Resolve(ctx context.Context, text string) (ri2n.PeerID, error) {
 	return ri2n.PeerID{}, &NameError{Name: text, Problem: "no member has it", Member: true}
 }
 
+// registered reports whether the node's rendezvous knows it now.
+func (n *Node) registered() bool {
+	home, err := n.homeClient()
+	return err == nil && home.Status().Registered
+}
+
 // Members returns the members of the node's grid that are known, by name. With
 // a rendezvous at hand they are fetched first.
 func (n *Node) Members(ctx context.Context) ([]MemberStatus, error) {
 	if !n.grid.member() {
 		return nil, &NameError{Name: "of a grid", Problem: "this node belongs to none"}
 	}
-	err := n.fetchRevocations(ctx)
-	if err == nil {
+	var err error
+	if n.grid.ledgerless() {
+		n.meetAll(ctx)
+	} else if err = n.fetchRevocations(ctx); err == nil {
 		err = n.fetchMembers(ctx)
 	}
 	list := n.grid.listMembers(time.Now())
@@ -376,7 +413,10 @@ func (n *Node) MemberOf(peer ri2n.PeerID) *membership.Member {
 // Publish takes in a revocation list, and gives it to the ledger and the
 // members that there are sessions with.
 func (n *Node) Publish(ctx context.Context, list []byte) error {
-	if _, err := n.adoptRevocations(time.Now(), list); err != nil {
+	if n.grid.ledgerless() {
+		n.meetAll(ctx) // who gets it at once; others get it of them
+	}
+	if _, err := n.adoptRevocations(time.Now(), list); err != nil || n.grid.ledgerless() {
 		return err
 	}
 	_, err := n.ask(ctx, &membership.Request{Op: membership.OpPublish, Body: list})
@@ -385,7 +425,10 @@ func (n *Node) Publish(ctx context.Context, list []byte) error {
 
 // Revocations returns the newest list that the node knows, encoded; nil: none.
 func (n *Node) Revocations(ctx context.Context) ([]byte, error) {
-	err := n.fetchRevocations(ctx)
+	var err error
+	if !n.grid.ledgerless() {
+		err = n.fetchRevocations(ctx)
+	}
 	_, list := n.grid.listed()
 	return list, err
 }

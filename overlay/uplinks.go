@@ -225,6 +225,7 @@ func (n *Node) followUplinks(k *uplinkKeeper, list []Uplink, retry bool, reports
 func (n *Node) linksChanged() {
 	ids := n.links.ids()
 	n.log.Info("links", "count", len(ids))
+	n.lan.announce()
 	n.mu.Lock()
 	clients := make([]*rendezvous.Client, 0, len(n.clients))
 	for _, c := range n.clients {

@@ -18,7 +18,6 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/sdnotify"
 	"github.com/instantgrid/instantgrid/overlay"
-	"github.com/instantgrid/instantgrid/rendezvous"
 )
 
 // An agent is what grid up runs: a node, and what the parts of its settings
@@ -50,7 +49,7 @@ func (a *agent) onClose(f func()) { a.closers = append(a.closers, f) }
 
 // startAgent starts the node and the parts. The caller has taken the identity
 // in dir.
-func startAgent(ctx context.Context, cmd *cobra.Command, o *options, c *configuration, s *settings, dir string, address rendezvous.Address) (*agent, error) {
+func startAgent(ctx context.Context, cmd *cobra.Command, o *options, c *configuration, s *settings, dir, address string) (*agent, error) {
 	a := &agent{
 		cmd: cmd, dir: dir, level: new(slog.LevelVar), ring: new(logRing), configuration: c, settings: s,
 		doc: &upDocument{Control: filepath.Join(dir, socketFile), Config: c.fromFile},
@@ -63,7 +62,7 @@ func startAgent(ctx context.Context, cmd *cobra.Command, o *options, c *configur
 	return a, nil
 }
 
-func (a *agent) start(o *options, address rendezvous.Address) (err error) {
+func (a *agent) start(o *options, address string) (err error) {
 	if err := a.settings.log.apply(a); err != nil {
 		return err
 	}
@@ -77,7 +76,7 @@ func (a *agent) start(o *options, address rendezvous.Address) (err error) {
 		return err
 	}
 	a.onClose(endTrace)
-	cfg := overlay.Config{Dir: a.dir, Rendezvous: address.String(), Trace: trace, Logger: a.log}
+	cfg := overlay.Config{Dir: a.dir, Rendezvous: address, NoDiscovery: o.noDiscovery, Trace: trace, Logger: a.log}
 	for _, p := range a.settings.parts {
 		if p, ok := p.(configurer); ok {
 			if err := p.configure(a, &cfg); err != nil {

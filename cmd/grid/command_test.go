@@ -22,8 +22,10 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/overlay/discovery"
 	"github.com/instantgrid/instantgrid/punch"
 	"github.com/instantgrid/instantgrid/rendezvous"
+	"github.com/instantgrid/instantgrid/rendezvous/membership"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -355,6 +357,22 @@ func TestStatusText(t *testing.T) {
 			},
 			Peers: []overlay.PeerStatus{{ID: peerID(3), Since: now, Path: directPath}, {ID: peerID(4), Since: now, Path: directPath}},
 		}},
+		{"on a LAN", overlay.Status{
+			PeerID: peerID(2),
+			Grid: &overlay.GridStatus{
+				Name: "lab", Ledgerless: true, Members: 2, NameTaken: "the name alice",
+				Self: &overlay.MemberStatus{Name: "alice", Roles: membership.Worker},
+			},
+			LAN: &overlay.LANStatus{
+				State: discovery.Worker, Name: "alice", Interfaces: []string{"eth0", "wlan0"},
+				Heard: []overlay.HeardStatus{
+					{Member: "bob", Heard: discovery.Heard{Peer: peerID(3), Name: "bob", Addr: netip.MustParseAddrPort("192.168.1.3:4000")}},
+					{Heard: discovery.Heard{Peer: peerID(4), Name: "eve", State: discovery.Coordinator, Addr: netip.MustParseAddrPort("192.168.1.4:4000")}},
+				},
+			},
+		}},
+		{"LAN closed", overlay.Status{PeerID: peerID(2), LAN: &overlay.LANStatus{Error: "the port is taken"}}},
+		{"LAN away", overlay.Status{PeerID: peerID(2), LAN: &overlay.LANStatus{}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer

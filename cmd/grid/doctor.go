@@ -175,7 +175,7 @@ func (x *examination) startNode(ctx context.Context) (end func()) {
 	}
 	cfg.ListenPort = 0 // a socket of its own
 	if address, err := x.o.agentRendezvous(x.dir, x.settings); err == nil {
-		cfg.Rendezvous = address.String()
+		cfg.Rendezvous = address
 	}
 	node, err := overlay.Start(ctx, cfg)
 	if x.why = err; err != nil {
@@ -255,16 +255,24 @@ func (x *examination) checkAgent(context.Context) []checkResult {
 func (x *examination) checkRendezvous(context.Context) []checkResult {
 	address, err := x.o.agentRendezvous(x.dir, x.settings)
 	switch {
+	case err == nil && address == "":
+		return one("rendezvous", checkSkipped, "", "none: the members of this grid find each other on the local network")
 	case x.status != nil && x.status.Rendezvous.Registered:
 		r := x.status.Rendezvous
 		return one("rendezvous", checkOK, "", "registered at %s, %s", r.Address, rttText(r.RTT))
 	case err != nil:
 		return []checkResult{failure("rendezvous", err, "grid up --rendezvous HOST:PORT#PEERID")}
 	case x.status == nil:
-		return one("rendezvous", checkSkipped, "", "%s is not asked: %v", address.HostPort(), orError(x.why))
+		return one("rendezvous", checkSkipped, "", "%s is not asked: %v", hostPort(address), orError(x.why))
 	}
-	return one("rendezvous", checkFailed, "grid netcheck; then see whether it runs, and on that port: "+address.HostPort(),
-		"not registered at %s: %s", address.HostPort(), orText(x.status.Rendezvous.Error, "no answer in time"))
+	return one("rendezvous", checkFailed, "grid netcheck; then see whether it runs, and on that port: "+hostPort(address),
+		"not registered at %s: %s", hostPort(address), orText(x.status.Rendezvous.Error, "no answer in time"))
+}
+
+// hostPort returns the part of a rendezvous's address that names a computer.
+func hostPort(address string) string {
+	at, _, _ := strings.Cut(address, "#")
+	return at
 }
 
 func orError(err error) string {

@@ -17,6 +17,8 @@ type options struct {
 	dir        string
 	rendezvous string
 	trace      string // file for a trace; empty: none
+
+	noDiscovery bool // be silent on local networks
 }
 
 // newRoot returns the whole command tree.
@@ -35,6 +37,7 @@ grid recv TOKEN`,
 	f := root.PersistentFlags()
 	f.StringVar(&o.dir, "dir", "", "state `directory` (default $XDG_STATE_HOME/instantgrid, else ~/.local/state/instantgrid)")
 	f.StringVar(&o.rendezvous, "rendezvous", "", "`HOST:PORT#PEERID` of the rendezvous (default $GRID_RENDEZVOUS, else the file rendezvous in the state directory)")
+	f.BoolVar(&o.noDiscovery, "no-discovery", false, "say and hear nothing on the local network; otherwise members of a grid find each other there")
 	f.StringVar(&o.trace, "qlog", "", "write a trace of the transport to this `file`, for ri2n-bench plot")
 	root.AddCommand(
 		idCommand(o),

@@ -32,7 +32,8 @@ type joinedDocument struct {
 	PeerID     ri2n.PeerID       `json:"peer_id"`
 	Roles      []string          `json:"roles"`
 	Address    netip.Addr        `json:"address"`
-	Rendezvous string            `json:"rendezvous"`
+	Rendezvous string            `json:"rendezvous,omitempty"`
+	Ledgerless bool              `json:"ledgerless,omitempty"`
 	CertUntil  time.Time         `json:"certificate_until"`
 	Dir        string            `json:"dir"`
 	Next       string            `json:"next"`
@@ -42,7 +43,7 @@ type joinedDocument struct {
 func printJoined(cmd *cobra.Command, document, dir, next string, j *overlay.Joined) error {
 	doc := joinedDocument{
 		Grid: j.GridName, GridID: j.Grid, Name: fullName(j.Name, j.GridName), PeerID: j.Peer, Roles: j.Roles.Names(),
-		Address: j.Address, Rendezvous: j.Rendezvous.String(), CertUntil: j.CertUntil, Dir: dir, Next: next,
+		Address: j.Address, Rendezvous: meetingText(j.Rendezvous), Ledgerless: j.Ledgerless, CertUntil: j.CertUntil, Dir: dir, Next: next,
 	}
 	if cli.JSON(cmd) {
 		return cli.PrintJSON(cmd, document, doc)
@@ -71,6 +72,7 @@ func hostName() string {
 func initCommand(o *options) *cobra.Command {
 	var claim, name, network string
 	var others []string
+	var lan bool
 	cmd := &cobra.Command{
 		Use:   "init NAME",
 		Short: "Make a grid, with this computer as its admin",
@@ -80,12 +82,17 @@ in the state directory is worth a copy in a safe place, since whoever has it
 decides who belongs to the grid.
 
 The rendezvous keeps the grid's ledger. It prints the claim code to use at its
-start.`,
+start.
+
+With --lan there is neither. The members find each other on their local network,
+and whoever holds an invitation can join until it is revoked, since nobody counts
+its uses. A grid stays what it was made as.`,
 		Example: `grid init lab --rendezvous HOST:PORT#PEERID --claim CODE
-grid init lab --rendezvous HOST:PORT#PEERID --claim CODE --name desk --network 10.88.0.0/16`,
+grid init lab --rendezvous HOST:PORT#PEERID --claim CODE --name desk --network 10.88.0.0/16
+grid init lab --lan`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg := overlay.FoundConfig{GridName: args[0]}
+			cfg := overlay.FoundConfig{GridName: args[0], Ledgerless: lan}
 			if err := membership.CheckName(args[0]); err != nil {
 				return cli.Usagef(args[0], "grid init NAME", "%s", strings.TrimPrefix(err.Error(), "membership: "))
 			}
@@ -113,11 +120,16 @@ grid init lab --rendezvous HOST:PORT#PEERID --claim CODE --name desk --network 1
 			if err != nil {
 				return err
 			}
-			address, err := o.needRendezvous(dir, "grid init NAME")
-			if err != nil {
-				return err
+			if lan && (o.rendezvous != "" || claim != "" || len(others) > 0) {
+				return cli.Usagef("--lan", "grid init NAME --lan, or grid init NAME --rendezvous HOST:PORT#PEERID", "a grid without a ledger is made at no rendezvous")
 			}
-			cfg.Rendezvous = []rendezvous.Address{address}
+			if !lan {
+				address, err := o.needRendezvous(dir, "grid init NAME")
+				if err != nil {
+					return err
+				}
+				cfg.Rendezvous = []rendezvous.Address{address}
+			}
 			for _, text := range others {
 				a, err := rendezvous.ParseAddress(text)
 				if err != nil {
@@ -141,6 +153,7 @@ grid init lab --rendezvous HOST:PORT#PEERID --claim CODE --name desk --network 1
 		},
 	}
 	f := cmd.Flags()
+	f.BoolVar(&lan, "lan", false, "make a grid without a rendezvous, for one local network; its invitations are not counted")
 	f.StringVar(&claim, "claim", "", "the `CODE` that the rendezvous prints at its start")
 	f.StringVar(&name, "name", "", "`name` of this computer (default its host name)")
 	f.StringVar(&network, "network", "", "IPv4 `PREFIX` that members get addresses of (default "+membership.DefaultNetwork.String()+")")
@@ -179,6 +192,7 @@ type inviteDocument struct {
 	Roles      []string    `json:"roles"`
 	Names      string      `json:"names"`
 	Uses       int         `json:"uses"`
+	Counted    bool        `json:"counted"` // false: nobody counts uses or ends it in time
 	JoinBefore time.Time   `json:"join_before"`
 	Next       string      `json:"next"`
 }
@@ -191,7 +205,8 @@ func inviteCommand(o *options) *cobra.Command {
 		Short: "Print an invitation to the grid",
 		Long: `Print a token with which another computer joins the grid, once unless --uses says
 otherwise. It is a secret until it is used up. It needs no network: the
-rendezvous counts its uses when it is used.
+rendezvous counts its uses when it is used. In a grid without a ledger (grid init
+--lan) nobody does, and it is a secret for as long as it is not revoked.
 
 What it prints as invite names the invitation: grid revoke takes back the
 invitation and everybody who came with it.`,
@@ -223,12 +238,18 @@ grid invite --role worker,relay --uses 10 --ttl 1h --names 'build-*'`,
 			}
 			doc := inviteDocument{
 				Token: token.Encode(), Invite: token.Invite.ID(), Roles: token.Invite.Roles.Names(), Names: string(token.Invite.Names),
-				Uses: token.Invite.Uses, JoinBefore: token.Invite.JoinBefore, Next: "grid join TOKEN",
+				Uses: token.Invite.Uses, Counted: token.Grid == nil, JoinBefore: token.Invite.JoinBefore, Next: "grid join TOKEN",
 			}
 			if cli.JSON(cmd) {
 				return cli.PrintJSON(cmd, "invite", doc)
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), doc.Token)
+			if !doc.Counted {
+				cli.Note(cmd, "invite %s: role %s", doc.Invite, strings.Join(doc.Roles, ", "))
+				cli.Note(cmd, "note: %s", uncounted)
+				cli.Note(cmd, "next, on the computer that is to join: grid join TOKEN")
+				return err
+			}
 			cli.Note(cmd, "invite %s: role %s, %s, until %s", doc.Invite, strings.Join(doc.Roles, ", "), usesText(doc.Uses), doc.JoinBefore.Format("2006-01-02 15:04 MST"))
 			cli.Note(cmd, "next, on the computer that is to join: grid join TOKEN")
 			return err
@@ -260,7 +281,8 @@ computer. A minus instead of TOKEN reads it from the standard input, which keeps
 it out of the shell's history.
 
 The name is this computer's host name, with a number behind it if another member
-has that name.`,
+has that name. In a grid without a ledger (grid init --lan) nobody is asked; a name
+that two members have stays with the one that the others knew first.`,
 		Example: `grid join TOKEN
 grid join --name desk -`,
 		Args: cobra.ExactArgs(1),
@@ -342,7 +364,7 @@ func writeMembers(w io.Writer, doc membersDocument) error {
 		} else if m.Connected {
 			note = "  connected"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s%s\n", fullName(m.Name, doc.Grid.Name), m.Roles, m.Address, m.Peer, m.ValidUntil.Format("2006-01-02"), note)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s%s\n", fullName(m.Name, doc.Grid.Name), m.Roles, ipText(m.Address), m.Peer, m.ValidUntil.Format("2006-01-02"), note)
 	}
 	return t.Flush()
 }
@@ -449,7 +471,7 @@ func (o *options) withMember(ctx context.Context, f func(ctx context.Context, m 
 	if !errors.Is(err, errNoAgent) {
 		return err
 	}
-	address, err := o.needRendezvous(dir, "grid join TOKEN, or grid members")
+	address, err := o.meetingPoint(dir, "grid join TOKEN, or grid members")
 	if err != nil {
 		return err
 	}
@@ -458,7 +480,7 @@ func (o *options) withMember(ctx context.Context, f func(ctx context.Context, m 
 		return takenOr(err, dir, "wait for it, or run the agent, which serves several commands at once: grid up")
 	}
 	defer release()
-	node, err := startNode(ctx, overlay.Config{Dir: dir, Rendezvous: address.String()})
+	node, err := startNode(ctx, overlay.Config{Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery})
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func (o *options) ping(cmd *cobra.Command, f pingFlags, to string) error {
 	if !errors.Is(err, errNoAgent) {
 		return err
 	}
-	address, err := o.needRendezvous(dir, "grid ping PEER")
+	address, err := o.meetingPoint(dir, "grid ping PEER")
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (o *options) ping(cmd *cobra.Command, f pingFlags, to string) error {
 		return err
 	}
 	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String()})
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery})
 	if err != nil {
 		return err
 	}

@@ -237,7 +237,7 @@ func (o *options) recvFrom(cmd *cobra.Command, f recvFlags) error {
 	if len(allowed)+len(more)+len(listed) == 0 {
 		return cli.Usagef("grid recv", "grid recv TOKEN, or grid recv --allow PEERID with what grid id prints on the sender's computer", "nobody may send, since no token is given and no peer is allowed")
 	}
-	address, err := o.needRendezvous(dir, "grid recv")
+	address, err := o.meetingPoint(dir, "grid recv")
 	if err != nil {
 		return err
 	}
@@ -251,7 +251,7 @@ func (o *options) recvFrom(cmd *cobra.Command, f recvFlags) error {
 		return err
 	}
 	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String(), Allow: append(allowed, more...)})
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery, Allow: append(allowed, more...)})
 	if err != nil {
 		return err
 	}

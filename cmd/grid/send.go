@@ -97,7 +97,7 @@ func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, 
 	if err := o.checkPeer(dir, to); err != nil {
 		return err
 	}
-	address, err := o.needRendezvous(dir, "grid send FILE PEER")
+	address, err := o.meetingPoint(dir, "grid send FILE PEER")
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, 
 		return err
 	}
 	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String()})
+	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery})
 	if err != nil {
 		return err
 	}

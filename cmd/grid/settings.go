@@ -57,6 +57,7 @@ func newSettings() *settings {
 		defaultMetrics(),
 		defaultReceive(),
 		defaultRelay(),
+		defaultDiscovery(),
 		defaultServices(),
 		defaultTUN(),
 	}

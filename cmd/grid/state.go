@@ -93,12 +93,7 @@ func (o *options) findRendezvous(dir string) (rendezvous.Address, error) {
 func (o *options) needRendezvous(dir, command string) (rendezvous.Address, error) {
 	a, err := o.findRendezvous(dir)
 	if err == nil && a.IsZero() {
-		err = &cli.Error{
-			Object: "rendezvous",
-			Cause:  "none is configured",
-			Next:   command + " --rendezvous HOST:PORT#PEERID (the line that rendezvous prints at start), or put that line into " + filepath.Join(dir, rendezvousFile),
-			Code:   cli.ExitUsage,
-		}
+		err = noRendezvous(dir, command)
 	}
 	return a, err
 }
@@ -127,7 +122,8 @@ func identityTaken(dir, next string) *cli.Error {
 // registerTimeout is how long a command waits for its rendezvous.
 const registerTimeout = 10 * time.Second
 
-// startNode starts a node and waits until its rendezvous knows it.
+// startNode starts a node and waits until its rendezvous knows it. A member of a
+// grid goes on without one that cannot be reached.
 func startNode(ctx context.Context, cfg overlay.Config) (*overlay.Node, error) {
 	// A node of seconds would come into the key space and leave again.
 	cfg.Routing.Off = true
@@ -138,6 +134,9 @@ func startNode(ctx context.Context, cfg overlay.Config) (*overlay.Node, error) {
 	waiting, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
 	if err := node.Ready(waiting); err != nil {
+		if ctx.Err() == nil && node.Status().Grid != nil && codeOf(err) == cli.ExitUnreachable {
+			return node, nil // members reach each other without it
+		}
 		node.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()

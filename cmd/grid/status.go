@@ -95,9 +95,12 @@ func watchOn(cmd *cobra.Command, interval time.Duration, look func(context.Conte
 func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 	fmt.Fprintf(w, "peer ID     %s\n", s.PeerID)
 	if g := s.Grid; g != nil && g.Self != nil {
-		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, g.Self.Address, g.Members)
+		fmt.Fprintf(w, "name        %s  %s  %s, %d members\n", fullName(g.Self.Name, g.Name), g.Self.Roles, ipText(g.Self.Address), g.Members)
 	} else if g != nil {
 		fmt.Fprintf(w, "grid        %s  not a member now: %s\n", g.Name, g.Error)
+	}
+	if g := s.Grid; g != nil && g.NameTaken != "" {
+		fmt.Fprintf(w, "            another member has this name; choose another: grid join --name NAME TOKEN\n")
 	}
 	if g := s.Grid; g != nil && (g.Stale || g.Hidden) {
 		fmt.Fprintf(w, "            the revocation list was last confirmed %s ago\n", now.Sub(g.Confirmed).Round(time.Second))
@@ -124,6 +127,7 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 		fmt.Fprintf(w, "routing     %d of about %d members known, %d watched, %d of %d shortcuts, %d objects kept\n",
 			r.Contacts, max(r.Nodes-1, r.Contacts), len(r.Sessions), r.Shortcuts, r.MaxShortcuts, r.Objects)
 	}
+	writeLAN(w, s.LAN)
 	if s.Interface != nil {
 		writeTUN(w, s.Interface)
 	}

@@ -82,3 +82,11 @@ func rttText(d time.Duration) string {
 func milliseconds(d time.Duration) cli.Number {
 	return cli.Number(float64(d.Microseconds()) / 1000)
 }
+
+// ipText shows an address that may be missing.
+func ipText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
+}

@@ -15,7 +15,6 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
-	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -44,7 +43,7 @@ the peers that are allowed, and answers the other grid commands of this user.
 Nobody is allowed unless --allow, --allow-file or the file allow in the state
 directory says so. In a grid (grid join), its members may ping, and may connect
 to the ports that the file policy.yaml in the state directory opens to them; it
-is read again when it changes.
+is read again when it changes. Members find each other on the local network, too.
 
 With --tun it makes a network interface with this computer's addresses in the
 grid, so that programs that know nothing of grid reach members, through a packet
@@ -106,12 +105,12 @@ func (o *options) up(ctx context.Context, cmd *cobra.Command, c *configuration) 
 
 // agentRendezvous returns the agent's rendezvous: the flag, the environment,
 // the configuration, then the file.
-func (o *options) agentRendezvous(dir string, s *settings) (rendezvous.Address, error) {
+func (o *options) agentRendezvous(dir string, s *settings) (string, error) {
 	with := *o
 	if with.rendezvous == "" && os.Getenv(rendezvousVariable) == "" {
 		with.rendezvous = s.node.rendezvous
 	}
-	return with.needRendezvous(dir, "grid up")
+	return with.meetingPoint(dir, "grid up")
 }
 
 // announce says who we are once the rendezvous knows us. One that cannot be
@@ -125,7 +124,7 @@ func (a *agent) announce() error {
 		return nil
 	}
 	status := node.Status()
-	doc.PeerID, doc.Rendezvous, doc.Registered = node.PeerID(), status.Rendezvous.Address, err == nil
+	doc.PeerID, doc.Rendezvous, doc.Registered = node.PeerID(), status.Rendezvous.Address, status.Rendezvous.Registered
 	doc.Next = "grid ping " + node.PeerID().String()
 	if g := status.Grid; g != nil && g.Self != nil {
 		doc.Name = fullName(g.Self.Name, g.Name)
@@ -151,7 +150,7 @@ func (a *agent) announce() error {
 	if doc.Interface != "" {
 		fmt.Fprintf(w, "interface   %s\n", doc.Interface)
 	}
-	_, err = fmt.Fprintf(w, "rendezvous  %s\n", doc.Rendezvous)
+	_, err = fmt.Fprintf(w, "rendezvous  %s\n", orText(doc.Rendezvous, "none: members are found on the local network"))
 	if doc.Name != "" {
 		cli.Note(cmd, "next, on another member of the grid: %s", doc.Next)
 	} else {

@@ -78,6 +78,24 @@ func (p *Pair) Counters(int) (up, down Counters) { return up, down }
 // Close does nothing.
 func (p *Pair) Close() error { return nil }
 
+// A LAN is hosts on one Ethernet.
+type LAN struct{}
+
+// StartLAN returns an error.
+func StartLAN(int) (*LAN, error) { return nil, notHere() }
+
+// Host returns nil.
+func (l *LAN) Host(int) *Host { return nil }
+
+// Unplug returns an error.
+func (l *LAN) Unplug(int) error { return notHere() }
+
+// Plug returns an error.
+func (l *LAN) Plug(int) error { return notHere() }
+
+// Close does nothing.
+func (l *LAN) Close() error { return nil }
+
 // A Host is a computer of a running network.
 type Host struct{}
 

@@ -271,7 +271,7 @@ func parseEntry(b []byte) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(list) != 1 {
+	if len(list) != 1 || list[0].Proof.Record == nil {
 		return nil, membership.ErrMalformed
 	}
 	return &entry{joined: list[0].Joined, proof: list[0].Proof, encoded: bytes.Clone(b)}, nil

@@ -21,6 +21,7 @@ const (
 	OtherKey      Problem = "other-key"
 	OtherChain    Problem = "other-chain"
 	NotLedger     Problem = "not-the-ledger"
+	NoRecord      Problem = "no-record"
 	WrongRole     Problem = "wrong-role"
 	WrongName     Problem = "wrong-name"
 	WrongAddress  Problem = "wrong-address"
@@ -85,6 +86,8 @@ func (e *Error) Cause() string {
 		text = "it belongs to another certificate"
 	case NotLedger:
 		text = "it is not signed by a ledger of this grid"
+	case NoRecord:
+		text = "it has no record of the grid's ledger, which counts members in"
 	case WrongRole:
 		text = "it claims a role that it was not given"
 	case WrongName:
@@ -127,7 +130,7 @@ func (e *Error) Next() string {
 		return "ask the grid's admin for a new one: grid invite"
 	case WrongName, NameTaken:
 		return "choose another name: grid join --name NAME TOKEN"
-	case NotMember, NotAdmin:
+	case NotMember, NotAdmin, NoRecord:
 		return "ask the grid's admin for an invitation: grid invite --role ROLE"
 	case NoGrid:
 		return "have its admin set it up there: grid init NAME --rendezvous HOST:PORT#PEERID"

@@ -35,7 +35,8 @@ func FuzzParseProof(f *testing.F) {
 	_, p := testProof(f)
 	seed(f, "proof", AppendProof(nil, p))
 	seed(f, "empty-chain", make([]byte, 8))
-	grid := testGrid(f)
+	seed(f, "without-record", AppendProof(nil, &Proof{Chain: p.Chain}))
+	grid, ledgerless := testGrid(f), testLedgerless(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, rest, err := ParseProof(b)
 		if err != nil {
@@ -44,14 +45,20 @@ func FuzzParseProof(f *testing.F) {
 		if again := append(AppendProof(nil, p), rest...); !bytes.Equal(again, b) {
 			t.Errorf("%x decodes to %+v, which encodes to %x", b, p, again)
 		}
-		if m, err := Verify(p, peerOf(testKey(keyMallory)), grid, nil, start); err == nil {
-			t.Errorf("a stranger is a member: %+v", m)
+		for _, g := range []*Grid{grid, ledgerless} {
+			if m, err := Verify(p, peerOf(testKey(keyMallory)), g, nil, start); err == nil {
+				t.Errorf("a stranger is a member: %+v", m)
+			}
+		}
+		if _, err := Verify(p, p.Peer(), grid, nil, start); err == nil && p.Record == nil {
+			t.Error("a chain alone makes a member of a grid with a ledger")
 		}
 	})
 }
 
 func FuzzParseGrid(f *testing.F) {
 	seed(f, "grid", AppendGrid(nil, testGrid(f)))
+	seed(f, "ledgerless", AppendGrid(nil, testLedgerless(f)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if g, err := ParseGrid(b); err == nil && !bytes.Equal(AppendGrid(nil, g), b) {
 			t.Errorf("%x decodes to %+v, which encodes to something else", b, g)
@@ -90,6 +97,7 @@ func FuzzCertificate(f *testing.F) {
 
 func FuzzParseToken(f *testing.F) {
 	seed(f, "token", []byte(testToken(f, InviteOptions{}).Encode()))
+	seed(f, "ledgerless", []byte(ledgerlessToken(f, InviteOptions{}).Encode()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		token, err := ParseToken(string(b))
 		if err != nil {

@@ -21,8 +21,8 @@ type Grid struct {
 	Name     string
 	Network  netip.Prefix // of IPv4 addresses of members
 
-	// Rendezvous lists the servers of the ledger, at least one and at most
-	// eight. Records signed by their keys hold.
+	// Rendezvous lists the servers of the ledger, at most eight. Records signed
+	// by their keys hold. Empty: the grid has no ledger (see [Grid.Ledgerless]).
 	Rendezvous []rendezvous.Address
 
 	signature []byte
@@ -45,6 +45,11 @@ func (g *Grid) IsLedger(id ri2n.PeerID) bool {
 	return slices.ContainsFunc(g.Rendezvous, func(a rendezvous.Address) bool { return a.Peer == id })
 }
 
+// Ledgerless reports whether the grid has no ledger: a certificate chain alone
+// makes a member of it, so that its invitations cannot be counted and the places
+// of its members in the routing key space can be chosen by trying keys.
+func (g *Grid) Ledgerless() bool { return len(g.Rendezvous) == 0 }
+
 // Domain is what stands behind the names of members: NAME.grid.
 func (g *Grid) Domain() string { return g.Name + ".grid" }
 
@@ -56,7 +61,7 @@ func (g *Grid) check() error {
 		return malformed("sequence zero")
 	case !g.Network.IsValid() || !g.Network.Addr().Is4() || g.Network != g.Network.Masked() || g.Network.Bits() < 8 || g.Network.Bits() > 30:
 		return malformed("the network is not an IPv4 prefix of 8 to 30 bits")
-	case len(g.Rendezvous) == 0 || len(g.Rendezvous) > maxServers:
+	case len(g.Rendezvous) > maxServers:
 		return malformed("%d rendezvous servers", len(g.Rendezvous))
 	}
 	for _, a := range g.Rendezvous {

@@ -3,6 +3,7 @@ package membership
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -64,6 +65,25 @@ func (g GridID) Address6(peer ri2n.PeerID) netip.Addr {
 // A Nonce places a member in the routing key space. The ledger derives it from
 // a secret, so that nobody can choose a place by trying keys.
 type Nonce [32]byte
+
+// derivedNonce stands in for the ledger's in a grid without one. Everybody can
+// compute it, so that who makes many keys can choose a place.
+func derivedNonce(g GridID, peer ri2n.PeerID) Nonce {
+	b := append([]byte("instantgrid derived nonce 1 "), g[:]...)
+	return sha256.Sum256(append(b, peer[:]...))
+}
+
+// derivedAddress is the IPv4 address of a member where no ledger gives one: in
+// network, neither its first address nor its last. Two peers may have the same.
+func derivedAddress(g GridID, network netip.Prefix, peer ri2n.PeerID) netip.Addr {
+	b := append([]byte("instantgrid derived address 1 "), g[:]...)
+	sum := sha256.Sum256(append(b, peer[:]...))
+	first := binary.BigEndian.Uint32(network.Addr().AsSlice())
+	size := uint64(1) << (32 - network.Bits())
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], first+1+uint32(binary.BigEndian.Uint64(sum[:])%(size-2)))
+	return netip.AddrFrom4(a)
+}
 
 // Position returns the place of a peer in the routing key space.
 func Position(peer ri2n.PeerID, nonce Nonce) [32]byte {

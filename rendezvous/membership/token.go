@@ -16,11 +16,13 @@ import (
 
 // A Token is an invitation as it is handed over: the grid's key, an invite key
 // with its certificate, and where the ledger is. Its text form is a secret
-// until it is used up.
+// until it is used up. That of a grid without a ledger is never used up, and
+// carries the grid's description, since there is nobody to ask for it.
 type Token struct {
 	GridKey ed25519.PublicKey
 	Invite  *Invite
-	Server  rendezvous.Address
+	Server  rendezvous.Address // zero: the grid has no ledger
+	Grid    *Grid              // of a grid without a ledger; otherwise nil
 
 	seed        []byte // of the invite key
 	certificate []byte
@@ -54,8 +56,30 @@ func (o *InviteOptions) setDefaults() {
 }
 
 // NewInvite makes an invite key from random, a cryptographic source, and
-// certifies it with the grid key.
+// certifies it with the grid key, for a grid whose ledger is at server.
 func NewInvite(random io.Reader, gridKey ed25519.PrivateKey, server rendezvous.Address, now time.Time, o InviteOptions) (*Token, error) {
+	t, err := newInvite(random, gridKey, now, o)
+	if err == nil {
+		t.Server = server
+	}
+	return t, err
+}
+
+// NewLedgerlessInvite is NewInvite for a grid without a ledger. Nobody counts its
+// uses, or stops the clock: whoever has the token can become a member until the
+// invitation is revoked or its certificate ends.
+func NewLedgerlessInvite(random io.Reader, gridKey ed25519.PrivateKey, grid *Grid, now time.Time, o InviteOptions) (*Token, error) {
+	if !grid.Ledgerless() {
+		return nil, fmt.Errorf("membership: the grid %s has a ledger", grid.Name)
+	}
+	t, err := newInvite(random, gridKey, now, o)
+	if err == nil {
+		t.Grid = grid
+	}
+	return t, err
+}
+
+func newInvite(random io.Reader, gridKey ed25519.PrivateKey, now time.Time, o InviteOptions) (*Token, error) {
 	o.setDefaults()
 	switch {
 	case !o.Roles.Valid():
@@ -89,7 +113,7 @@ func NewInvite(random io.Reader, gridKey ed25519.PrivateKey, server rendezvous.A
 	if invite, err = parseInvite(der, public); err != nil {
 		return nil, err
 	}
-	return &Token{GridKey: public, Invite: invite, Server: server, seed: seed, certificate: der}, nil
+	return &Token{GridKey: public, Invite: invite, seed: seed, certificate: der}, nil
 }
 
 // Join certifies key under name with the invite key and returns the chain, which
@@ -130,18 +154,29 @@ const (
 	tokenPrefix   = "igj" // so that people and programs recognise one
 	tokenChecksum = 4
 	maxTokenText  = 4 << 10
+
+	tokenFormat     = 1
+	tokenLedgerless = 2
 )
 
 var tokenEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // Encode returns the text form, about 900 characters: a secret.
 func (t *Token) Encode() string {
-	b := append([]byte{1}, t.GridKey...)
+	format := byte(tokenFormat)
+	if t.Grid != nil {
+		format = tokenLedgerless
+	}
+	b := append([]byte{format}, t.GridKey...)
 	b = append(b, t.seed...)
 	b = appendLong(b, t.certificate)
-	b = append(b, t.Server.Peer[:]...)
-	b = binary.BigEndian.AppendUint16(b, t.Server.Port)
-	b = appendShort(b, t.Server.Host)
+	if t.Grid != nil {
+		b = appendLong(b, AppendGrid(nil, t.Grid))
+	} else {
+		b = append(b, t.Server.Peer[:]...)
+		b = binary.BigEndian.AppendUint16(b, t.Server.Port)
+		b = appendShort(b, t.Server.Host)
+	}
 	sum := tokenSum(b)
 	return tokenPrefix + tokenEncoding.EncodeToString(append(b, sum[:]...))
 }
@@ -191,8 +226,8 @@ func ParseToken(s string) (*Token, error) {
 	if err != nil || tokenEncoding.EncodeToString(b) != body {
 		return bad("it is cut short, or has a character too many")
 	}
-	if len(b) > 0 && b[0] != 1 {
-		return bad(fmt.Sprintf("its format is %d, this program reads format 1: upgrade the older of the two", b[0]))
+	if len(b) > 0 && b[0] != tokenFormat && b[0] != tokenLedgerless {
+		return bad(fmt.Sprintf("its format is %d, this program reads formats %d and %d: upgrade the older of the two", b[0], tokenFormat, tokenLedgerless))
 	}
 	if len(b) < tokenChecksum {
 		return bad("it is cut short")
@@ -204,11 +239,23 @@ func ParseToken(s string) (*Token, error) {
 	d := decoder{b: b[1:]}
 	t := &Token{GridKey: d.key(), seed: append([]byte(nil), d.take(ed25519.SeedSize)...)}
 	t.certificate = append([]byte(nil), d.long()...)
-	t.Server = rendezvous.Address{Peer: d.array32(), Port: d.uint16(), Host: string(d.short())}
+	var description []byte
+	if b[0] == tokenLedgerless {
+		description = d.long()
+	} else {
+		t.Server = rendezvous.Address{Peer: d.array32(), Port: d.uint16(), Host: string(d.short())}
+	}
 	if d.end() != nil {
 		return bad("its fields do not fit together")
 	}
-	if again, err := rendezvous.ParseAddress(t.Server.String()); err != nil || again != t.Server {
+	if b[0] == tokenLedgerless {
+		if t.Grid, err = ParseGrid(description); err != nil {
+			return bad("its description of the grid does not hold: " + err.Error())
+		}
+		if !t.Grid.Ledgerless() || !t.Grid.Key.Equal(t.GridKey) {
+			return bad("its description of the grid is of another one")
+		}
+	} else if again, err := rendezvous.ParseAddress(t.Server.String()); err != nil || again != t.Server {
 		return bad("its rendezvous is no address")
 	}
 	if t.Invite, err = parseInvite(t.certificate, t.GridKey); err != nil {

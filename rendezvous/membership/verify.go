@@ -2,6 +2,7 @@ package membership
 
 import (
 	"crypto/ed25519"
+	"crypto/x509"
 	"net/netip"
 	"strconv"
 	"time"
@@ -61,7 +62,24 @@ func (c *Chain) open(gridKey ed25519.PublicKey) (*link, error) {
 // A Proof is what a member shows: its chain, and the ledger's record.
 type Proof struct {
 	Chain  *Chain
-	Record *Record
+	Record *Record // nil in a grid without a ledger, and only there
+}
+
+// Peer returns whose proof this is, before anything in it has been verified;
+// the zero PeerID if nobody can say.
+func (p *Proof) Peer() ri2n.PeerID {
+	if p.Record != nil {
+		return p.Record.Peer
+	}
+	c, err := x509.ParseCertificate(p.Chain.Node)
+	if err != nil {
+		return ri2n.PeerID{}
+	}
+	key, ok := c.PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return ri2n.PeerID{}
+	}
+	return ri2n.PeerIDOf(key)
 }
 
 // MaxProof is the size of the largest encoded proof, in bytes.
@@ -69,7 +87,11 @@ const MaxProof = MaxChain + 512
 
 // AppendProof extends b by p.
 func AppendProof(b []byte, p *Proof) []byte {
-	return appendLong(AppendChain(b, p.Chain), AppendRecord(nil, p.Record))
+	b = AppendChain(b, p.Chain)
+	if p.Record == nil {
+		return appendLong(b, nil)
+	}
+	return appendLong(b, AppendRecord(nil, p.Record))
 }
 
 // ParseProof decodes what AppendProof wrote, and returns the bytes after it.
@@ -78,6 +100,9 @@ func ParseProof(b []byte) (p *Proof, rest []byte, err error) {
 	chain, record := d.chain(), d.long()
 	if d.err != nil {
 		return nil, nil, d.err
+	}
+	if len(record) == 0 {
+		return &Proof{Chain: chain}, d.b, nil
 	}
 	r, err := ParseRecord(record)
 	if err != nil {
@@ -91,11 +116,11 @@ type Member struct {
 	Peer     ri2n.PeerID
 	Name     string
 	Roles    Roles
-	Invite   KeyID // the invite key that it came with
-	Address  netip.Addr
-	Position [32]byte  // in the routing key space
-	Issued   time.Time // of the record
-	Expires  time.Time // of the record or the certificate, whichever ends first
+	Invite   KeyID      // the invite key that it came with
+	Address  netip.Addr // IPv4
+	Position [32]byte   // in the routing key space
+	Issued   time.Time  // of the record; without one, of the certificate
+	Expires  time.Time  // of the record or the certificate, whichever ends first
 	// CertificateExpires is until when records can be renewed.
 	CertificateExpires time.Time
 }
@@ -103,11 +128,12 @@ type Member struct {
 // An Applicant is somebody whose chain holds: what the ledger looks at before
 // it makes a record.
 type Applicant struct {
-	Peer     ri2n.PeerID
-	Name     string
-	Roles    Roles
-	Invite   *Invite
-	NotAfter time.Time
+	Peer   ri2n.PeerID
+	Name   string
+	Roles  Roles
+	Invite *Invite
+
+	NotBefore, NotAfter time.Time // of the certificate
 }
 
 // VerifyChain checks a chain for the key named peer: everything but the record.
@@ -134,7 +160,7 @@ func VerifyChain(c *Chain, peer ri2n.PeerID, gridKey ed25519.PublicKey, revoked 
 	case revoked.Has(l.invite.ID()):
 		return nil, &Error{Problem: Revoked, What: "the invitation of " + strconv.Quote(l.node.name)}
 	}
-	return &Applicant{Peer: peer, Name: l.node.name, Roles: l.node.roles, Invite: l.invite, NotAfter: l.node.notAfter}, nil
+	return &Applicant{Peer: peer, Name: l.node.name, Roles: l.node.roles, Invite: l.invite, NotBefore: l.node.notBefore, NotAfter: l.node.notAfter}, nil
 }
 
 // Verify decides whether p makes peer, whose key a session has proven, a member
@@ -148,7 +174,15 @@ func Verify(p *Proof, peer ri2n.PeerID, grid *Grid, revoked *Revocations, now ti
 	}
 	r := p.Record
 	what := "the membership record of " + strconv.Quote(a.Name)
+	if grid.Ledgerless() {
+		if r != nil {
+			return nil, &Error{Problem: NotLedger, What: what, Detail: "this grid has none"}
+		}
+		return verifyLedgerless(a, grid)
+	}
 	switch {
+	case r == nil:
+		return nil, &Error{Problem: NoRecord, What: "the membership of " + strconv.Quote(a.Name)}
 	case r.Grid != grid.ID():
 		return nil, &Error{Problem: OtherGrid, What: what}
 	case !grid.IsLedger(r.Ledger()):
@@ -172,6 +206,20 @@ func Verify(p *Proof, peer ri2n.PeerID, grid *Grid, revoked *Revocations, now ti
 	return &Member{
 		Peer: peer, Name: a.Name, Roles: a.Roles, Invite: r.Invite, Address: r.Address,
 		Position: Position(peer, r.Nonce), Issued: r.Issued, Expires: expires, CertificateExpires: a.NotAfter,
+	}, nil
+}
+
+// verifyLedgerless is what Verify has to add to a chain in a grid without a
+// ledger. The time in which an invitation may be used is looked at, as far as a
+// member's own certificate tells the truth about it.
+func verifyLedgerless(a *Applicant, grid *Grid) (*Member, error) {
+	if a.NotBefore.Add(-Tolerance).After(a.Invite.JoinBefore) {
+		return nil, &Error{Problem: InviteExpired, What: "the invitation of " + strconv.Quote(a.Name), Until: a.Invite.JoinBefore, Now: a.NotBefore}
+	}
+	id := grid.ID()
+	return &Member{
+		Peer: a.Peer, Name: a.Name, Roles: a.Roles, Invite: a.Invite.ID(), Address: derivedAddress(id, grid.Network, a.Peer),
+		Position: Position(a.Peer, derivedNonce(id, a.Peer)), Issued: a.NotBefore, Expires: a.NotAfter, CertificateExpires: a.NotAfter,
 	}, nil
 }
 
