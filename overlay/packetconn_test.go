@@ -286,11 +286,11 @@ func TestPacketsPassAPeerThatIsDialed(t *testing.T) {
 			t.Fatal(err)
 		}
 		client.WriteTo([]byte("second"), echoed.LocalAddr())
-		if n := len(a.packets.pending); n != 1 {
+		if n := a.packets.isPending.Load(); n != 1 {
 			t.Errorf("packets wait for %d peers, want 1", n)
 		}
 		time.Sleep(30 * time.Second)
-		if n := len(a.packets.pending); n != 0 {
+		if n := a.packets.isPending.Load(); n != 0 {
 			t.Errorf("packets wait for %d peers for ever", n)
 		}
 	})

@@ -251,6 +251,8 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 		return time.Hour
 	}
 	legs := n.legs.ready()
+	// A session's only path counts as active, also when nothing answers on it.
+	registered := n.relayReady(p)
 	k.mu.Lock()
 	c := &k.relay
 	var via *ri2n.PathInfo
@@ -268,7 +270,7 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 				via = &paths[i]
 			}
 		case paths[i].Carrier:
-			have.rendezvous = have.rendezvous || usable
+			have.rendezvous = have.rendezvous || usable && registered
 		default:
 			have.direct = have.direct || usable
 		}

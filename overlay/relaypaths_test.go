@@ -16,12 +16,18 @@ type relayRig struct {
 	alice, bob *Node
 	relays     []*Node
 	relayHosts []netsim.Host
+	routing    bool // on; otherwise nobody has sessions but those that a test makes
 }
 
 // newRelayRig starts it with n relays, the first one the nearest.
 func newRelayRig(t *testing.T, n int, change func(*Config)) *relayRig {
 	t.Helper()
-	r := &relayRig{gridRig: newGridRig(t)}
+	return startRelayRig(t, &relayRig{}, n, change)
+}
+
+func startRelayRig(t *testing.T, r *relayRig, n int, change func(*Config)) *relayRig {
+	t.Helper()
+	r.gridRig = newGridRig(t)
 	r.homeA, r.homeB = r.world.NAT(symmetric, access), r.world.NAT(symmetric, access)
 	r.hostA, r.hostB = r.homeA.Host(), r.homeB.Host()
 	plain := r.invite(membership.InviteOptions{Uses: 2})
@@ -32,7 +38,7 @@ func newRelayRig(t *testing.T, n int, change func(*Config)) *relayRig {
 		dir := r.join(h, 20+i, name, token)
 		r.open, r.relayHosts = append(r.open, h.Addr()), append(r.relayHosts, h)
 		r.relays = append(r.relays, r.start(h, 20+i, func(c *Config) {
-			c.Dir, c.Rendezvous = dir, ""
+			c.Dir, c.Rendezvous, c.Routing.Off = dir, "", !r.routing
 			if change != nil {
 				change(c)
 			}
@@ -40,9 +46,14 @@ func newRelayRig(t *testing.T, n int, change func(*Config)) *relayRig {
 	}
 	aliceDir, bobDir := r.join(r.hostA, 2, "alice", plain), r.join(r.hostB, 3, "bob", plain)
 	writePolicy(t, bobDir, "rules:\n  - names: [\"*\"]\n    ports: [all]\n")
-	r.alice, r.bob = r.startIn(r.hostA, 2, aliceDir), r.startIn(r.hostB, 3, bobDir)
+	r.alice, r.bob = r.member(r.hostA, 2, aliceDir), r.member(r.hostB, 3, bobDir)
 	r.ready(append(r.relays, r.alice, r.bob)...)
 	return r
+}
+
+// member starts a node that does not relay.
+func (r *relayRig) member(h netsim.Host, number int, dir string) *Node {
+	return r.start(h, number, func(c *Config) { c.Dir, c.Rendezvous, c.Routing.Off = dir, "", !r.routing })
 }
 
 // registered waits until nodes are registered with as many relays.
@@ -82,10 +93,16 @@ func (r *relayRig) awaitKind(kind string, d time.Duration) PathStatus {
 }
 
 // Two members that reach neither each other nor the rendezvous talk through a
-// third.
+// third, whether they had a session when the rendezvous went, as routing makes
+// it, or had none.
 func TestPeerRelayWithoutRendezvous(t *testing.T) {
+	t.Run("no session", func(t *testing.T) { testPeerRelayWithoutRendezvous(t, false) })
+	t.Run("a session that has just begun", func(t *testing.T) { testPeerRelayWithoutRendezvous(t, true) })
+}
+
+func testPeerRelayWithoutRendezvous(t *testing.T, routing bool) {
 	bubble(t, func(t *testing.T) {
-		r := newRelayRig(t, 1, nil)
+		r := startRelayRig(t, &relayRig{routing: routing}, 1, nil)
 		r.registered(1, r.alice, r.bob)
 		r.server.Close()
 		time.Sleep(10 * time.Second)
@@ -172,7 +189,7 @@ func (r *relayRig) move(n *Node, h netsim.Host, number int) *Node {
 	r.t.Helper()
 	dir := string(n.dir)
 	n.Close()
-	return r.startIn(h, number, dir)
+	return r.member(h, number, dir)
 }
 
 // Two congestion controls work on a relayed stream, one above the other. Over
