@@ -263,10 +263,15 @@ func TestAddressesWithoutLedger(t *testing.T) {
 // A home with a rendezvous outside, in which multicast DNS is spoken.
 func startAtHome(g *gridRig, l *simlan.LAN, h netsim.Host, number int, dir string) *Node {
 	g.t.Helper()
-	return g.start(h, number, func(c *Config) {
+	return g.start(h, number, atHome(l, h, dir))
+}
+
+// atHome configures a node there.
+func atHome(l *simlan.LAN, h netsim.Host, dir string) func(*Config) {
+	return func(c *Config) {
 		c.Dir, c.Rendezvous = dir, ""
 		c.LAN = func() (discovery.Wire, error) { return l.Attach(lanPrefix(h)), nil }
-	})
+	}
 }
 
 // Members of a grid with a ledger, in one home, whose rendezvous is gone: after a
@@ -402,8 +407,12 @@ func TestForgedAnnouncement(t *testing.T) {
 				token := g.invite(membership.InviteOptions{Uses: 2})
 				aliceDir, bobDir := g.join(g.hostA, 2, "alice", token), g.join(g.hostB, 3, "bob", token)
 				l := new(simlan.LAN)
-				alice := startAtHome(g, l, g.hostA, 2, aliceDir)
-				bob := g.startIn(g.hostB, 3, bobDir) // far away
+				// Routing would dial before the test does.
+				alice := g.start(g.hostA, 2, func(c *Config) {
+					atHome(l, g.hostA, aliceDir)(c)
+					c.Routing.Off = true
+				})
+				bob := g.start(g.hostB, 3, func(c *Config) { c.Dir, c.Rendezvous, c.Routing.Off = bobDir, "", true }) // far away
 				g.ready(alice, bob)
 				forger := listenPacket(t, g.homeA.Host(), 4000)
 				go func() {
