@@ -106,6 +106,20 @@ func (f *flow) gap(from, to time.Duration) (longest, when time.Duration) {
 	return max(longest, 0), when
 }
 
+// gapsAbove counts the waits for bytes that are longer than limit.
+func (f *flow) gapsAbove(limit, from, to time.Duration) (n int) {
+	for from < to {
+		gap, when := f.gap(from, to)
+		if gap <= limit {
+			break
+		}
+		n += f.gapsAbove(limit, from, when)
+		n++
+		from = when + gap
+	}
+	return n
+}
+
 func logPaths(t testing.TB, s *Session) {
 	t.Helper()
 	for _, p := range s.Paths() {
