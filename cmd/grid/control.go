@@ -139,7 +139,7 @@ func (s *controlServer) serve(ctx context.Context, dir string) error {
 		return err
 	}
 	// The directory is closed to others before as well.
-	if err := os.Chmod(path, 0o600); err == nil {
+	if err = os.Chmod(path, 0o600); err == nil {
 		err = s.openToGroup(dir, path)
 	}
 	if err != nil {

@@ -91,11 +91,7 @@ func (q *asking) Ask(ctx context.Context, m protocol.Ask) error {
 		q.busy()
 		return nil
 	}
-	var parts []protocol.Message
-	for _, part := range protocol.Answers(m.Request, answer) {
-		parts = append(parts, part)
-	}
-	s.relay.Answer(q.agent, parts) // which may have joined
+	s.relay.Answer(q.agent, protocol.Answers(m.Request, answer)) // which may have joined
 	return nil
 }
 
