@@ -9,9 +9,12 @@ import (
 
 // Bounds of what waits for a handshake worker, in bytes.
 const (
-	maxFirstBytes   = 4 << 10  // for one connection ID that nobody has yet
-	maxWaitingBytes = 16 << 10 // for one handshake
-	maxWaitingTotal = 4 << 20  // for all
+	maxFirstBytes = 4 << 10 // for one connection ID that nobody has yet
+
+	// For one handshake: a ClientHello of two datagrams from each of eight
+	// candidates, which a time-out may send again all at once.
+	maxWaitingBytes = 20 << 10
+	maxWaitingTotal = 4 << 20 // for all
 )
 
 // A waitingDatagram has a long header and has not been opened.
