@@ -98,6 +98,7 @@ func (f *fields) take(n int) []byte {
 func (f *fields) u8() uint8   { return f.take(1)[0] }
 func (f *fields) u16() uint16 { return binary.BigEndian.Uint16(f.take(2)) }
 func (f *fields) u32() uint32 { return binary.BigEndian.Uint32(f.take(4)) }
+func (f *fields) u64() uint64 { return binary.BigEndian.Uint64(f.take(8)) }
 
 // text returns a text with a length of two bytes, of at most most bytes.
 func (f *fields) text(most int) string {
@@ -192,42 +193,6 @@ func parseCall(b []byte) (c call, err error) {
 		f.bad = true
 	}
 	return c, f.end(frameCall)
-}
-
-// A welcome says what a worker offers. It comes first, and again when that
-// changes.
-type welcome struct {
-	version   uint16
-	slots     uint16
-	name      string
-	site      string
-	functions []string
-}
-
-func (w welcome) appendBody(b []byte) []byte {
-	b = binary.BigEndian.AppendUint16(b, w.version)
-	b = binary.BigEndian.AppendUint16(b, w.slots)
-	b = appendText(b, w.name)
-	b = appendText(b, w.site)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(w.functions)))
-	for _, name := range w.functions {
-		b = appendText(b, name)
-	}
-	return b
-}
-
-func parseWelcome(b []byte) (w welcome, err error) {
-	f := fields{b: b}
-	w.version, w.slots = f.u16(), f.u16()
-	w.name, w.site = f.text(maxName), f.text(maxName)
-	n := int(f.u16())
-	if n > maxFunctions {
-		f.bad = true
-	}
-	for i := 0; i < n && !f.bad; i++ {
-		w.functions = append(w.functions, f.text(maxName))
-	}
-	return w, f.end(frameWelcome)
 }
 
 // A beat says that the call goes on.

@@ -490,12 +490,20 @@ func TestLiarsThroughTheWire(t *testing.T) {
 			must(t, err)
 			calls = append(calls, s)
 		}
+		undecided := 0
 		for i, s := range calls {
-			if got, err := s.Wait(t.Context()); got != uint64(i*i) || err != nil {
+			got, err := s.Wait(t.Context())
+			var differ *NoQuorumError
+			if errors.As(err, &differ) {
+				undecided++ // two liars had the same call, each with another lie
+			} else if got != uint64(i*i) || err != nil {
 				t.Errorf("call %d = %d, %v", i, got, err)
 			}
 		}
 		t.Logf("%+v", c.Counters())
+		if undecided > 5 {
+			t.Errorf("%d calls are undecided", undecided)
+		}
 		if c.Counters().Lies == 0 {
 			t.Error("no lie was told")
 		}
@@ -540,7 +548,7 @@ func fake(t testing.TB, n *pipeNet, name string, do func(net.Conn)) {
 				b := make([]byte, 1<<16)
 				nc.Read(b)
 				if b[frameHeaderLen+2] == 1 { // it watches
-					nc.Write(appendFrame(nil, frameWelcome, welcome{version: 1, slots: 1, functions: []string{"add"}}.appendBody))
+					nc.Write(appendFrame(nil, frameWelcome, welcome{version: 1, slots: 1, functions: []FunctionInfo{{Name: "add", Kind: KindValues}}}.appendBody))
 					nc.Read(b)
 				} else {
 					do(nc)

@@ -273,7 +273,7 @@ func (t *try) ended(a answer) {
 		return
 	}
 	x := *a.failed
-	f := t.call.spec.function
+	f, id := t.call.spec.function, t.call.spec.id
 	switch x.code {
 	case failBusy, failUnknown, failAborted:
 		c.emit(Event{Kind: EventReturned, Worker: t.remote.address, Call: t.call.spec.id, Detail: x.message})
@@ -283,13 +283,13 @@ func (t *try) ended(a answer) {
 		}
 		c.plan.returned(now, t.number, x.message, min(max(pause, 10*time.Millisecond), time.Minute))
 	case failType, failTooLarge:
-		t.err = &ArgumentError{Function: f, Worker: t.remote.address, Problem: x.message}
+		t.err = &ArgumentError{Function: f, Call: id, Worker: t.remote.address, Problem: x.message}
 		c.plan.finished(now, t.number, "type: "+x.message)
 	case failHandle:
 		t.err = &HandleLostError{Function: f, Worker: t.remote.address, Reason: x.message}
 		c.plan.finished(now, t.number, "handle: "+x.message)
 	default:
-		t.err = &FunctionError{Function: f, Worker: t.remote.address, Message: x.message}
+		t.err = &FunctionError{Function: f, Call: id, Worker: t.remote.address, Message: x.message}
 		c.plan.finished(now, t.number, "error: "+x.message)
 	}
 	c.carry()
@@ -313,6 +313,9 @@ func (t *try) broken(err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !t.isStopped() || gone == nil {
+		t.remote.broken++
+	}
 	c.plan.broke(time.Now(), t.number, err.Error())
 	c.carry()
 }

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -178,7 +179,9 @@ func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
 			defer context.AfterFunc(run.ctx, func() { body.CloseWithError(context.Cause(run.ctx)) })()
 		}
 		beats := c.beat(run)
+		begun := time.Now()
 		err := c.answer(run, f, codec, argument, body)
+		f.took(time.Since(begun))
 		beats.Stop()
 		<-c.w.slots
 		idle := idleConn
@@ -223,13 +226,20 @@ func (c *workerConn) tellChanges() {
 		io.Copy(io.Discard, c.r)
 	})
 	// What changed since greet is told again: once too often at the most.
+	ticker := time.NewTicker(tellTime)
+	defer ticker.Stop()
+	var last []byte
 	for {
 		offer, changed := c.w.offer()
-		if c.sendFrame(frameWelcome, offer.appendBody) != nil {
-			c.c.Close()
+		if b := offer.appendBody(nil); !bytes.Equal(b, last) {
+			last = b
+			if c.sendFrame(frameWelcome, func(out []byte) []byte { return append(out, b...) }) != nil {
+				c.c.Close()
+			}
 		}
 		select {
 		case <-changed:
+		case <-ticker.C:
 		case <-gone:
 			return
 		}
