@@ -1,7 +1,7 @@
 # make demo and make test are all a newcomer needs; make help lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz soak build clean go-version
+.PHONY: help demo demo-rpc test check bench bench-grid fuzz soak build clean go-version
 
 # A Go that was unpacked into /usr/local and is not in PATH is found as well. An
 # older one than go.mod asks for fetches that version itself, unless GOTOOLCHAIN
@@ -33,6 +33,8 @@ help:
 	@echo 'make check   formatting, static analysis, import table, other platforms, go.mod'
 	@echo 'make build   the four binaries, in bin/'
 	@echo 'make bench   ri2n beside its peers, report in $(BENCHOUT)/ (as root; else over loopback)'
+	@echo 'make demo-rpc   200 calls over 8 computers in 4 homes, two of them lost (as root)'
+	@echo 'make bench-grid calls of functions beside gRPC and with faults, in $(BENCHOUT)-grid/ (as root)'
 	@echo 'make fuzz    every fuzz target for FUZZTIME each (now $(FUZZTIME))'
 	@echo 'make soak    data over flapping links for SOAK, every byte compared (now $(SOAK))'
 	@echo 'make clean   remove bin/'
@@ -59,6 +61,12 @@ build: go-version
 
 demo: build
 	bin/netsim demo
+
+demo-rpc: build
+	bin/netsim demo-rpc
+
+bench-grid: build
+	bin/netsim bench-grid --out '$(BENCHOUT)-grid' $(BENCHFLAGS)
 
 test: go-version
 	@scripts/test $(TESTFLAGS)
