@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,6 +43,13 @@ type ClientConfig struct {
 
 	// MaxOutstanding bounds calls without a result; more wait. Zero: 100 000.
 	MaxOutstanding int
+
+	// MaxResult bounds a result that is a value, in bytes. Zero: 256 MiB. A
+	// worker that sends more is taken for broken.
+	MaxResult int64
+
+	// MaxStream bounds a result that is a stream, in bytes, likewise. Zero: 64 GiB.
+	MaxStream int64
 
 	// SpoolDir takes results of streams of more than 1 MiB until they are
 	// complete. Empty: the system's directory for temporary files.
@@ -82,6 +90,8 @@ type Client struct {
 	running sync.WaitGroup
 	room    chan struct{} // a token for each call without a result
 
+	resultsTooLarge atomic.Uint64
+
 	mu      sync.Mutex // guards what follows; where it is held there is now
 	plan    *plan
 	closed  bool
@@ -110,6 +120,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	if cfg.LostAfter <= 0 {
 		cfg.LostAfter = 30 * time.Second
+	}
+	if cfg.MaxResult <= 0 {
+		cfg.MaxResult = 256 << 20
+	}
+	if cfg.MaxStream <= 0 {
+		cfg.MaxStream = 64 << 30
 	}
 	if cfg.MaxOutstanding <= 0 {
 		cfg.MaxOutstanding = 100_000
@@ -164,7 +180,9 @@ func (c *Client) Close() error {
 func (c *Client) Counters() Counters {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.plan.counters
+	counters := c.plan.counters
+	counters.ResultsTooLarge = c.resultsTooLarge.Load()
+	return counters
 }
 
 // WorkerStatus describes a worker.

@@ -167,6 +167,7 @@ const (
 
 // A call says what to do with the argument that follows.
 type call struct {
+	number    uint32 // the answer repeats it, so that a late one is known as such
 	flags     callFlags
 	timeout   uint32 // ms; zero: none
 	codec     string
@@ -175,6 +176,7 @@ type call struct {
 }
 
 func (c call) appendBody(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, c.number)
 	b = append(b, byte(c.flags))
 	b = binary.BigEndian.AppendUint32(b, c.timeout)
 	b = appendText(b, c.codec)
@@ -184,6 +186,7 @@ func (c call) appendBody(b []byte) []byte {
 
 func parseCall(b []byte) (c call, err error) {
 	f := fields{b: b}
+	c.number = f.u32()
 	c.flags = callFlags(f.u8())
 	c.timeout = f.u32()
 	c.codec = f.text(maxName)
@@ -211,8 +214,26 @@ func parseBeat(b []byte) (x beat, err error) {
 	return x, f.end(frameBeat)
 }
 
+// A result ends the DATA of a call.
+type result struct {
+	call   uint32
+	digest [32]byte // SHA-256 of the data
+}
+
+func (x result) appendBody(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, x.call), x.digest[:]...)
+}
+
+func parseResult(b []byte) (x result, err error) {
+	f := fields{b: b}
+	x.call = f.u32()
+	copy(x.digest[:], f.take(len(x.digest)))
+	return x, f.end(frameResult)
+}
+
 // A failure says why there is no result.
 type failure struct {
+	call    uint32 // zero: the connection as a whole
 	code    failureCode
 	pause   uint32 // ms before the worker wants to be asked again
 	message string
@@ -232,6 +253,7 @@ const (
 )
 
 func (x failure) appendBody(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, x.call)
 	b = append(b, byte(x.code))
 	b = binary.BigEndian.AppendUint32(b, x.pause)
 	return appendText(b, x.message[:min(len(x.message), maxMessage)])
@@ -239,6 +261,7 @@ func (x failure) appendBody(b []byte) []byte {
 
 func parseFailure(b []byte) (x failure, err error) {
 	f := fields{b: b}
+	x.call = f.u32()
 	x.code = failureCode(f.u8())
 	x.pause = f.u32()
 	x.message = f.text(maxMessage)

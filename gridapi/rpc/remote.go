@@ -158,6 +158,7 @@ type clientConn struct {
 	r    *bufio.Reader
 	out  []byte
 	sent <-chan struct{} // closed when the argument is sent; nil: it is
+	last uint32          // number of the last call
 }
 
 func (conn *clientConn) close() { conn.c.Close() }
