@@ -99,7 +99,8 @@ func newControl(node *overlay.Node) *controlServer {
 // the agent add.
 type agentStatus struct {
 	overlay.Status
-	Interface *tun.Status `json:"interface,omitempty"` // nil: none was made
+	Interface *tun.Status     `json:"interface,omitempty"` // nil: none was made
+	Functions *functionStatus `json:"functions,omitempty"` // nil: nothing was called here
 }
 
 // describe has f add to the status, before serve.

@@ -91,6 +91,10 @@ func (w *workerSettings) apply(a *agent) error {
 		local.Close()
 		return err
 	}
+	a.control.describe(func(s *agentStatus) {
+		c := worker.Counters()
+		s.functions().Worker = &c
+	})
 	a.onClose(func() {
 		worker.Close()
 		os.Remove(spec.Dir)
