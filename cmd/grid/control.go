@@ -90,7 +90,6 @@ func newControl(node *overlay.Node) *controlServer {
 	})
 	serveMembers(s.mux, node)
 	serveLookup(s.mux, node)
-	serveServices(s.mux, node)
 	return s
 }
 
@@ -98,7 +97,8 @@ func newControl(node *overlay.Node) *controlServer {
 // the agent add.
 type agentStatus struct {
 	overlay.Status
-	Interface *tun.Status `json:"interface,omitempty"` // nil: none was made
+	Interface *tun.Status     `json:"interface,omitempty"` // nil: none was made
+	Services  []serviceStatus `json:"services"`            // that the agent runs
 }
 
 // describe has f add to the status, before serve.

@@ -213,9 +213,9 @@ func TestRealPrograms(t *testing.T) {
 	alice, bob := twoHomes(t)
 	web := bob.serveHTTP()
 	key := alice.makeKeys("id")
-	policyFor(t, filepath.Join(bob.dir, "instantgrid"), "rules:\n  - names: [alice]\n    ports: [22, 80, 5201]\n")
+	policyFor(t, filepath.Join(bob.dir, "instantgrid"), "rules:\n  - names: [alice]\n    ports: [22, 80, 5201, 7000]\n")
 	bob.begin(bob.grid("up", "--json", "--expose", "80="+web, "--expose", "22="+bob.serveSSH(key+".pub"), "--expose", "81="+web,
-		"--expose", "5201", "--expose", "5201/udp"))
+		"--expose", "5201", "--expose", "5201/udp", "--expose", "chess@7000="+web, "--expose", "closed@7001="+web))
 	// The agent of the other home runs the proxy and the resolver for good, and
 	// what the commands ask for while they last.
 	alice.begin(alice.grid("up", "--json", "--proxy", "1080", "--dns", "5300"))
@@ -303,6 +303,14 @@ func TestRealPrograms(t *testing.T) {
 		}
 		if got := dig("+short", "_ssh._tcp.bob.lab.grid", "SRV"); got != "0 0 22 bob.lab.grid." {
 			t.Errorf("SRV is %q", got)
+		}
+		// What members offer, to whom they open the port.
+		for name, want := range map[string]string{
+			"_http._tcp.lab.grid": "0 0 80 bob.lab.grid.", "_chess._tcp.lab.grid": "0 0 7000 bob.lab.grid.", "_closed._tcp.lab.grid": "",
+		} {
+			if got := dig("+short", name, "SRV"); got != want {
+				t.Errorf("SRV of %s is %q, want %q", name, got, want)
+			}
 		}
 		if got := dig("+short", "bob.lab.grid", "AAAA"); !strings.HasPrefix(got, "fd") {
 			t.Errorf("AAAA is %q", got)
