@@ -67,7 +67,7 @@ func (o *options) serve(cmd *cobra.Command, spec serviceSpec, next func(listen s
 	if !errors.Is(err, errNoAgent) {
 		return err
 	}
-	return o.withNode(cmd, dir, func(node *overlay.Node) error {
+	return o.withNode(cmd, dir, nodeUse{}, func(node *overlay.Node) error {
 		if host, err := remoteOf(spec); err != nil {
 			return err
 		} else if host != "" {
@@ -104,31 +104,6 @@ func remoteOf(spec serviceSpec) (string, error) {
 		return "", nil
 	}
 	return parseRemote(spec.To, "grid forward LOCALPORT NAME:PORT")
-}
-
-// withNode runs f with a node under this computer's identity.
-func (o *options) withNode(cmd *cobra.Command, dir string, f func(node *overlay.Node) error) error {
-	ctx := cmd.Context()
-	address, err := o.needRendezvous(dir, cmd.CommandPath())
-	if err != nil {
-		return err
-	}
-	release, err := takeIdentity(dir)
-	if err != nil {
-		return takenOr(err, dir, "wait for it, or run the agent, which serves several commands at once: grid up")
-	}
-	defer release()
-	trace, endTrace, err := o.beginTrace(cmd)
-	if err != nil {
-		return err
-	}
-	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String()})
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	return f(node)
 }
 
 // completePeers completes the argument at a place with peers.
