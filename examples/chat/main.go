@@ -12,13 +12,11 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"os"
-	"os/signal"
 
 	"github.com/instantgrid/instantgrid/examples/internal/member"
 	"github.com/instantgrid/instantgrid/overlay"
@@ -28,22 +26,9 @@ import (
 const port = 9000
 
 func main() {
-	log.SetFlags(0)
-	var flags member.Flags
-	flags.Define()
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	node, err := flags.Start(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer node.Close()
-	if err := chat(ctx, node, flag.Args(), os.Stdin, os.Stdout); err != nil {
-		log.Print(err)
-		node.Close()
-		os.Exit(1)
-	}
+	member.Main(func(ctx context.Context, node *overlay.Node, args []string) error {
+		return chat(ctx, node, args, os.Stdin, os.Stdout)
+	})
 }
 
 // chat sends the lines of in to those who are named, and writes what comes to

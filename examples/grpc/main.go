@@ -13,12 +13,9 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log"
 	"net"
-	"os"
-	"os/signal"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -33,33 +30,19 @@ import (
 )
 
 func main() {
-	log.SetFlags(0)
-	var flags member.Flags
-	flags.Define()
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	node, err := flags.Start(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer node.Close()
-	switch args := flag.Args(); {
-	case len(args) == 1 && args[0] == "serve":
-		err = serve(ctx, node)
-	case len(args) == 3 && args[0] == "count":
-		var words int64
-		if words, err = count(ctx, node, args[1], args[2]); err == nil {
-			fmt.Println(words, "words")
+	member.Main(func(ctx context.Context, node *overlay.Node, args []string) error {
+		switch {
+		case len(args) == 1 && args[0] == "serve":
+			return serve(ctx, node)
+		case len(args) == 3 && args[0] == "count":
+			words, err := count(ctx, node, args[1], args[2])
+			if err == nil {
+				fmt.Println(words, "words")
+			}
+			return err
 		}
-	default:
-		err = errors.New("usage: grpc [flags] serve, or grpc [flags] count NAME TEXT")
-	}
-	if err != nil {
-		log.Print(err)
-		node.Close()
-		os.Exit(1)
-	}
+		return errors.New("usage: grpc [flags] serve, or grpc [flags] count NAME TEXT")
+	})
 }
 
 const (

@@ -8,13 +8,10 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
 	"os"
-	"os/signal"
 	"time"
 
 	"github.com/instantgrid/instantgrid/examples/internal/member"
@@ -22,30 +19,15 @@ import (
 )
 
 func main() {
-	log.SetFlags(0)
-	var flags member.Flags
-	flags.Define()
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	node, err := flags.Start(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer node.Close()
-	switch args := flag.Args(); {
-	case len(args) == 1 && args[0] == "serve":
-		err = serve(ctx, node)
-	case len(args) == 2 && args[0] == "get":
-		err = get(ctx, node, args[1], os.Stdout)
-	default:
-		err = errors.New("usage: web [flags] serve, or web [flags] get http://NAME/")
-	}
-	if err != nil {
-		log.Print(err)
-		node.Close()
-		os.Exit(1)
-	}
+	member.Main(func(ctx context.Context, node *overlay.Node, args []string) error {
+		switch {
+		case len(args) == 1 && args[0] == "serve":
+			return serve(ctx, node)
+		case len(args) == 2 && args[0] == "get":
+			return get(ctx, node, args[1], os.Stdout)
+		}
+		return errors.New("usage: web [flags] serve, or web [flags] get http://NAME/")
+	})
 }
 
 // serve answers on port 80 of the node until ctx ends. Who may connect is decided

@@ -1,51 +1,56 @@
-// Package member starts the node that an example runs on, as its flags say.
+// Package member runs an example on a node of its own.
 package member
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"log"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
-// Flags are those that every example has.
-type Flags struct {
-	dir, rendezvous, allow string
+// Main starts the node that the flags of the command line describe and runs the
+// example on it, with the arguments, until it returns or an interrupt ends ctx.
+// An error is printed, and ends the program with exit code 1.
+func Main(run func(ctx context.Context, node *overlay.Node, args []string) error) {
+	log.SetFlags(0)
+	var cfg overlay.Config
+	flag.StringVar(&cfg.Dir, "dir", "", "state `directory` of a member of its own: grid join --dir DIRECTORY TOKEN")
+	flag.StringVar(&cfg.Rendezvous, "rendezvous", "", "`HOST:PORT#PEERID` of the rendezvous (default that of the directory)")
+	allow := flag.String("allow", "", "`PEERIDS` that may connect besides members, separated by commas")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := start(ctx, cfg, *allow, run)
+	stop()
+	if err != nil {
+		log.Fatal(err)
+	}
 }
 
-// Define adds the flags to those of the command line.
-func (f *Flags) Define() {
-	flag.StringVar(&f.dir, "dir", "", "state `directory` of a member of its own: grid join --dir DIRECTORY TOKEN")
-	flag.StringVar(&f.rendezvous, "rendezvous", "", "`HOST:PORT#PEERID` of the rendezvous (default that of the directory)")
-	flag.StringVar(&f.allow, "allow", "", "`PEERIDS` that may connect besides members, separated by commas")
-}
-
-// Start starts the node, and returns when the rendezvous knows it. It says on the
-// standard error who it is.
-func (f *Flags) Start(ctx context.Context) (*overlay.Node, error) {
-	cfg := overlay.Config{Dir: f.dir, Rendezvous: f.rendezvous}
-	for text := range strings.SplitSeq(f.allow, ",") {
+func start(ctx context.Context, cfg overlay.Config, allow string, run func(context.Context, *overlay.Node, []string) error) error {
+	for text := range strings.SplitSeq(allow, ",") {
 		if text == "" {
 			continue
 		}
 		id, err := ri2n.ParsePeerID(text)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		cfg.Allow = append(cfg.Allow, id)
 	}
 	node, err := overlay.Start(ctx, cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer node.Close()
 	if err := node.Ready(ctx); err != nil {
-		node.Close()
-		return nil, err
+		return err
 	}
 	fmt.Fprintf(os.Stderr, "peer ID %s\n", node.PeerID())
-	return node, nil
+	return run(ctx, node, flag.Args())
 }
