@@ -1,14 +1,12 @@
 package main
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -17,7 +15,6 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/hostdns"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
-	"github.com/instantgrid/instantgrid/netsim"
 	"github.com/instantgrid/instantgrid/netsim/kernel"
 )
 
@@ -73,16 +70,8 @@ func TestKillResolverChild(t *testing.T) {
 // settings of systemd-resolved, as they were, after grid down or the next start.
 func TestKilledWithResolver(t *testing.T) {
 	t.Parallel()
-	pair, err := kernel.StartPair(1, netsim.Link{})
-	if errors.Is(err, kernel.ErrNotPermitted) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pair.Close()
-	h := pair.Host(0)
-	err = h.Do(func() error {
+	h := aHost(t)
+	err := h.Do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "grid0"}, PeerName: "grid1"})
 	})
 	if err != nil {
@@ -107,19 +96,13 @@ func TestKilledWithResolver(t *testing.T) {
 			// tells it.
 			writeText(t, filepath.Join(dir, "resolvectl"), "#!/bin/sh\necho \"$@\" >> "+calls+"\nif [ $(wc -l < "+calls+") = \"$KILL_AT\" ]; then kill -9 $PPID; fi\n", 0o755)
 			path := "PATH=" + dir + ":" + os.Getenv("PATH")
-			install := func(step, call int) error {
+			killed := func(step, call int) bool {
+				t.Helper()
 				os.Remove(calls)
 				line := withResolver(file, exe, "-test.run", "^TestKillResolverChild$")
 				child := h.Command(t.Context(), line[0], line[1:]...)
 				child.Env = append(os.Environ(), path, "KILL_AT="+strconv.Itoa(call), resolverPlan+"="+dir+" "+strconv.Itoa(step)+" grid0")
-				out, err := child.CombinedOutput()
-				if err == nil {
-					return nil
-				}
-				if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-					t.Fatalf("step %d, call %d: %v, %s", step, call, err, out)
-				}
-				return err
+				return isKilled(t, child)
 			}
 			restored := func(what string) {
 				t.Helper()
@@ -142,7 +125,7 @@ func TestKilledWithResolver(t *testing.T) {
 				}
 			}
 			step := 1
-			for ; install(step, 0) != nil; step++ {
+			for ; killed(step, 0); step++ {
 				undo("down")
 				restored("step " + strconv.Itoa(step))
 			}
@@ -153,7 +136,7 @@ func TestKilledWithResolver(t *testing.T) {
 			if tt.name == "file" {
 				return
 			}
-			for call := 1; install(0, call) != nil; call++ {
+			for call := 1; killed(0, call); call++ {
 				undo("down", "--cleanup")
 				restored("call " + strconv.Itoa(call))
 			}

@@ -86,8 +86,6 @@ func eachCounter(prefix string, v reflect.Value, f func(name string, n uint64)) 
 		switch field := v.Field(i); field.Kind() {
 		case reflect.Uint64:
 			f(prefix+name, field.Uint())
-		case reflect.Int64: // of what there is now
-			f(prefix+name, uint64(max(0, field.Int())))
 		case reflect.Struct:
 			eachCounter(prefix+name+"_", field, f)
 		}

@@ -110,9 +110,17 @@ func needPrograms(t *testing.T, names ...string) {
 	}
 }
 
-// twoHomes makes the grid lab of two computers behind NATs, alice and bob, with
-// 10 ms to the Internet each.
-func twoHomes(t *testing.T) (alice, bob home) {
+// A lab is a rendezvous on the Internet of the kernel, and the computers alice and
+// bob in two homes behind NATs. There is no grid yet.
+type lab struct {
+	network *kernel.Network
+	public  home   // of the rendezvous
+	address string // of the rendezvous
+	claim   string // for grid init
+}
+
+// newLab makes one, where each home is delay away from the Internet.
+func newLab(t *testing.T, delay time.Duration) lab {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts real programs")
@@ -121,11 +129,11 @@ func twoHomes(t *testing.T) (alice, bob home) {
 	if err != nil {
 		t.Skip(err) // no Go tool here
 	}
-	access := netsim.Link{Delay: 10 * time.Millisecond, Rate: 200e6}
+	access := netsim.Link{Delay: delay, Rate: 200e6}
 	nat := netsim.NAT{Mapping: netsim.EndpointIndependent, Filtering: netsim.AddressAndPortDependent}
 	network, err := kernel.Start(netsim.Scenario{
 		Seed:  1,
-		Hosts: []netsim.HostNode{{Name: "rendezvous"}, {Name: "alice", Parent: "nat-a"}, {Name: "bob", Parent: "nat-b"}},
+		Hosts: []netsim.HostNode{{Name: "public"}, {Name: "alice", Parent: "nat-a"}, {Name: "bob", Parent: "nat-b"}},
 		NATs:  []netsim.NATNode{{Name: "nat-a", Uplink: access, NAT: nat}, {Name: "nat-b", Uplink: access, NAT: nat}},
 	})
 	if errors.Is(err, kernel.ErrNotPermitted) {
@@ -135,14 +143,29 @@ func twoHomes(t *testing.T) (alice, bob home) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { network.Close() })
-	public := home{t, network.Host("rendezvous").(*kernel.Host), t.TempDir()}
-	at := public.host.Addr().String()
-	line, _ := public.begin(public.command(program, "--json", "--admit", "key", "--dir", public.dir,
-		"--listen", at+":3478", "--stun-listen", at+":3479", "--metrics-listen", ""))
+	l := lab{network: network}
+	l.public = l.home(t, "public")
+	at := l.public.host.Addr().String()
+	line, _ := l.public.begin(l.public.command(program, "--json", "--admit", "key", "--dir", l.public.dir,
+		"--listen", at+":3478", "--stun-listen", at+":3479", "--metrics-listen", "", "--public-host", at))
 	var doc struct{ Address, Claim string }
 	document(t, line, &doc)
-	alice, bob = home{t, network.Host("alice").(*kernel.Host), t.TempDir()}, home{t, network.Host("bob").(*kernel.Host), t.TempDir()}
-	alice.output(alice.grid("init", "lab", "--name", "alice", "--rendezvous", doc.Address, "--claim", doc.Claim))
+	l.address, l.claim = doc.Address, doc.Claim
+	return l
+}
+
+// home returns a computer of the lab with a fresh state directory.
+func (l lab) home(t *testing.T, name string) home {
+	return home{t, l.network.Host(name).(*kernel.Host), t.TempDir()}
+}
+
+// twoHomes makes the grid lab of two computers behind NATs, alice and bob, with
+// 10 ms to the Internet each.
+func twoHomes(t *testing.T) (alice, bob home) {
+	t.Helper()
+	l := newLab(t, 10*time.Millisecond)
+	alice, bob = l.home(t, "alice"), l.home(t, "bob")
+	alice.output(alice.grid("init", "lab", "--name", "alice", "--rendezvous", l.address, "--claim", l.claim))
 	token := alice.output(alice.grid("invite"))
 	bob.output(bob.grid("join", "--name", "bob", token))
 	return alice, bob

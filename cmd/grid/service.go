@@ -65,9 +65,9 @@ type serviceHost struct {
 // A service is one that is open, or runs.
 type service struct {
 	spec    serviceSpec
-	listen  string     // where it really listens
-	system  string     // how all programs of this computer are led to it; empty: they are not
-	counts  func() any // a snapshot, of a type with JSON names
+	listen  string // where it really listens
+	system  string // how all programs of this computer are led to it; empty: they are not
+	counts  any    // *forward.Counters, *socks.Counters or *resolver.Counters
 	serve   func(ctx context.Context) error
 	closers []func() // called last to first
 	once    sync.Once
@@ -203,14 +203,14 @@ var usualNames = map[uint16]string{21: "ftp", 22: "ssh", 25: "smtp", 53: "domain
 // passStreams makes s join connections to ln with those that dial makes.
 func (s *service) passStreams(ln net.Listener, log *slog.Logger, dial func(context.Context, net.Conn) (net.Conn, error)) {
 	f := &forward.Streams{Listener: ln, Logger: log, Dial: dial}
-	s.serve, s.counts = f.Serve, func() any { return f.Counters.Snapshot() }
+	s.serve, s.counts = f.Serve, &f.Counters
 	s.onClose(func() { ln.Close() })
 }
 
 // passPackets makes s pass packets on between pc and the sockets of dial.
 func (s *service) passPackets(pc net.PacketConn, log *slog.Logger, dial func(context.Context, net.Addr) (net.Conn, error)) {
 	p := &forward.Packets{Conn: pc, Logger: log, Dial: dial}
-	s.serve, s.counts = p.Serve, func() any { return p.Counters.Snapshot() }
+	s.serve, s.counts = p.Serve, &p.Counters
 	s.onClose(func() { pc.Close() })
 }
 
@@ -226,7 +226,7 @@ func (h *serviceHost) openProxy(ctx context.Context, s *service, log *slog.Logge
 		cfg.Outside = new(net.Dialer).DialContext
 	}
 	server := socks.NewServer(cfg)
-	s.listen, s.counts = ln.Addr().String(), func() any { return server.Counters.Snapshot() }
+	s.listen, s.counts = ln.Addr().String(), &server.Counters
 	s.serve = func(ctx context.Context) error { return server.Serve(ctx, ln) }
 	return nil
 }
@@ -247,7 +247,7 @@ func (h *serviceHost) openDNS(ctx context.Context, s *service, log *slog.Logger)
 	own := ln.Addr().(*net.TCPAddr).AddrPort()
 	upstream := s.spec.upstream(own)
 	server := resolver.NewServer(resolver.Config{Grid: h.node, Upstream: upstream, Logger: log})
-	s.counts = func() any { return server.Counters.Snapshot() }
+	s.counts = &server.Counters
 	s.serve = func(ctx context.Context) error { return server.Serve(ctx, pc, ln) }
 	if !s.spec.System {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -17,7 +18,7 @@ type serviceStatus struct {
 	To       string            `json:"to,omitempty"`
 	System   string            `json:"system,omitempty"` // how all programs of this computer are led to it; empty: they are not
 	Does     string            `json:"does"`             // for people
-	Counters map[string]uint64 `json:"counters"`         // of forward.Counts, socks.Counts or resolver.Counts
+	Counters map[string]uint64 `json:"counters"`         // of forward.Counters, socks.Counters or resolver.Counters
 }
 
 // status returns what runs, in the order opened.
@@ -29,11 +30,26 @@ func (h *serviceHost) status() []serviceStatus {
 	for i, s := range running {
 		list[i] = serviceStatus{
 			Kind: s.spec.Kind, Listen: s.listen, Network: s.spec.network(), To: s.spec.To, System: s.system,
-			Does: s.text(), Counters: make(map[string]uint64),
+			Does: s.text(), Counters: countsOf(s.counts),
 		}
-		eachCounter("", reflect.ValueOf(s.counts()), func(name string, n uint64) { list[i].Counters[name] = n })
 	}
 	return list
+}
+
+// countsOf reads the counters that a struct points to, by the names in their tags.
+func countsOf(counters any) map[string]uint64 {
+	counts := make(map[string]uint64)
+	v := reflect.ValueOf(counters).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("counter")
+		switch c := v.Field(i).Addr().Interface().(type) {
+		case *atomic.Uint64:
+			counts[name] = c.Load()
+		case *atomic.Int64: // of what there is now
+			counts[name] = uint64(max(0, c.Load()))
+		}
+	}
+	return counts
 }
 
 // openCounter is the one counter of services that goes down as well.

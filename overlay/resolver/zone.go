@@ -30,7 +30,9 @@ type zone struct {
 	offers  map[ri2n.PeerID][]overlay.Offer // of those that were asked
 }
 
-func (s *Server) zone() zone { return zone{grid: s.cfg.Grid.GridName(), members: s.cfg.Grid.KnownMembers()} }
+func (s *Server) zone() zone {
+	return zone{grid: s.cfg.Grid.GridName(), members: s.cfg.Grid.KnownMembers()}
+}
 
 // apex is the name of the grid's zone.
 func (z zone) apex() string {
