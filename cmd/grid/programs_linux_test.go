@@ -30,7 +30,7 @@ type home struct {
 // command returns a program that runs in the home. Programs of ours find their
 // state directory by its environment, also those that others start.
 func (h home) command(name string, args ...string) *kernel.Cmd {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience) // some last for the whole test
 	h.t.Cleanup(cancel)
 	cmd := h.host.Command(ctx, name, args...)
 	cmd.Env = append(os.Environ(), asWhat+"=grid", "XDG_STATE_HOME="+h.dir, rendezvousVariable+"=")
@@ -145,13 +145,20 @@ func newLab(t *testing.T, delay time.Duration) lab {
 	t.Cleanup(func() { network.Close() })
 	l := lab{network: network}
 	l.public = l.home(t, "public")
-	at := l.public.host.Addr().String()
-	line, _ := l.public.begin(l.public.command(program, "--json", "--admit", "key", "--dir", l.public.dir,
-		"--listen", at+":3478", "--stun-listen", at+":3479", "--metrics-listen", "", "--public-host", at))
-	var doc struct{ Address, Claim string }
-	document(t, line, &doc)
-	l.address, l.claim = doc.Address, doc.Claim
+	l.address, l.claim = l.public.serveRendezvous(program, 3478)
 	return l
+}
+
+// serveRendezvous runs one at a port and the next, and returns its address and
+// the code for grid init.
+func (h home) serveRendezvous(program string, port int) (address, claim string) {
+	h.t.Helper()
+	at := h.host.Addr().String()
+	line, _ := h.begin(h.command(program, "--json", "--admit", "key", "--dir", h.t.TempDir(), "--public-host", at, "--metrics-listen", "",
+		"--listen", fmt.Sprint(at, ":", port), "--stun-listen", fmt.Sprint(at, ":", port+1)))
+	var doc struct{ Address, Claim string }
+	document(h.t, line, &doc)
+	return doc.Address, doc.Claim
 }
 
 // home returns a computer of the lab with a fresh state directory.

@@ -130,7 +130,7 @@ The agent does it if it runs, otherwise this command itself; both until the
 command is interrupted. grid up --forward makes it last.`,
 		Example: `grid forward 8080 alice:80
 # Then, on this computer: curl http://127.0.0.1:8080/
-grid forward 5353 alice:53 --udp`,
+grid forward 9000 alice:9000 --udp`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: o.completePeers(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
