@@ -41,7 +41,7 @@ const (
 type serviceSpec struct {
 	Kind         string   `json:"kind"`
 	Listen       string   `json:"listen,omitempty"`        // HOST:PORT on this computer; of expose: the port of the node
-	To           string   `json:"to,omitempty"`            // forward: NAME:PORT; expose: HOST:PORT on this computer
+	To           string   `json:"to,omitempty"`            // forward: NAME:PORT; expose: HOST:PORT or unix:PATH on this computer
 	UDP          bool     `json:"udp,omitempty"`           // forward, expose: packets instead of connections
 	Name         string   `json:"name,omitempty"`          // expose: of the service, for members that look for it; empty: none
 	AllowOutside bool     `json:"allow_outside,omitempty"` // proxy
@@ -172,11 +172,23 @@ func (h *serviceHost) openExpose(s *service, log *slog.Logger) error {
 		if err != nil {
 			return listenError("port "+spec.Listen, err)
 		}
+		network, to := localNetwork(spec.To)
 		s.passStreams(ln, log, func(ctx context.Context, _ net.Conn) (net.Conn, error) {
-			return d.DialContext(ctx, "tcp", spec.To)
+			return d.DialContext(ctx, network, to)
 		})
 	}
 	return h.offer(s)
+}
+
+// socketPrefix begins the path of a Unix socket in place of HOST:PORT.
+const socketPrefix = "unix:"
+
+// localNetwork returns how to dial what a service of this computer is at.
+func localNetwork(to string) (network, address string) {
+	if path, ok := strings.CutPrefix(to, socketPrefix); ok {
+		return "unix", path
+	}
+	return "tcp", to
 }
 
 // offer has members find an exposed port by the service's name.

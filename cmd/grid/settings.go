@@ -59,7 +59,9 @@ func newSettings() *settings {
 		defaultDiscovery(),
 		defaultTUN(),
 		defaultServices(), // the resolver may need the interface
-		defaultMetrics(),  // of all that is above
+		defaultHTTP(),
+		defaultWorker(),
+		defaultMetrics(), // of all that is above
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())
