@@ -193,7 +193,7 @@ func TestSystemResolver(t *testing.T) {
 		}
 	}
 
-	_, stop, cmd := up()
+	_, stop, _ := up()
 	is("while the agent runs", "ours")
 	if got := find("bob.lab.grid"); !strings.HasPrefix(got, "100.90.") {
 		t.Errorf("bob.lab.grid is %q", got)
@@ -218,7 +218,7 @@ func TestSystemResolver(t *testing.T) {
 
 	_, stop, _ = up()
 	stop()
-	_, _, cmd = up() // the next start
+	_, _, cmd := up() // the next start
 	is("after the next start", "ours")
 	if got := find("web.example"); got != "192.0.2.80" {
 		t.Errorf("after the next start web.example is %q", got)
