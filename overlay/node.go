@@ -58,6 +58,7 @@ type Node struct {
 	clients   map[rendezvous.Address]*rendezvous.Client
 	peers     map[ri2n.PeerID]*Peer
 	listeners map[uint16]*listener
+	offers    []*Offer
 }
 
 // Start starts a node. It returns once the sockets are open; registration at
@@ -131,6 +132,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.handlers.services[serviceRelay] = n.relayHost.serve
+	n.handlers.services[serviceOffers] = n.serveOffers
 	n.running.Go(func() { n.relayHost.relay.Run(n.ctx) })
 	for inv := range n.invitations.open {
 		inv.node = n
