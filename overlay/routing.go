@@ -115,6 +115,8 @@ func newRouter(n *Node) (*router, error) {
 		Verify:  r.signedBy,
 		Changed: r.stateChanged,
 		Heard:   r.carrier.heard,
+		// Keepalives tell of the others: an idle grid is silent (decision 0030).
+		OnDemand: true,
 	})
 	if err != nil {
 		return nil, err
@@ -397,6 +399,7 @@ func (r *router) receive(now time.Time, c carried) {
 		r.swim.Receive(now, from, c.msg)
 	case protocolMail:
 		r.carrier.used(now, from)
+		r.carrier.mailed(now, from)
 		r.mailArrived(now, info.m, c.msg)
 	case protocolAnnounce:
 		r.names.announced(now, info.m, c.msg)

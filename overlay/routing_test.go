@@ -59,7 +59,8 @@ func (c *crowd) startNode(h netsim.Host, i int, change func(i int, c *Config)) {
 // A wire is a socket that can be pulled out: then nothing passes either way.
 type wire struct {
 	udpConn
-	out atomic.Bool
+	out  atomic.Bool
+	sent atomic.Uint64 // packets
 }
 
 func (w *wire) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
@@ -75,7 +76,27 @@ func (w *wire) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if w.out.Load() {
 		return len(b), nil
 	}
+	w.sent.Add(1)
 	return w.udpConn.WriteToUDPAddrPort(b, to)
+}
+
+// converse opens a connection between any two nodes, so that each exchanges data
+// with each, and keeps it open.
+func (c *crowd) converse() {
+	c.t.Helper()
+	for i, n := range c.nodes {
+		writePolicy(c.t, c.dirs[i], "rules:\n  - names: [\"*\"]\n    ports: [7000]\n")
+		echo(c.t, n, ":7000")
+	}
+	time.Sleep(houseTime) // the policies are read
+	for i, n := range c.nodes {
+		for _, other := range c.nodes[:i] {
+			conn := dial(c.t, n, other.PeerID(), 7000)
+			c.t.Cleanup(func() { conn.Close() })
+			says(c.t, conn, "hello")
+		}
+	}
+	time.Sleep(time.Second)
 }
 
 // kill makes node i vanish without a word.
