@@ -231,6 +231,32 @@ func TestNamesWithoutRendezvous(t *testing.T) {
 	})
 }
 
+// A node whose network is gone for so long that all others have removed it, and
+// that has no session left, finds its place again by itself.
+func TestBootstrapAfterTotalLoss(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCrowd(t, 4, nil, access)
+		c.wires[0].out.Store(true)
+		time.Sleep(10 * time.Minute)
+		n := c.nodes[0]
+		if got := len(n.Status().Routing.Sessions); got != 0 {
+			t.Errorf("%d sessions without a network", got)
+		}
+		before := n.Status().Routing.Counters.Bootstraps
+		c.wires[0].out.Store(false)
+		start := time.Now()
+		for len(n.Status().Routing.Sessions) == 0 && time.Since(start) < 3*time.Minute {
+			time.Sleep(time.Second)
+		}
+		t.Logf("the first session after %v, %d attempts", time.Since(start), n.Status().Routing.Counters.Bootstraps-before)
+		time.Sleep(20 * time.Second)
+		r := rand.New(rand.NewPCG(2, 2))
+		if right, all := c.lookups(2, r); right != all {
+			t.Errorf("%d of %d lookups right", right, all)
+		}
+	})
+}
+
 // A collector keeps the events of one node's Watch.
 type collector struct {
 	done   chan struct{}
