@@ -171,7 +171,6 @@ func TestMailOverflow(t *testing.T) {
 	})
 }
 
-
 // What two coordinators want at the same time, one gets.
 func TestObjects(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -128,7 +128,7 @@ func testPeerRelayWithoutRendezvous(t *testing.T, noRouting bool) {
 // rendezvous, member, direct, member, rendezvous. Its stream does not notice.
 func TestTransferOverEveryKindOfPath(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRelayRig(t, 1, nil)
+		r := startRelayRig(t, &relayRig{noRouting: true}, 1, nil)
 		r.homeA, r.homeB = r.world.NAT(restricted, access), r.world.NAT(restricted, access)
 		r.hostA, r.hostB = r.homeA.Host(), r.homeB.Host()
 		r.alice, r.bob = r.move(r.alice, r.hostA, 2), r.move(r.bob, r.hostB, 3)
@@ -143,7 +143,7 @@ func TestTransferOverEveryKindOfPath(t *testing.T) {
 		r.cut.Store(true)                           // something between the homes lets nothing through
 		r.ready(r.alice, r.bob)
 
-		const size = 13 << 20
+		const size = 10 << 20
 		start := time.Now()
 		x, c := sendFile(t, r.alice, r.bob, size)
 		defer c.Close()
@@ -222,7 +222,7 @@ func TestRelayedGoodput(t *testing.T) {
 // A dialer that has no relay in common with the peer finds the peer's.
 func TestDialFindsThePeersRelay(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRelayRig(t, 3, nil)
+		r := startRelayRig(t, &relayRig{noRouting: true}, 3, nil) // registrations are counted
 		r.registered(1, r.alice, r.bob)
 		// Each keeps a registration that the other has not.
 		only := func(n *Node, relay *Node) {
