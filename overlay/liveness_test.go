@@ -66,7 +66,7 @@ func TestDeath(t *testing.T) {
 		c := newCrowd(t, 5, nil, netsim.Link{Delay: 50 * time.Millisecond, Loss: 0.025})
 		c.converse()
 		w := collect(t, c.nodes[0])
-		time.Sleep(time.Minute)
+		time.Sleep(25 * time.Second)
 		if got := c.nodes[0].Phi(c.nodes[3].PeerID()); got > 8 {
 			t.Errorf("phi of a live session = %v", got)
 		}
@@ -111,9 +111,9 @@ func TestDeathInAnIdleGrid(t *testing.T) {
 		for _, n := range c.nodes[:4] {
 			watchers = append(watchers, collect(t, n))
 		}
-		time.Sleep(time.Minute)
-		c.stop(1, 5*time.Second)
 		time.Sleep(30 * time.Second)
+		c.stop(1, 5*time.Second)
+		time.Sleep(20 * time.Second)
 		for i, n := range c.nodes {
 			for _, s := range n.Status().Routing.Sessions {
 				if s.State != MemberAlive {

@@ -235,9 +235,9 @@ func TestNamesWithoutRendezvous(t *testing.T) {
 // that has no session left, finds its place again by itself.
 func TestBootstrapAfterTotalLoss(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		c := newCrowd(t, 4, nil, access)
+		c := newCrowd(t, 3, nil, access)
 		c.wires[0].out.Store(true)
-		time.Sleep(10 * time.Minute)
+		time.Sleep(4 * time.Minute)
 		n := c.nodes[0]
 		if got := len(n.Status().Routing.Sessions); got != 0 {
 			t.Errorf("%d sessions without a network", got)
