@@ -107,6 +107,7 @@ func (a *association) takePackets(buffers [][]byte) {
 	h := a.node.ip.Load()
 	if h != nil && a.isProven() {
 		if from, ok := a.node.grid.ipAddresses(time.Now(), a.peer.id); ok {
+			a.packetBatches.Add(1)
 			(*h).HandleIP(from, buffers)
 			return
 		}

@@ -137,8 +137,9 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	for inv := range n.invitations.open {
 		inv.node = n
 	}
-	// Without a ledger's record there is no place in the key space.
-	if own := n.grid.ownProof(); own != nil && own.Record != nil && !cfg.Routing.Off {
+	// A ledger's record gives a place in the key space. In a grid without a ledger
+	// the certificates that members show each other do.
+	if own := n.grid.ownProof(); own != nil && (own.Record != nil || n.grid.ledgerless() && n.grid.ownMember() != nil) && !cfg.Routing.Off {
 		if n.router, err = newRouter(n); err != nil {
 			closeLinks()
 			n.cancel()

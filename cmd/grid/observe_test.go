@@ -107,6 +107,7 @@ func gathered(t *testing.T) map[string]bool {
 		s := node.Status()
 		s.Rendezvous.Registered = true
 		s.Grid = &overlay.GridStatus{Self: new(overlay.MemberStatus)}
+		s.Routing = new(overlay.RoutingStatus)
 		s.Peers = []overlay.PeerStatus{{Path: relayPath(punch.Policy)}}
 		return s
 	}
