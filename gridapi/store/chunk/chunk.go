@@ -99,3 +99,13 @@ type Stager interface {
 	// Sync returns once all that was staged before would survive a crash.
 	Sync() error
 }
+
+// A Pinner is Holdings that give chunks up when they need room, but not those
+// that are pinned. Pins are counted, and forgotten when the program ends.
+type Pinner interface {
+	Holdings
+	// Pin keeps a held chunk until as many calls of Unpin. It reports whether
+	// the chunk is held.
+	Pin(id ID) bool
+	Unpin(id ID)
+}
