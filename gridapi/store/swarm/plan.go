@@ -560,7 +560,7 @@ func (p *plan) judge(now time.Time, w *wanted) peerSet {
 	}
 	have := w.holders & live
 	if p.cfg.plain {
-		return have
+		return have &^ w.wanters
 	}
 	if near := have & local; near != 0 {
 		return near

@@ -53,6 +53,7 @@ type simNode struct {
 	site  *simSite
 	ln    *simListener
 	conns map[*simConn]struct{}
+	dead  bool
 	deaf  bool // nothing reaches it or comes from it, and nobody is told
 }
 
@@ -88,6 +89,9 @@ func (n *simNet) dial(from string) func(context.Context, string) (net.Conn, erro
 		n.mu.Lock()
 		a, b := n.nodes[from], n.nodes[to]
 		n.mu.Unlock()
+		if a.dead {
+			return nil, net.ErrClosed
+		}
 		if b == nil || a.deaf || b.deaf {
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -120,6 +124,7 @@ func (n *simNet) kill(name string) {
 	n.mu.Lock()
 	x := n.nodes[name]
 	conns := x.conns
+	x.dead = true
 	x.conns = make(map[*simConn]struct{})
 	n.mu.Unlock()
 	x.ln.Close()
