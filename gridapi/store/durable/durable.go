@@ -62,7 +62,7 @@ type Config struct {
 	// minute.
 	Urgency time.Duration
 	// Audit is how often each object's holders show a random part of what they
-	// hold. Zero means 6 h; negative, never.
+	// hold, to one of them. Zero means 6 h; negative, only when one has come back.
 	Audit time.Duration
 	// Repairs is how many repairs there are at a time. Zero means 2.
 	Repairs int
@@ -693,22 +693,30 @@ func (g *Guard) repair(ctx context.Context, r repair) error {
 	return err
 }
 
-// dueAudits returns the objects of which we are the warden and whose turn it is.
+// dueAudits returns the objects whose turn it is. Every holder audits, so that
+// none can hide: each in its turn, and all when one has come back.
 func (g *Guard) dueAudits(now time.Time) (due []Record) {
-	if g.cfg.Audit < 0 {
-		return nil
-	}
 	for object, o := range g.plan.objects {
-		last, known := g.audited[object]
-		if !known { // the first one at a random time, so that not all come at once
-			g.audited[object] = now.Add(-rand.N(g.cfg.Audit))
+		if o.check && !o.repairing {
+			o.check = false
+			g.audited[object] = now
+			due = append(due, o.rec)
 			continue
 		}
-		if now.Sub(last) >= g.cfg.Audit && !o.repairing && g.plan.warden(o) == g.cfg.Self {
+		if g.cfg.Audit < 0 {
+			continue
+		}
+		every := g.cfg.Audit * time.Duration(o.rec.Scheme.Slots)
+		last, known := g.audited[object]
+		if !known { // the first one at a random time, so that not all come at once
+			g.audited[object] = now.Add(-rand.N(every))
+			continue
+		}
+		if now.Sub(last) >= every && !o.repairing {
 			g.audited[object] = now
 			due = append(due, o.rec)
 		}
-		if len(due) == 8 { // the others at the next look
+		if len(due) >= 8 { // the others at the next look
 			break
 		}
 	}
@@ -807,7 +815,7 @@ func (g *Guard) examine(ctx context.Context, rec Record, name string, id chunk.I
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.plan.lost(rec.Object, name)
+	g.plan.lost(time.Now(), rec.Object, name)
 	if wrong {
 		g.counters.Lies++
 		g.distrusted[name] = time.Now().Add(distrustFor)

@@ -65,10 +65,13 @@ func TestAnyTwoLost(t *testing.T) {
 	}
 }
 
+// slowly spares a test of days the looks of each half minute.
+func slowly(c *Config) { c.Every = 5 * time.Minute }
+
 // TestAttrition: two of six go, and then one more in each period.
 func TestAttrition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 12)
+		w := newWorld(t, 12, slowly)
 		object, ids := w.put(t, "member00", 1, 10, 120_000)
 		small, smallIDs := w.put(t, "member00", 2, 1, 10_000)
 		w.wipe("member00")
@@ -107,7 +110,7 @@ func TestAttrition(t *testing.T) {
 // each night.
 func TestSleepingLaptop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 10)
+		w := newWorld(t, 10, slowly)
 		object, _ := w.put(t, "member00", 1, 10, 120_000)
 		rec := w.record(t, object)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -180,7 +183,7 @@ func TestAudit(t *testing.T) {
 					w.run(ctx, &wg)
 					time.Sleep(time.Minute)
 					tt.do(w, rec.Holders[1][0])
-					time.Sleep(5 * time.Hour)
+					time.Sleep(8 * time.Hour) // each holder has had its turn
 					if got := w.whole(t, object); got != rec.Scheme.Slots {
 						t.Errorf("%d of %d slots are whole", got, rec.Scheme.Slots)
 					}

@@ -42,10 +42,11 @@ type memberState struct {
 
 type objectState struct {
 	rec       Record
-	lost      map[string]bool // holders that proved not to hold their shard
+	lost      map[string]time.Time // holders that proved not to hold their shard, and since when
 	repairing bool
 	notBefore time.Time
 	since     time.Time // that a shard has been missing; zero: none is
+	check     bool      // a holder has come back: has it still got its shard?
 }
 
 // A repair is a decision: make the shards of these slots anew.
@@ -70,6 +71,7 @@ func (p *plan) see(now time.Time, here []Member) {
 		}
 		if s.Member = m; !s.here {
 			s.here, s.since = true, now
+			p.back(m.Name)
 		}
 	}
 	away := 0
@@ -87,6 +89,18 @@ func (p *plan) see(now time.Time, here []Member) {
 	p.held = 2*away > len(p.members)+1
 }
 
+// back has the objects checked that a member holds parts of: it may have come
+// back with an empty disk.
+func (p *plan) back(name string) {
+	for _, o := range p.objects {
+		for _, slot := range o.rec.Holders {
+			if slices.Contains(slot, name) {
+				o.check = true
+			}
+		}
+	}
+}
+
 // forgetAfter is how long a member that is away counts among the known: a
 // guess.
 const forgetAfter = 30 * 24 * time.Hour
@@ -95,14 +109,17 @@ const forgetAfter = 30 * 24 * time.Hour
 func (p *plan) track(now time.Time, rec Record) {
 	o := p.objects[rec.Object]
 	if o == nil {
-		o = &objectState{lost: make(map[string]bool)}
+		o = &objectState{lost: make(map[string]time.Time)}
 		p.objects[rec.Object] = o
 	}
 	if rec.Version < o.rec.Version {
 		return
 	}
 	if rec.Version > o.rec.Version {
-		clear(o.lost)
+		// Who is named first has just been given the shard.
+		for _, slot := range rec.Holders {
+			delete(o.lost, slot[0])
+		}
 	}
 	o.rec = rec
 	for _, slot := range rec.Holders {
@@ -118,10 +135,15 @@ func (p *plan) track(now time.Time, rec Record) {
 func (p *plan) drop(object [32]byte) { delete(p.objects, object) }
 
 // lost notes that a holder does not hold what it should.
-func (p *plan) lost(object [32]byte, name string) {
-	if o := p.objects[object]; o != nil {
-		o.lost[name] = true
+func (p *plan) lost(now time.Time, object [32]byte, name string) {
+	if o := p.objects[object]; o != nil && !o.isLost(name) {
+		o.lost[name] = now
 	}
+}
+
+func (o *objectState) isLost(name string) bool {
+	_, is := o.lost[name]
+	return is
 }
 
 // ended notes how a repair ended.
@@ -138,7 +160,7 @@ func (p *plan) ended(now time.Time, object [32]byte, err error) {
 // present reports whether a holder of the slot is there and has its shard.
 func (p *plan) present(o *objectState, slot int) bool {
 	for _, name := range o.rec.Holders[slot] {
-		if m := p.members[name]; m != nil && m.here && !o.lost[name] {
+		if m := p.members[name]; m != nil && m.here && !o.isLost(name) {
 			return true
 		}
 	}
@@ -148,42 +170,55 @@ func (p *plan) present(o *objectState, slot int) bool {
 // certain reports whether all holders of the slot proved not to hold it.
 func (p *plan) certain(o *objectState, slot int) bool {
 	for _, name := range o.rec.Holders[slot] {
-		if !o.lost[name] {
+		if !o.isLost(name) {
 			return false
 		}
 	}
 	return true
 }
 
-// awaySince returns when the last holder of a slot that may still have its shard
-// went away.
+// awaySince returns when the last holder of a slot went away, or was found not
+// to have its shard.
 func (p *plan) awaySince(o *objectState, slot int) (since time.Time) {
 	for _, name := range o.rec.Holders[slot] {
-		if m := p.members[name]; m != nil && !o.lost[name] && m.since.After(since) {
-			since = m.since
+		at, is := o.lost[name]
+		if m := p.members[name]; m != nil && !is {
+			at = m.since
+		}
+		if at.After(since) {
+			since = at
 		}
 	}
 	return since
 }
 
-// warden returns who repairs an object: of the holders that are there, the one
-// that wins the election.
-func (p *plan) warden(o *objectState) (best string) {
-	for i, slot := range o.rec.Holders {
-		if !p.present(o, i) {
-			continue
-		}
+// rank returns our place among those who may repair an object: its holders that
+// are there, in the order of the election. The first is the warden; the others
+// act when it does not. It is negative when we are not among them.
+func (p *plan) rank(o *objectState) int {
+	rank, among := 0, false
+	own := hrw.Score(o.rec.Object, hrw.NameOf(p.cfg.self))
+	for _, slot := range o.rec.Holders {
 		for _, name := range slot {
-			if m := p.members[name]; m == nil || !m.here || o.lost[name] {
+			if m := p.members[name]; m == nil || !m.here || o.isLost(name) {
 				continue
 			}
-			if best == "" || hrw.Score(o.rec.Object, hrw.NameOf(name)) > hrw.Score(o.rec.Object, hrw.NameOf(best)) {
-				best = name
+			if name == p.cfg.self {
+				among = true
+			} else if hrw.Score(o.rec.Object, hrw.NameOf(name)) > own {
+				rank++
 			}
 		}
 	}
-	return best
+	if !among {
+		return -1
+	}
+	return rank
 }
+
+// deputyFactor is how many times the urgency each further one in the election
+// waits before it does the warden's work: a guess.
+const deputyFactor = 5
 
 // decide returns the repairs that begin now, the most urgent first.
 func (p *plan) decide(now time.Time) (repairs []repair) {
@@ -212,22 +247,24 @@ func (p *plan) decide(now time.Time) (repairs []repair) {
 			o.since = now
 		}
 		spare := o.rec.Scheme.Slots - len(missing) - o.rec.Scheme.Need
-		if spare < 0 || p.warden(o) != p.cfg.self || now.Before(o.notBefore) {
+		rank := p.rank(o)
+		if spare < 0 || rank < 0 || now.Before(o.notBefore) {
 			continue // spare < 0: nobody can repair it until one is back
 		}
 		wait := p.cfg.patience
 		if spare == 0 {
 			wait = p.cfg.urgency
 		}
+		deputy := time.Duration(rank*deputyFactor) * p.cfg.urgency
 		due := slices.DeleteFunc(missing, func(slot int) bool {
 			if p.certain(o, slot) {
-				return false
+				return now.Sub(p.awaySince(o, slot)) < deputy
 			}
 			if p.held {
 				p.counter.HeldBack++
 				return true
 			}
-			return now.Sub(p.awaySince(o, slot)) < wait
+			return now.Sub(p.awaySince(o, slot)) < wait+deputy
 		})
 		if len(due) > 0 {
 			list = append(list, candidate{repair{object, due}, spare})
@@ -294,7 +331,7 @@ func (p *plan) replaced(o *objectState, targets map[int]string) Record {
 		if to := targets[i]; to != "" {
 			slot = []string{to}
 			for _, name := range old {
-				if name != to && !o.lost[name] && len(slot) < maxHolders {
+				if name != to && !o.isLost(name) && len(slot) < maxHolders {
 					slot = append(slot, name)
 				}
 			}
