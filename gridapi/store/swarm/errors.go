@@ -53,6 +53,7 @@ type KeepError struct {
 	Reason string
 	NoRoom bool // another member may have room
 	Absent bool // the member does not hold it
+	Wrong  bool // the member sent something else
 }
 
 func (e *KeepError) Error() string { return "swarm: " + e.Object() + ": " + e.Cause() }
@@ -81,3 +82,7 @@ func (e *PeerError) Error() string {
 }
 
 func (e *PeerError) Unwrap() error { return e.Err }
+
+// Proves reports what the answer proves about the member: that it does not hold
+// the chunk, or that it altered it.
+func (e *KeepError) Proves() (absent, wrong bool) { return e.Absent, e.Wrong }

@@ -303,7 +303,9 @@ const (
 	codeNoRoom    code = 5
 	lastCode           = codeNoRoom
 
-	codeLost code = 255 // never on the wire: the connection ended
+	// Never on the wire.
+	codeWrong code = 254 // another chunk came
+	codeLost  code = 255 // the connection ended
 )
 
 func (c code) String() string {
@@ -320,6 +322,8 @@ func (c code) String() string {
 		return "it refuses"
 	case codeNoRoom:
 		return "it has no room"
+	case codeWrong:
+		return "it sent something else"
 	case codeLost:
 		return "the connection was lost"
 	}

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -117,7 +118,7 @@ func (s *Swarm) request(ctx context.Context, member string, k frameKind, id chun
 		why code
 	}
 	replies := make(chan reply, 1)
-	cancel := c.call(k, id, body, func(b []byte, why code) { replies <- reply{b, why} })
+	cancel := c.call(k, id, body, func(b []byte, why code) { replies <- reply{slices.Clone(b), why} })
 	// The connection may have ended before the call was registered.
 	ended := time.NewTimer(time.Hour)
 	defer ended.Stop()
@@ -128,7 +129,7 @@ func (s *Swarm) request(ctx context.Context, member string, k frameKind, id chun
 			if r.why == codeDone {
 				return r.b, nil
 			}
-			return nil, &KeepError{Member: member, ID: id, Reason: r.why.String(), NoRoom: r.why == codeNoRoom, Absent: r.why == codeNotHeld}
+			return nil, &KeepError{Member: member, ID: id, Reason: r.why.String(), NoRoom: r.why == codeNoRoom, Absent: r.why == codeNotHeld, Wrong: r.why == codeWrong}
 		case <-closed:
 			closed = nil
 			ended.Reset(time.Second)
@@ -183,4 +184,11 @@ func (s *Swarm) connect(ctx context.Context, member string) (*conn, error) {
 			return nil, &PeerError{Member: member, Reason: "cannot be reached"}
 		}
 	}
+}
+
+// Read returns a chunk that a member holds, without keeping it. The error is a
+// KeepError with Absent set when the member does not hold it, and with Wrong set
+// when it sends something else.
+func (s *Swarm) Read(ctx context.Context, member string, id chunk.ID) ([]byte, error) {
+	return s.request(ctx, member, frameAsk, id, func(n uint32) func([]byte) []byte { return ask{n, id}.appendBody })
 }

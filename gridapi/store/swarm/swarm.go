@@ -792,6 +792,9 @@ func (s *Swarm) receive(c *conn, r *request, sealed []byte) error {
 		s.mu.Unlock()
 		s.log.Warn("a member sent a wrong chunk", "member", c.name, "chunk", r.id.String())
 		c.refuse(byePoison, "you sent a wrong chunk")
+		if r.done != nil {
+			r.done(nil, codeWrong)
+		}
 		return &PeerError{Member: c.name, Reason: "it sent a wrong chunk", Err: err}
 	}
 	c.bytesIn.Add(uint64(len(sealed)))

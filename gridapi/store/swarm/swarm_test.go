@@ -86,6 +86,8 @@ func (h *homes) close() {
 
 // report logs and returns bytes on each border as parts of the object.
 func (h *homes) report(t testing.TB) (up float64, down []float64) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
 	up = float64(h.net.sites["office"].up.bytes) / float64(h.bytes)
 	text := ""
 	for i := range 4 {
@@ -101,7 +103,7 @@ func (h *homes) report(t testing.TB) (up float64, down []float64) {
 func TestOneTransferASite(t *testing.T) {
 	chunks, size := 200, 250_000 // 50 MB
 	if raceEnabled {
-		chunks = 80
+		chunks = 40
 	}
 	synctest.Test(t, func(t *testing.T) {
 		h := newHomes(t, chunks, size)
