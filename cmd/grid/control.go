@@ -216,16 +216,25 @@ type errorAnswer struct {
 	} `json:"error"`
 }
 
-func answerError(w http.ResponseWriter, err error) {
+// errorOf explains err.
+func errorOf(err error) (doc errorAnswer) {
 	var e *cli.Error
 	if !errors.As(err, &e) {
 		if e = explain(err); e == nil {
 			e = &cli.Error{Object: "the agent", Cause: err.Error()}
 		}
 	}
-	var doc errorAnswer
 	doc.Error.Object, doc.Error.Cause, doc.Error.Next, doc.Error.ExitCode = e.Object, e.Cause, e.Next, e.ExitCode()
-	b, err := cli.AppendDocument(nil, "error", doc)
+	return doc
+}
+
+func (doc errorAnswer) asError() *cli.Error {
+	e := doc.Error
+	return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+}
+
+func answerError(w http.ResponseWriter, err error) {
+	b, err := cli.AppendDocument(nil, "error", errorOf(err))
 	if err != nil {
 		b = nil
 	}
@@ -320,8 +329,7 @@ func (a *agentClient) failure(ctx context.Context, res *http.Response) error {
 	if json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&doc) != nil || doc.Error.Object == "" {
 		return a.mismatch(ctx, res.Status)
 	}
-	e := doc.Error
-	return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+	return doc.asError()
 }
 
 // mismatch explains an answer that no agent of this version gives.

@@ -39,8 +39,9 @@ type configurer interface {
 
 // settings are all parts of the agent.
 type settings struct {
-	node nodeSettings
-	log  logSettings
+	node  nodeSettings
+	log   logSettings
+	store *storeSettings
 
 	parts    []part
 	sections []config.Section
@@ -48,7 +49,7 @@ type settings struct {
 
 // newSettings returns the defaults.
 func newSettings() *settings {
-	s := &settings{node: defaultNode(), log: defaultLog()}
+	s := &settings{node: defaultNode(), log: defaultLog(), store: defaultStore()}
 	s.parts = []part{
 		&s.node,
 		&s.log,
@@ -59,6 +60,7 @@ func newSettings() *settings {
 		defaultDiscovery(),
 		defaultTUN(),
 		defaultServices(), // the resolver may need the interface
+		s.store,
 		defaultHTTP(),
 		defaultWorker(),
 		defaultMetrics(), // of all that is above
