@@ -260,7 +260,7 @@ func (s *Store) Pin(ctx context.Context, id chunk.ID, label string) (Object, err
 		return Object{}, err
 	}
 	x := Object{id, top.size}
-	p := &putting{s: s}
+	p := &putting{s: s, losses: s.disk.Losses()}
 	keep := false
 	defer func() {
 		if !keep {
@@ -305,10 +305,10 @@ func (s *Store) Pin(ctx context.Context, id chunk.ID, label string) (Object, err
 		err = flush()
 	}
 	if err == nil {
-		err = s.disk.Sync()
+		err = p.settle()
 	}
 	if err != nil {
-		return x, storeError(err)
+		return x, err
 	}
 	keep, err = s.enter(x, p.chunks, PutOptions{Pin: true, Label: label})
 	return x, storeError(err)

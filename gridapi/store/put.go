@@ -51,7 +51,8 @@ type PutResult struct {
 
 // A putting is a Put that goes on. Its chunks are pinned while it does.
 type putting struct {
-	s *Store
+	s      *Store
+	losses uint64 // of the disk, before
 
 	mu     sync.Mutex // guards what follows
 	chunks []chunk.ID
@@ -78,6 +79,22 @@ func (p *putting) keep(sealed []byte) (chunk.ID, error) {
 		return id, nil
 	}
 	return chunk.ID{}, errors.New("store: chunks are evicted faster than they are put")
+}
+
+// settle returns once all that was kept survives a crash.
+func (p *putting) settle() error {
+	if err := p.s.disk.Sync(); err != nil {
+		return storeError(err)
+	}
+	if p.s.disk.Losses() == p.losses {
+		return nil
+	}
+	for _, id := range p.chunks {
+		if !p.s.disk.Has(id) {
+			return errors.New("store: the disk has failed to keep chunks of it; put it again")
+		}
+	}
+	return nil
 }
 
 // unpin lets go of what keep has pinned.
@@ -124,7 +141,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader, o PutOptions) (PutResult, 
 			return PutResult{}, err
 		}
 	}
-	p := &putting{s: s}
+	p := &putting{s: s, losses: s.disk.Losses()}
 	pinned := false
 	defer func() {
 		if !pinned {
@@ -142,8 +159,8 @@ func (s *Store) Put(ctx context.Context, r io.Reader, o PutOptions) (PutResult, 
 	if err != nil {
 		return PutResult{}, err
 	}
-	if err := s.disk.Sync(); err != nil {
-		return PutResult{}, storeError(err)
+	if err := p.settle(); err != nil {
+		return PutResult{}, err
 	}
 	p.result.Object = Object{id, top.size}
 	if o.Pin || o.List || o.Label != "" || o.Name != "" {

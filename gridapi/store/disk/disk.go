@@ -85,6 +85,7 @@ type Disk struct {
 	stop         context.CancelFunc
 	done         sync.WaitGroup
 	saveNow      chan struct{}
+	flushNow     chan struct{}
 
 	counters counters
 }
@@ -126,7 +127,7 @@ func Open(cfg Config) (*Disk, error) {
 			return nil, fmt.Errorf("disk: %w", err)
 		}
 	}
-	d := &Disk{cfg: cfg, segments: make(map[uint32]*segment), saveNow: make(chan struct{}, 1)}
+	d := &Disk{cfg: cfg, segments: make(map[uint32]*segment), saveNow: make(chan struct{}, 1), flushNow: make(chan struct{}, 1)}
 	if err := d.recover(); err != nil {
 		for _, s := range d.segments {
 			s.file.Close()
@@ -136,6 +137,7 @@ func Open(cfg Config) (*Disk, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop = cancel
 	d.done.Go(func() { d.keepSnapshots(ctx) })
+	d.done.Go(func() { d.flush(ctx) })
 	return d, nil
 }
 
@@ -437,12 +439,37 @@ func (d *Disk) append(id chunk.ID, tag uint64, sealed []byte, limit int64) (at e
 	d.index.insert(tag, locate(g.number, offset, len(sealed)), now)
 	g.live += size
 	if d.unsaved.Add(size) >= snapshotAfter {
-		select {
-		case d.saveNow <- struct{}{}:
-		default:
-		}
+		poke(d.saveNow)
+	}
+	if synced, _ := g.durable(); at.offset-synced >= flushAfter {
+		poke(d.flushNow)
 	}
 	return at, false, nil
+}
+
+// flushAfter is how many bytes are staged before the disk is told to write them,
+// so that it works while more are made: a guess.
+const flushAfter = 16 << 20
+
+// poke tells the goroutine that reads c, unless it has been told.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// flush writes what was staged. Its failures are those of whoever calls Sync,
+// who finds that chunks are lost.
+func (d *Disk) flush(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.flushNow:
+			_ = d.Sync() // which counts and logs
+		}
+	}
 }
 
 // roomFor returns a segment that takes size more bytes. The appending lock is
@@ -588,8 +615,10 @@ func (d *Disk) Delete(ids ...chunk.ID) {
 	}
 	d.unsaved.Add(snapshotAfter) // so that they stay forgotten
 	d.mu.Unlock()
-	select {
-	case d.saveNow <- struct{}{}:
-	default:
-	}
+	poke(d.saveNow)
 }
+
+// Losses counts the failures of fsync, each of which may have lost what was
+// staged, by anybody. Who stages much reads it before, and if it has changed
+// after Sync, looks what is still there.
+func (d *Disk) Losses() uint64 { return d.counters.syncFailures.Load() }

@@ -36,8 +36,17 @@ type segment struct {
 	use sync.RWMutex // held for reading while the file is read
 
 	syncing sync.Mutex // guards what follows
+	idle    *sync.Cond // of syncing: busy has ended
+	busy    bool       // an fsync goes on
 	synced  int64      // bytes that survive a crash
 	failed  error      // of an fsync: what was not durable then never is
+}
+
+func newSegment(number uint32, g generation, f file) *segment {
+	s := &segment{number: number, generation: g, file: f, synced: segmentHeaderLen}
+	s.idle = sync.NewCond(&s.syncing)
+	s.end.Store(segmentHeaderLen)
+	return s
 }
 
 // createSegment makes an empty segment.
@@ -46,7 +55,6 @@ func createSegment(fs files, number uint32, g generation) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &segment{number: number, generation: g, file: f}
 	if _, err = f.WriteAt(appendSegmentHeader(nil, g), 0); err == nil {
 		err = f.Sync()
 	}
@@ -58,9 +66,7 @@ func createSegment(fs files, number uint32, g generation) (*segment, error) {
 		fs.Remove(segmentName(number))
 		return nil, err
 	}
-	s.end.Store(segmentHeaderLen)
-	s.synced = segmentHeaderLen
-	return s, nil
+	return newSegment(number, g, f), nil
 }
 
 // openSegment opens one that is there, and reads nothing of it but its header.
@@ -73,17 +79,15 @@ func openSegment(fs files, number uint32) (*segment, error) {
 	if _, err = f.ReadAt(b[:], 0); err == io.EOF {
 		err = errNoRecord
 	}
-	s := &segment{number: number, file: f}
+	var g generation
 	if err == nil {
-		s.generation, err = parseSegmentHeader(b[:])
+		g, err = parseSegmentHeader(b[:])
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	s.end.Store(segmentHeaderLen)
-	s.synced = segmentHeaderLen
-	return s, nil
+	return newSegment(number, g, f), nil
 }
 
 // append writes a record at the end and returns where that is.
@@ -105,18 +109,27 @@ func (s *segment) append(id chunk.ID, payload []byte, u useTime, scratch []byte)
 func (s *segment) sync(end int64) error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
-	if s.synced >= end {
-		return nil
+	for s.synced < end {
+		switch {
+		case s.failed != nil:
+			return s.failed
+		case s.busy:
+			s.idle.Wait()
+		default:
+			s.busy = true
+			all := s.end.Load()
+			s.syncing.Unlock()
+			err := s.file.Sync()
+			s.syncing.Lock()
+			s.busy = false
+			if err != nil {
+				s.failed = err
+			} else {
+				s.synced = all
+			}
+			s.idle.Broadcast()
+		}
 	}
-	if s.failed != nil {
-		return s.failed
-	}
-	all := s.end.Load()
-	if err := s.file.Sync(); err != nil {
-		s.failed = err
-		return err
-	}
-	s.synced = all
 	return nil
 }
 
