@@ -61,6 +61,8 @@ func newSettings() *settings {
 		defaultDiscovery(),
 		defaultServices(),
 		s.store,
+		defaultHTTP(),
+		defaultWorker(),
 		defaultTUN(),
 	}
 	for _, p := range s.parts {

@@ -418,7 +418,7 @@ is lost: keep a copy.`,
 			switch {
 			case errors.Is(err, os.ErrExist):
 				return &cli.Error{Object: doc.File, Cause: "there is a key, and what was put with it could not be read without it", Next: "see it: grid store key; or move the file away yourself", Code: cli.ExitUsage, Err: err}
-			case errors.Is(err, os.ErrNotExist) && doc.Made == false:
+			case errors.Is(err, os.ErrNotExist) && !doc.Made:
 				return &cli.Error{Object: doc.File, Cause: "there is no key", Next: "make it, once for the grid: grid store key --new", Err: err}
 			case err != nil:
 				return err

@@ -22,6 +22,30 @@ import (
 
 var storeMiB = flag.Int("store-mib", 64, "size of the object in BenchmarkStoreTransfer; the figures of docs/store.md are of 1024")
 
+var storeMbit = flag.Int("store-mbit", 0, "rate of the link in BenchmarkStoreTransfer, in Mbit/s; 0: as fast as it goes")
+
+// A pacedConn sends no faster than a link of storeMbit.
+type pacedConn struct {
+	net.PacketConn
+	mu   sync.Mutex // guards next
+	next time.Time
+}
+
+func (c *pacedConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	c.mu.Lock()
+	now := time.Now()
+	if idle := now.Add(-time.Millisecond); c.next.Before(idle) {
+		c.next = idle
+	}
+	c.next = c.next.Add(time.Duration(len(b)+42) * 8 * time.Microsecond / time.Duration(*storeMbit))
+	wait := c.next.Sub(now)
+	c.mu.Unlock()
+	if wait > 0 {
+		time.Sleep(wait)
+	}
+	return c.PacketConn.WriteTo(b, to)
+}
+
 // sessionListener hands out the streams of sessions as connections.
 type sessionListener struct {
 	endpoint *ri2n.Endpoint
@@ -76,9 +100,13 @@ func loopbackEndpoint(b *testing.B) (*ri2n.Endpoint, *ri2n.Link, netip.AddrPort)
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { e.Close() })
-	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		b.Fatal(err)
+	}
+	var pc net.PacketConn = socket
+	if *storeMbit > 0 {
+		pc = &pacedConn{PacketConn: socket}
 	}
 	link, err := e.AddLink("loopback", pc)
 	if err != nil {

@@ -58,6 +58,7 @@ func openCatalog(dir string) (*catalog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: open %s: %w", name, err)
 	}
+	db.MaxBatchDelay = time.Millisecond // for those who come together; an fsync takes longer
 	c := &catalog{db: db}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for _, b := range [][]byte{objectsBucket, chunksBucket, namesBucket} {
@@ -105,20 +106,6 @@ func (c *catalog) record(id chunk.ID, e catalogEntry, chunks []chunk.ID) (pinned
 		return tx.Bucket(chunksBucket).Put(id[:], list)
 	})
 	return pinnedBefore, err
-}
-
-// object returns an entry and its chunks, or no entry.
-func (c *catalog) object(id chunk.ID) (e *catalogEntry, chunks []chunk.ID, err error) {
-	err = c.db.View(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(objectsBucket).Get(id[:])
-		if b == nil {
-			return nil
-		}
-		chunks = parseIDs(tx.Bucket(chunksBucket).Get(id[:]))
-		e = new(catalogEntry)
-		return json.Unmarshal(b, e)
-	})
-	return e, chunks, err
 }
 
 func parseIDs(b []byte) []chunk.ID {
@@ -228,7 +215,7 @@ func (c *catalog) learn(r *Record, foreign bool) (news bool, err error) {
 				return nil
 			}
 		} else if foreign {
-			if len(recordsOf(names, r.Name)) >= maxSigners || c.records.Load() >= maxRecords {
+			if countRecords(names, r.Name) >= maxSigners || c.records.Load() >= maxRecords {
 				return errManyRecords
 			}
 			added = 1
@@ -250,6 +237,14 @@ func recordsOf(names *bbolt.Bucket, name string) (list []*Record) {
 		}
 	}
 	return list
+}
+
+func countRecords(names *bbolt.Bucket, name string) (n int) {
+	prefix := append([]byte(name), 0)
+	for c, k, _ := cursorAt(names, prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		n++
+	}
+	return n
 }
 
 func cursorAt(b *bbolt.Bucket, key []byte) (c *bbolt.Cursor, k, v []byte) {

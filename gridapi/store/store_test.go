@@ -3,11 +3,12 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,12 +44,13 @@ func open(t testing.TB, cfg Config) *Store {
 
 // noise returns n bytes that nothing compresses.
 func noise(seed uint64, n int) []byte {
-	b := make([]byte, n+8)
-	r := rand.New(rand.NewPCG(seed, 1))
-	for i := 0; i < n; i += 8 {
-		binary.LittleEndian.PutUint64(b[i:], r.Uint64())
+	block, err := aes.NewCipher(binary.LittleEndian.AppendUint64(make([]byte, 8), seed))
+	if err != nil {
+		panic(err)
 	}
-	return b[:n]
+	b := make([]byte, n)
+	cipher.NewCTR(block, make([]byte, 16)).XORKeyStream(b, b)
+	return b
 }
 
 func put(t testing.TB, s *Store, b []byte, o PutOptions) PutResult {
@@ -108,7 +110,7 @@ func TestPutGet(t *testing.T) {
 	s := open(t, Config{})
 	other := open(t, Config{})
 	connect(s, other)
-	text := bytes.Repeat([]byte("the moment-based eigenvalue solver "), 200_000)
+	text := bytes.Repeat([]byte("the moment-based eigenvalue solver "), 60_000)
 	for _, tt := range []struct {
 		name string
 		b    []byte
@@ -328,11 +330,11 @@ func TestQuota(t *testing.T) {
 	kept := noise(1, 2_000_000)
 	x := put(t, s, kept, PutOptions{Pin: true})
 	var full *disk.FullError
-	if _, err := s.Put(t.Context(), bytes.NewReader(noise(2, 20<<20)), PutOptions{}); !errors.As(err, &full) {
+	if _, err := s.Put(t.Context(), bytes.NewReader(noise(2, 17<<20)), PutOptions{}); !errors.As(err, &full) {
 		t.Fatalf("put of more than the quota: %v", err)
 	}
 	want(t, s, x.ID, kept)
-	for i := range uint64(10) {
+	for i := range uint64(6) {
 		b := noise(10+i, 3_000_000)
 		want(t, s, put(t, s, b, PutOptions{}).ID, b)
 	}
@@ -353,7 +355,7 @@ func TestPins(t *testing.T) {
 	s.Close()
 	s = open(t, cfg)
 	crowd := func(seed uint64) {
-		for i := range uint64(10) {
+		for i := range uint64(6) {
 			put(t, s, noise(seed+i, 3_000_000), PutOptions{})
 		}
 	}

@@ -46,7 +46,7 @@ func TestKill(t *testing.T) {
 	}
 	dir := t.TempDir()
 	next := 0
-	for round := range 6 {
+	for round := range 4 {
 		cmd := exec.Command(exe)
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%d", putterVariable, dir, next))
 		out, err := cmd.StdoutPipe()

@@ -23,7 +23,7 @@ func TestTable(t *testing.T) {
 		}
 		return shard | r.Uint64()>>8
 	}
-	for step := range 30_000 {
+	for step := range 8_000 {
 		if r.IntN(5) < 3 || len(list) == 0 {
 			at := locate(uint32(step%1000), int64(step)*8, 1+step%1000)
 			g := tag()
