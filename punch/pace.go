@@ -26,6 +26,8 @@ type Budget struct {
 	mu sync.Mutex
 	// due is the theoretical arrival time of the generic cell rate algorithm.
 	due time.Time
+
+	sockets socketCount // of searches
 }
 
 // NewBudget returns a full budget.

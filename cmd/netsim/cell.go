@@ -52,6 +52,7 @@ func (c cell) scenario(seed uint64) netsim.Scenario {
 		},
 		Hosts: []netsim.HostNode{
 			{Name: rendezvousHost},
+			{Name: rendezvousHost + "-2", Of: rendezvousHost},
 			{Name: hostA, Parent: "home-a"},
 			{Name: hostB, Parent: "home-b"},
 		},
