@@ -70,14 +70,21 @@ func (c cell) transfer(seed uint64, bytes int64) transfer {
 	}
 }
 
-// ruled reports whether the rule of netsim.DirectPossible speaks about the
-// cell: a port that depends on the destination must not be guessable. Where
-// there is but one mapping for all destinations, its port is none to guess.
+// expected reports whether the pair should become direct: by the rule of
+// netsim.DirectPossible, or since a port can be found. Beside a fixed port the
+// other side's is told beforehand or met by chance; of two that depend on the
+// destination, both must be told beforehand.
+func (c cell) expected() bool {
+	fixed := func(n netsim.NAT) bool { return n.Mapping == netsim.EndpointIndependent }
+	told := func(n netsim.NAT) bool { return n.Allocation != netsim.Random }
+	return netsim.DirectPossible(c.A.Type(), c.B.Type()) || fixed(c.A) || fixed(c.B) || told(c.A) && told(c.B)
+}
+
+// ruled reports whether the rule speaks about the cell. A preserving NAT of
+// Linux keeps the port for every destination as long as it can, which makes it
+// another type than it was set up as.
 func (c cell) ruled() bool {
-	random := func(n netsim.NAT) bool {
-		return n.Mapping == netsim.EndpointIndependent || n.Allocation == netsim.Random
-	}
-	return random(c.A) && random(c.B)
+	return netsim.DirectPossible(c.A.Type(), c.B.Type()) || c.long || c.A.Allocation == netsim.Random && c.B.Allocation == netsim.Random
 }
 
 // cells returns the unordered pairs of all NAT types that the back end can
