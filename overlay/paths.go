@@ -79,6 +79,7 @@ type pathKeeper struct {
 type proofKey struct {
 	link   uint16
 	remote netip.AddrPort
+	socket uint16 // port of a socket that a search found; zero: the link's own
 }
 
 type proofState struct {
@@ -420,10 +421,13 @@ func (k *pathKeeper) prove(p punch.Pair) (begun bool) {
 	if link == nil {
 		return false
 	}
-	key := proofKey{p.Link, p.Remote}
+	key := proofKey{link: p.Link, remote: p.Remote}
+	if p.Conn != nil {
+		key.socket = addrPortOf(p.Conn.LocalAddr()).Port()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.noteRouteLocked(key, p.PeerLink)
+	k.noteRouteLocked(proofKey{link: p.Link, remote: p.Remote}, p.PeerLink)
 	if k.closed || k.policyLocked() == PathRelayOnly {
 		return false
 	}

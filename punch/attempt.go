@@ -412,7 +412,7 @@ func (a *attempt) advance(now time.Time) {
 		a.begin(now)
 	case phaseChecking:
 		if now.Before(a.searching.checksEnd) {
-			if a.best.Stage == 0 && a.searching.round == 0 {
+			if a.best.Stage < Valid && a.searching.round == 0 {
 				a.plan(now, 1)
 			} else {
 				a.due = a.searching.checksEnd

@@ -19,6 +19,7 @@ const (
 	probeOpen     probeKind = 1 // opens a mapping, or hits one
 	probeAnswer   probeKind = 2
 	probeNominate probeKind = 3 // the controlling side's choice
+	probeAgree    probeKind = 4 // answers a nomination
 )
 
 const (
@@ -63,5 +64,5 @@ func parseProbe(b []byte, pwd string) (p probe, ok bool) {
 		return probe{}, false
 	}
 	p = probe{kind: probeKind(b[1]), attempt: probeAttempt(b)}
-	return p, p.kind >= probeOpen && p.kind <= probeNominate
+	return p, p.kind >= probeOpen && p.kind <= probeAgree
 }

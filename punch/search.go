@@ -11,8 +11,9 @@ const (
 	// searchTail is how long a search waits after its last probe, besides two
 	// round trips.
 	searchTail = 300 * time.Millisecond
-	// maxHits bounds the pairs that one search follows up.
-	maxHits = 16
+	// maxHits bounds the pairs that one search follows up. Before an
+	// endpoint-independent filter every socket of a burst is hit.
+	maxHits = 64
 	// maxAnswers is how many probes of one hit are answered.
 	maxAnswers = 8
 	// searchRounds is how often a search is begun anew where ports can be told:
@@ -32,7 +33,8 @@ type hit struct {
 
 // hitState is what is known of a hit.
 type hitState struct {
-	valid   bool // one of our probes was answered
+	valid   bool // one of our probes was answered from where it went
+	sent    bool // one of our probes went there
 	answers int  // sent
 }
 
@@ -45,10 +47,13 @@ type search struct {
 	due         time.Time // of the next shot
 	end         time.Time
 
+	sent   map[hit]bool // where probes went, and from which socket
 	hits   map[hit]*hitState
 	chosen hit
 	choice time.Time // when; zero: not chosen
 	told   int       // nominations sent
+
+	confirmed bool // the nomination was answered
 }
 
 // newSearch begins a search at now. remoteShots is how many probes the peer
@@ -58,7 +63,7 @@ func newSearch(now time.Time, controlling bool, remote netip.Addr, list []shot, 
 	return &search{
 		controlling: controlling, remote: remote, shots: list, due: now,
 		end:  now.Add(last + last/8 + searchTail + 2*rtt),
-		hits: make(map[hit]*hitState),
+		hits: make(map[hit]*hitState), sent: make(map[hit]bool),
 	}
 }
 
@@ -84,47 +89,64 @@ func (s *search) next(now time.Time) (sending, bool) {
 	x := s.shots[0]
 	s.shots = s.shots[1:]
 	s.due = now.Add(probeSpacing)
-	return sending{x.socket, netip.AddrPortFrom(s.remote, x.port), probeOpen}, true
+	out := sending{x.socket, netip.AddrPortFrom(s.remote, x.port), probeOpen}
+	if len(s.sent) < maxGuesses+maxSpray {
+		s.sent[hit{x.socket, out.to}] = true
+	}
+	return out, true
 }
 
-// heard takes an authenticated probe. It returns the answer to send, if any.
-func (s *search) heard(now time.Time, h hit, kind probeKind) (answer sending, ok bool) {
+// heard takes an authenticated probe, and returns what to send for it. That a
+// probe came in does not say that one gets back: before a filter that looks at
+// addresses only, it may have come to another mapping than ours toward its
+// sender. So a hit counts when a probe that went there was answered from there.
+func (s *search) heard(now time.Time, h hit, kind probeKind) (out []sending) {
 	if h.from.Addr() != s.remote {
-		return sending{}, false // somebody forwards, or a pool of addresses
+		return nil // somebody forwards, or a pool of addresses
 	}
 	st := s.hits[h]
 	if st == nil {
-		if len(s.hits) == maxHits {
-			return sending{}, false
+		if len(s.hits) >= maxHits && (kind != probeNominate || len(s.hits) > maxHits) {
+			return nil
 		}
-		st = new(hitState)
+		st = &hitState{sent: s.sent[h]}
 		s.hits[h] = st
 	}
 	switch {
 	case kind == probeAnswer:
-		st.valid = true
+		st.valid = st.valid || st.sent
+	case kind == probeAgree:
+		s.confirmed = s.confirmed || s.controlling && h == s.chosen && s.told > 0
+		return nil
 	case kind == probeNominate && !s.controlling:
 		s.chosen, s.choice = h, now
-		st.valid = true
 	}
-	if s.controlling && s.choice.IsZero() {
+	if s.controlling && s.choice.IsZero() && st.valid {
 		s.chosen, s.choice = h, now
 	}
-	if kind != probeAnswer && st.answers < maxAnswers {
-		st.answers++
-		return sending{h.socket, h.from, probeAnswer}, true
+	if kind == probeAnswer || st.answers == maxAnswers {
+		return nil
 	}
-	return sending{}, false
+	st.answers++
+	if kind == probeNominate {
+		return append(out, sending{h.socket, h.from, probeAgree})
+	}
+	out = append(out, sending{h.socket, h.from, probeAnswer})
+	if !st.valid && s.choice.IsZero() {
+		st.sent = true
+		out = append(out, sending{h.socket, h.from, probeOpen})
+	}
+	return out
 }
 
 // result returns the pair that both sides agree on, once there is one, or
 // over, when there will be none.
 func (s *search) result(now time.Time) (h hit, found, over bool) {
 	if !s.choice.IsZero() {
-		// The choice was heard, so it works at least toward us. An answer that
-		// does not come may have been lost, and the peer's proof follows.
+		// The choice works both ways. An answer to its nomination that does not
+		// come may have been lost, and the transport's own proof follows.
 		last := s.choice.Add(nominateAfter[len(nominateAfter)-1])
-		if !s.controlling || s.hits[s.chosen].valid && s.told > 0 || !now.Before(last) {
+		if !s.controlling || s.confirmed || !now.Before(last) {
 			return s.chosen, true, false
 		}
 		return hit{}, false, false

@@ -267,7 +267,7 @@ func (a *attempt) takeProbe(now time.Time, e probeEvent) {
 	if s.search == nil || a.phase != phaseSearching {
 		return
 	}
-	if out, ok := s.search.heard(now, e.hit, e.kind); ok {
+	for _, out := range s.search.heard(now, e.hit, e.kind) {
 		a.fire(now, out)
 	}
 	a.step(now)

@@ -80,13 +80,6 @@ func (c cell) expected() bool {
 	return netsim.DirectPossible(c.A.Type(), c.B.Type()) || fixed(c.A) || fixed(c.B) || told(c.A) && told(c.B)
 }
 
-// ruled reports whether the rule speaks about the cell. A preserving NAT of
-// Linux keeps the port for every destination as long as it can, which makes it
-// another type than it was set up as.
-func (c cell) ruled() bool {
-	return netsim.DirectPossible(c.A.Type(), c.B.Type()) || c.long || c.A.Allocation == netsim.Random && c.B.Allocation == netsim.Random
-}
-
 // cells returns the unordered pairs of all NAT types that the back end can
 // make. The kernel's own connection tracking, as in home routers that run
 // Linux, makes EIM/APDF with kept ports: unless an allocation is asked for, the

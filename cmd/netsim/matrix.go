@@ -319,8 +319,7 @@ type matrixRow struct {
 	Reasons         map[string]int `json:"reasons,omitempty"` // how often each
 	Advice          string         `json:"advice,omitempty"`
 	ExpectedDirect  bool           `json:"expected_direct"` // by the rule
-	Ruled           bool           `json:"ruled"`           // the rule speaks about these NATs
-	Differs         bool           `json:"differs"`         // the rule speaks, and a run ended otherwise
+	Differs         bool           `json:"differs"`         // runs ended otherwise
 	ProbesMedian    int            `json:"probes_median"`   // packets of both nodes, besides ri2n's, to others than the rendezvous; simulator only
 	ProbesMax       int            `json:"probes_max"`
 	ProbeRateMax    int            `json:"probe_rate_max"`   // of one node, in a second
@@ -388,7 +387,6 @@ func rowOf(c cell, runs []outcome) matrixRow {
 		AllocationB:    c.B.Allocation.String(),
 		Runs:           len(runs),
 		ExpectedDirect: c.expected(),
-		Ruled:          c.ruled(),
 	}
 	var first, atPeer, direct, done []time.Duration
 	reasons := make(map[string]int)
@@ -446,7 +444,7 @@ func rowOf(c cell, runs []outcome) matrixRow {
 	if !netsim.DirectPossible(c.A.Type(), c.B.Type()) {
 		least = row.Runs - (row.Runs+9)/10
 	}
-	row.Differs = row.Ruled && (row.ExpectedDirect && row.Direct < least || !row.ExpectedDirect && row.Direct > 0)
+	row.Differs = row.ExpectedDirect && row.Direct < least || !row.ExpectedDirect && row.Direct > 0
 	return row
 }
 
@@ -535,9 +533,6 @@ func (d matrixDocument) write(out io.Writer) error {
 		rule := "relay"
 		if r.ExpectedDirect {
 			rule = "direct"
-		}
-		if !r.Ruled {
-			rule = "-"
 		}
 		if r.Differs {
 			rule += " (differs)"
