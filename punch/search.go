@@ -131,11 +131,23 @@ func (s *search) heard(now time.Time, h hit, kind probeKind) (out []sending) {
 	if kind == probeNominate {
 		return append(out, sending{h.socket, h.from, probeAgree})
 	}
+	// From a socket of its own, what goes anywhere but where it has sent opens
+	// another mapping: it would come from another port, and the ports after it
+	// would no longer be those that the peer expects.
+	if !st.sent && h.socket != mainSocket {
+		return nil
+	}
 	out = append(out, sending{h.socket, h.from, probeAnswer})
 	if !st.valid && s.choice.IsZero() {
+		// Ours may have come before the peer's mapping was there.
 		st.sent = true
 		out = append(out, sending{h.socket, h.from, probeOpen})
 	}
+	// What is sent here counts against the rate.
+	if s.due.Before(now) {
+		s.due = now
+	}
+	s.due = s.due.Add(time.Duration(len(out)) * probeSpacing)
 	return out
 }
 

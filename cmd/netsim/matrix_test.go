@@ -113,7 +113,7 @@ func TestMatrixOfAllocations(t *testing.T) {
 // each two types.
 func TestPage(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "m.html")
-	code, _, stderr := command(t, "matrix", "--pair", "EIM/APDF/random,APDM/APDF/random", "--bytes", "1000", "--html", file)
+	code, _, stderr := command(t, "matrix", "--pair", "APDM/ADF/random,APDM/APDF/random", "--bytes", "1000", "--html", file)
 	if code != 0 {
 		t.Fatal(stderr)
 	}
@@ -122,7 +122,7 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(page)
-	for _, want := range []string{"<!DOCTYPE html>", `<td class="relay" title="EIM/APDF/random with APDM/APDF/random: 0 of 1 runs direct, 1 relayed; first byte after 40 ms; at most`, "mapping-and-filtering</th><td>1 runs"} {
+	for _, want := range []string{"<!DOCTYPE html>", `<td class="relay" title="APDM/ADF/random with APDM/APDF/random: 0 of 1 runs direct, 1 relayed; first byte after 40 ms; at most`, "mapping-both</th><td>1 runs"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page has no %q:\n%s", want, text)
 		}
@@ -171,7 +171,7 @@ func TestRow(t *testing.T) {
 	}
 	torn := direct(100 * ms)
 	torn.PeerPath = "relay"
-	easy, hard := [2]string{"EIM/APDF", "EIM/APDF"}, [2]string{"EIM/APDF", "APDM/APDF"}
+	easy, hard := [2]string{"EIM/APDF", "EIM/APDF"}, [2]string{"ADM/APDF", "APDM/APDF"}
 	for _, tt := range []struct {
 		name    string
 		pair    [2]string
@@ -184,7 +184,7 @@ func TestRow(t *testing.T) {
 		{"direct", easy, []outcome{direct(100 * ms), direct(300 * ms), direct(160 * ms)}, "direct", 160, "", ""},
 		{"even number", easy, []outcome{direct(100 * ms), direct(200 * ms)}, "direct", 150, "", ""},
 		{"relayed", hard, []outcome{relayed("x"), relayed("y"), relayed("y")}, "relay", math.NaN(), "y", ""},
-		{"mixed against the rule", easy, []outcome{direct(100 * ms), relayed("x")}, "mixed", 100, "x", "1 of 2 runs direct, and the rule says all"},
+		{"mixed against the rule", easy, []outcome{direct(100 * ms), relayed("x")}, "mixed", 100, "x", "1 of 2 runs direct, and the rule says more"},
 		{"direct against the rule", hard, []outcome{direct(100 * ms)}, "direct", 100, "", "1 of 1 runs direct, and the rule says none"},
 		{"no reason", hard, []outcome{relayed("")}, "relay", math.NaN(), "", "relayed without a reason"},
 		{"ends disagree", easy, []outcome{torn}, "direct", 100, "", "the two ends show different paths or reasons"},
@@ -323,8 +323,8 @@ func TestMatrixCommand(t *testing.T) {
 	if stderr != "" {
 		t.Errorf("standard error off a terminal: %q", stderr)
 	}
-	code, stdout, stderr = command(t, "matrix", "--pair", "EIM/APDF,APDM/APDF", "--bytes", "65536")
-	if code != 0 || !strings.Contains(stdout, "mapping-and-filtering") || !strings.Contains(stdout, "1 pairs: 1 complete, 0 direct, 1 relayed") {
+	code, stdout, stderr = command(t, "matrix", "--pair", "ADM/APDF,APDM/APDF", "--bytes", "65536")
+	if code != 0 || !strings.Contains(stdout, "mapping-both") || !strings.Contains(stdout, "1 pairs: 1 complete, 0 direct, 1 relayed") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
 }
