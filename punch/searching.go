@@ -245,7 +245,7 @@ func (a *attempt) openSockets(n int) bool {
 			a.postProbe(probeEvent{hit{i, from}, kind})
 		})
 		if err != nil {
-			a.log.Debug("punch: no socket for a search", "open", i, "err", err)
+			a.log.Debug("punch: no socket for a search", "err", err)
 			return false
 		}
 		s.sockets = append(s.sockets, x)
