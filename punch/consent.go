@@ -22,7 +22,8 @@ const (
 // searchAgain are the pauses after searches that found none; the last repeats.
 var searchAgain = [...]time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute}
 
-// SearchStats counts what an agent's searches through hard NATs did.
+// SearchStats counts what searches through hard NATs did, of one
+// agent or of all that share a [Budget].
 type SearchStats struct {
 	Begun    uint64 // rounds
 	Won      uint64 // found a pair
@@ -33,18 +34,40 @@ type SearchStats struct {
 	TooSoon  uint64 // not begun: too soon after the last one
 }
 
-type searchCounters struct {
-	begun, won, probes, forged, unproven, refused, tooSoon atomic.Uint64
+// A searchCount is the index of one counter.
+type searchCount int
+
+const (
+	searchBegun searchCount = iota
+	searchWon
+	searchProbes
+	searchForged
+	searchUnproven
+	searchRefused
+	searchTooSoon
+	searchCounts
+)
+
+type searchCounters [searchCounts]atomic.Uint64
+
+func (c *searchCounters) stats() SearchStats {
+	return SearchStats{
+		Begun: c[searchBegun].Load(), Won: c[searchWon].Load(), Probes: c[searchProbes].Load(), Forged: c[searchForged].Load(),
+		Unproven: c[searchUnproven].Load(), Refused: c[searchRefused].Load(), TooSoon: c[searchTooSoon].Load(),
+	}
+}
+
+// Searches returns the counters of all searches that share the budget.
+func (b *Budget) Searches() SearchStats { return b.searches.stats() }
+
+// count counts for the agent and for the node.
+func (a *attempt) count(c searchCount) {
+	a.searchStats[c].Add(1)
+	a.mux.pace.budget.searches[c].Add(1)
 }
 
 // Searches returns the counters of the searches through hard NATs.
-func (a *Agent) Searches() SearchStats {
-	c := &a.search
-	return SearchStats{
-		Begun: c.begun.Load(), Won: c.won.Load(), Probes: c.probes.Load(), Forged: c.forged.Load(),
-		Unproven: c.unproven.Load(), Refused: c.refused.Load(), TooSoon: c.tooSoon.Load(),
-	}
-}
+func (a *Agent) Searches() SearchStats { return a.search.stats() }
 
 // Proven notes that the peer was seen at an address by somebody we trust with
 // that: the rendezvous.
@@ -76,7 +99,6 @@ func (a *Agent) admitter() func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if now.Before(a.searchDue) {
-			a.search.tooSoon.Add(1)
 			return false
 		}
 		// Until the search has ended.

@@ -27,7 +27,8 @@ type Budget struct {
 	// due is the theoretical arrival time of the generic cell rate algorithm.
 	due time.Time
 
-	sockets socketCount // of searches
+	sockets  socketCount // of searches
+	searches searchCounters
 }
 
 // NewBudget returns a full budget.

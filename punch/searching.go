@@ -74,6 +74,7 @@ func (a *attempt) plan(now time.Time, round uint8) {
 		a.prove()
 	}
 	if round == 1 && !a.admitSearch() {
+		a.count(searchTooSoon)
 		a.planned(now, nil)
 		return
 	}
@@ -195,7 +196,7 @@ func (a *attempt) arrange(now time.Time) {
 		a.resume(now)
 		return
 	case refused != nil:
-		a.searchStats.refused.Add(1)
+		a.count(searchRefused)
 		a.resume(now)
 		return
 	case !a.proven(s.remote.outside):
@@ -203,7 +204,7 @@ func (a *attempt) arrange(now time.Time) {
 			s.unproven = now
 		}
 		if now.Sub(s.unproven) >= provenWait {
-			a.searchStats.unproven.Add(1)
+			a.count(searchUnproven)
 			a.resume(now)
 			return
 		}
@@ -224,10 +225,10 @@ func (a *attempt) arrange(now time.Time) {
 		if p, ok := parseProbe(b, a.local.Pwd); ok {
 			a.postProbe(probeEvent{hit{mainSocket, from}, p.kind})
 		} else {
-			a.searchStats.forged.Add(1)
+			a.count(searchForged)
 		}
 	})
-	a.searchStats.begun.Add(1)
+	a.count(searchBegun)
 	a.phase = phaseSearching
 	a.step(now)
 }
@@ -236,7 +237,7 @@ func (a *attempt) arrange(now time.Time) {
 func (a *attempt) openSockets(n int) bool {
 	s := &a.searching
 	if a.listen == nil || !a.mux.pace.budget.sockets.take(n-len(s.sockets)) {
-		a.searchStats.refused.Add(1)
+		a.count(searchRefused)
 		return false
 	}
 	s.taken += n - len(s.sockets)
@@ -281,7 +282,7 @@ func (a *attempt) fire(now time.Time, out sending) {
 		a.mux.counters.overBudget.Add(1)
 		return
 	}
-	a.searchStats.probes.Add(1)
+	a.count(searchProbes)
 	if out.socket == mainSocket {
 		_ = a.mux.send(b, out.to)
 		return
@@ -343,7 +344,7 @@ func (a *attempt) won(now time.Time, h hit) {
 		}
 	}
 	a.searched(true)
-	a.searchStats.won.Add(1)
+	a.count(searchWon)
 	a.dropSearch()
 	a.best = p
 	a.best.Conn = nil
