@@ -431,11 +431,7 @@ func (s *Session) onPathStatus(now time.Time, f pathStatusFrame) {
 	}
 	if suspects != p.peerSuspects {
 		p.peerSuspects = suspects
-		if suspects && s.alternative(p) {
-			s.reinject(p)
-			p.ping = true // finds out whether our direction lives
-		}
-		s.choosePath()
+		s.shun(p, suspects && now.Sub(p.heardAt) > stallQuiet)
 	}
 }
 

@@ -88,10 +88,12 @@ type lossDetector struct {
 	episodeLost             int // not yet proven spurious
 
 	// Delivery rate.
-	delivered       uint64
+	delivered       uint64 // bytes that samples count
+	outlived        uint64 // bytes acknowledged of packets that had left before sampling began anew
 	lost            uint64 // bytes, PMTU probes excepted
 	deliveredAt     int64
 	firstSentAt     int64
+	sampledFrom     int64  // when sampling began anew: a packet left with nothing in flight
 	appLimitedUntil uint64 // samples are app limited until delivered passes it; zero: not
 	roundEnd        uint64 // delivered at which the current round trip ends
 }
@@ -288,7 +290,7 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 		return
 	}
 	if d.eliciting == 0 {
-		d.firstSentAt, d.deliveredAt = t, t
+		d.firstSentAt, d.deliveredAt, d.sampledFrom = t, t, t
 	}
 	p.delivered = d.delivered
 	p.deliveredAt = d.deliveredAt
@@ -403,8 +405,7 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 	switch {
 	case p.state == sentGivenUp:
 		out.spurious++
-		d.delivered += uint64(p.size)
-		d.deliveredAt = t
+		d.deliver(t, p)
 	case p.lost():
 		out.spurious++
 		if p.sentAt > d.episodeFrom && d.episodeLost > 0 && !p.probe {
@@ -421,8 +422,7 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 		}
 		d.quiet = 0
 		d.congestionFrom = 0
-		d.delivered += uint64(p.size)
-		d.deliveredAt = t
+		d.deliver(t, p)
 	case p.ackEliciting:
 		d.inFlight -= int(p.size)
 		d.eliciting--
@@ -430,8 +430,7 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 		if !p.probe {
 			out.kind(p).acked++
 		}
-		d.delivered += uint64(p.size)
-		d.deliveredAt = t
+		d.deliver(t, p)
 		sample.add(p)
 	}
 	if p.first.kind != refNone {

@@ -35,6 +35,7 @@ const (
 
 	resolvePath     = "/v1/resolve"
 	membersPath     = "/v1/members"
+	openPath        = "/v1/open"
 	revocationsPath = "/v1/revocations"
 
 	// maxSocketPath is what the smallest sun_path holds, with its end.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -24,45 +25,37 @@ type serviceDocument struct {
 // serve runs a service until it is interrupted: in the agent if there is one,
 // else with a node of its own. Next returns the command to try.
 func (o *options) serve(cmd *cobra.Command, spec serviceSpec, next func(listen string) string) error {
+	return o.runService(cmd, spec, func(r serviceReady) error {
+		doc := serviceDocument{Listen: r.listen, To: spec.To, UDP: spec.UDP, Agent: r.agent, Next: next(r.listen)}
+		if cli.JSON(cmd) {
+			return cli.PrintJSON(cmd, spec.Kind, doc)
+		}
+		if _, err := cmd.OutOrStdout().Write([]byte(r.does + "\n")); err != nil {
+			return err
+		}
+		cli.Note(cmd, "next: %s", doc.Next)
+		return nil
+	})
+}
+
+// A serviceReady is a service that listens.
+type serviceReady struct {
+	listen, does string
+	agent        bool // the agent runs it
+	// openTo returns the members that the policy lets connect to a port.
+	openTo func(ctx context.Context, port uint16) ([]string, error)
+}
+
+// runService is serve with another announcement.
+func (o *options) runService(cmd *cobra.Command, spec serviceSpec, ready func(serviceReady) error) error {
 	ctx := cmd.Context()
 	dir, err := o.stateDir()
 	if err != nil {
 		return err
 	}
-	announce := func(listen, does string, agent bool) error {
-		doc := serviceDocument{Listen: listen, To: spec.To, UDP: spec.UDP, Agent: agent, Next: next(listen)}
-		if cli.JSON(cmd) {
-			return cli.PrintJSON(cmd, spec.Kind, doc)
-		}
-		if _, err := cmd.OutOrStdout().Write([]byte(does + "\n")); err != nil {
-			return err
-		}
-		cli.Note(cmd, "next: %s", doc.Next)
-		return nil
-	}
 	agent, err := findAgent(dir)
 	if err == nil {
-		if host, err := remoteOf(spec); err != nil {
-			return err
-		} else if host != "" {
-			if _, err := agent.resolve(ctx, host); err != nil {
-				return err
-			}
-		}
-		err = agent.service(ctx, spec, func(e serviceEvent) error {
-			switch e.Event {
-			case "ready":
-				return announce(e.Listen, e.Does, true)
-			case "ended":
-				return &cli.Error{Object: spec.Kind, Cause: e.Text, Next: "run it again"}
-			}
-			cli.Note(cmd, "%s", e.Text)
-			return nil
-		})
-		if ctx.Err() != nil {
-			return nil // an interrupt is its usual end
-		}
-		return err
+		return o.runInAgent(cmd, agent, spec, ready)
 	}
 	if !errors.Is(err, errNoAgent) {
 		return err
@@ -80,12 +73,39 @@ func (o *options) serve(cmd *cobra.Command, spec serviceSpec, next func(listen s
 		if err != nil {
 			return err
 		}
-		if err := announce(s.listen, s.text(), false); err != nil {
+		openTo := func(_ context.Context, port uint16) ([]string, error) { return openTo(node, port), nil }
+		if err := ready(serviceReady{s.listen, s.text(), false, openTo}); err != nil {
 			s.close()
 			return err
 		}
 		return s.run(ctx)
 	})
+}
+
+// runInAgent has the agent run a service until the command is interrupted.
+func (o *options) runInAgent(cmd *cobra.Command, agent *agentClient, spec serviceSpec, ready func(serviceReady) error) error {
+	ctx := cmd.Context()
+	if host, err := remoteOf(spec); err != nil {
+		return err
+	} else if host != "" {
+		if _, err := agent.resolve(ctx, host); err != nil {
+			return err
+		}
+	}
+	err := agent.service(ctx, spec, func(e serviceEvent) error {
+		switch e.Event {
+		case "ready":
+			return ready(serviceReady{e.Listen, e.Does, true, agent.openTo})
+		case "ended":
+			return &cli.Error{Object: spec.Kind, Cause: e.Text, Next: "run it again"}
+		}
+		cli.Note(cmd, "%s", e.Text)
+		return nil
+	})
+	if ctx.Err() != nil {
+		return nil // an interrupt is its usual end
+	}
+	return err
 }
 
 // remoteOf returns the name that a service leads to, empty if it is none.

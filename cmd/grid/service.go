@@ -38,7 +38,7 @@ const (
 type serviceSpec struct {
 	Kind         string   `json:"kind"`
 	Listen       string   `json:"listen,omitempty"`        // HOST:PORT on this computer; of expose: the port of the node
-	To           string   `json:"to,omitempty"`            // forward: NAME:PORT; expose: HOST:PORT on this computer
+	To           string   `json:"to,omitempty"`            // forward: NAME:PORT; expose: HOST:PORT or unix:PATH on this computer
 	UDP          bool     `json:"udp,omitempty"`           // forward, expose: packets instead of connections
 	AllowOutside bool     `json:"allow_outside,omitempty"` // proxy
 	Upstream     []string `json:"upstream,omitempty"`      // dns; nil: those of this computer
@@ -116,10 +116,22 @@ func (s serviceSpec) openExpose(node *overlay.Node, log *slog.Logger) (*service,
 	if err != nil {
 		return nil, listenError("port "+s.Listen, err)
 	}
+	network, to := localNetwork(s.To)
 	f := &forward.Streams{Listener: ln, Logger: log, Dial: func(ctx context.Context, _ net.Conn) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", s.To)
+		return d.DialContext(ctx, network, to)
 	}}
 	return &service{s, s.Listen, f.Serve, func() { ln.Close() }}, nil
+}
+
+// socketPrefix begins the path of a Unix socket in place of HOST:PORT.
+const socketPrefix = "unix:"
+
+// localNetwork returns how to dial what a service of this computer is at.
+func localNetwork(to string) (network, address string) {
+	if path, ok := strings.CutPrefix(to, socketPrefix); ok {
+		return "unix", path
+	}
+	return "tcp", to
 }
 
 func (s serviceSpec) openProxy(ctx context.Context, node *overlay.Node, log *slog.Logger) (*service, error) {

@@ -59,6 +59,8 @@ func newSettings() *settings {
 		defaultRelay(),
 		defaultDiscovery(),
 		defaultServices(),
+		defaultHTTP(),
+		defaultWorker(),
 		defaultTUN(),
 	}
 	for _, p := range s.parts {

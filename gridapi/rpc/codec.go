@@ -100,10 +100,17 @@ func describe(t reflect.Type, within []reflect.Type) string {
 			if !f.IsExported() {
 				continue
 			}
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "-" {
+				continue
+			}
+			if name == "" {
+				name = f.Name
+			}
 			if b.Len() > 1 {
 				b.WriteString("; ")
 			}
-			b.WriteString(f.Name + " " + describe(f.Type, within))
+			b.WriteString(name + " " + describe(f.Type, within))
 		}
 		return b.String() + "}"
 	}

@@ -172,7 +172,7 @@ func (p *plan) leave(now time.Time, name, cause string) {
 		}
 		switch {
 		case c.spec.once:
-			p.fail(c, &MaybeExecutedError{Function: c.spec.function, Worker: name, Reason: cause})
+			p.fail(c, &MaybeExecutedError{Function: c.spec.function, Call: c.spec.id, Worker: name, Reason: cause})
 		case c.spec.bound != "":
 			p.fail(c, &HandleLostError{Function: c.spec.function, Worker: name, Reason: cause})
 		case len(c.killers) >= p.cfg.deadly:
@@ -307,7 +307,7 @@ func (p *plan) broke(now time.Time, number uint64, cause string) {
 		p.fail(c, &HandleLostError{Function: c.spec.function, Worker: name, Reason: cause})
 	case c.spec.once:
 		p.drop(a)
-		p.fail(c, &MaybeExecutedError{Function: c.spec.function, Worker: name, Reason: cause})
+		p.fail(c, &MaybeExecutedError{Function: c.spec.function, Call: c.spec.id, Worker: name, Reason: cause})
 	default:
 		p.returned(now, number, cause, brokenPause)
 		return
