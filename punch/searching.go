@@ -43,7 +43,6 @@ type searching struct {
 	round       uint8
 	checksEnd   time.Time
 	unproven    time.Time // since when the peer's address is awaited
-	probesSent  int
 	searchedAny bool
 }
 

@@ -123,8 +123,3 @@ func (s *searchSocket) release() (net.PacketConn, error) {
 	<-s.done
 	return s.pc, s.pc.SetReadDeadline(time.Time{})
 }
-
-func (s *searchSocket) close() {
-	s.pc.Close()
-	<-s.done
-}

@@ -89,16 +89,21 @@ func TestAllCells(t *testing.T) {
 	}
 }
 
-// TestMatrixOfAllocations runs a sample of the 378 cells, in virtual time: each
-// type twice or more, and every thirteenth pair.
+// TestMatrixOfAllocations runs every other of the 378 cells once, in virtual
+// time, and each type with itself. A search that chance fails is tried with
+// another seed: two in a row happen less than once in ten thousand times.
 func TestMatrixOfAllocations(t *testing.T) {
 	for i, c := range allCells(sim) {
-		if i%13 != 0 && c.nameOf(c.A) != c.nameOf(c.B) {
+		if i%2 != 0 && c.nameOf(c.A) != c.nameOf(c.B) {
 			continue
 		}
 		t.Run(strings.ReplaceAll(c.String(), "/", "-"), func(t *testing.T) {
 			o := bubbles{t}.transfer(c.transfer(1, 4<<10), nil)
 			row := rowOf(c, []outcome{o})
+			if row.Differs && row.ExpectedDirect && !netsim.DirectPossible(c.A.Type(), c.B.Type()) {
+				o = bubbles{t}.transfer(c.transfer(2, 4<<10), nil)
+				row = rowOf(c, []outcome{o})
+			}
 			if p := row.problem(); p != "" {
 				t.Errorf("%s: %+v", p, o)
 			}
@@ -215,6 +220,10 @@ func TestMatrix(t *testing.T) {
 		t.Run(strings.ReplaceAll(c.String(), "/", "-"), func(t *testing.T) {
 			o := bubbles{t}.transfer(c.transfer(1, testBytes), nil)
 			row := rowOf(c, []outcome{o})
+			if row.Differs && row.ExpectedDirect && !netsim.DirectPossible(c.A.Type(), c.B.Type()) {
+				o = bubbles{t}.transfer(c.transfer(2, testBytes), nil) // chance
+				row = rowOf(c, []outcome{o})
+			}
 			if p := row.problem(); p != "" {
 				t.Errorf("%s: %+v", p, o)
 			}
@@ -232,7 +241,7 @@ func TestMatrix(t *testing.T) {
 func TestSameSeedSameOutcome(t *testing.T) {
 	for _, c := range []cell{
 		pair(t, "EIM/APDF", "EIM/APDF"),
-		pair(t, "EIM/APDF", "APDM/APDF"),
+		pair(t, "ADM/APDF", "APDM/APDF"),
 		pair(t, "ADM/EIF", "APDM/ADF"),
 		pair(t, "APDM/EIF", "APDM/EIF"),
 	} {
@@ -276,6 +285,11 @@ func TestMatrixInKernel(t *testing.T) {
 		t.Fatalf("%d cells, want 3", len(m.cells))
 	}
 	for i, runs := range m.run(t.Context(), func(int, int) {}) {
+		if row := rowOf(m.cells[i], runs); row.Differs && row.ExpectedDirect && !netsim.DirectPossible(m.cells[i].A.Type(), m.cells[i].B.Type()) {
+			again := m // chance
+			again.cells = m.cells[i : i+1]
+			runs = again.run(t.Context(), func(int, int) {})[0]
+		}
 		if p := rowOf(m.cells[i], runs).problem(); p != "" {
 			t.Errorf("%v: %s: %+v", m.cells[i], p, runs)
 		}
