@@ -113,6 +113,11 @@ type LinkConfig struct {
 	// addresses of peers are tried. Nil: those of this computer's interfaces
 	// where Conn is a *net.UDPConn, otherwise none.
 	OwnPrefixes []netip.Prefix
+
+	// Listen opens another UDP socket on the attachment, on any port, which the
+	// node owns: some NATs are only overcome with several. Nil: on the address of
+	// Conn where that is a *net.UDPConn, otherwise none.
+	Listen func() (net.PacketConn, error)
 }
 
 // A PathPolicy restricts which paths are used. The stricter one of both sides

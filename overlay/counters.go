@@ -33,6 +33,12 @@ type Counters struct {
 	RelaysNested     uint64 `json:"relays_nested"`      // relays that would have been reached through a relay
 	RelaysLeft       uint64 `json:"relays_left"`        // paths through a relay given up as it did not carry them
 
+	SearchesBegun   uint64 `json:"searches_begun"`   // rounds of searches through hard NATs
+	SearchesWon     uint64 `json:"searches_won"`     // that found a path
+	SearchesRefused uint64 `json:"searches_refused"` // address not proven or of special purpose, too many sockets, or too soon
+	SearchProbes    uint64 `json:"search_probes"`    // sent
+	SearchForged    uint64 `json:"search_forged"`    // probes received that were not the peer's
+
 	PacketsSent             uint64 `json:"packets_sent"` // between ports
 	PacketsReceived         uint64 `json:"packets_received"`
 	PacketsHalved           uint64 `json:"packets_halved"`           // sent in two halves
@@ -77,4 +83,13 @@ func (c *counters) snapshot() Counters {
 		PacketsRefused: c.packetsRefused.Load(), PacketsOverflowed: c.packetsOverflowed.Load(),
 		CorrespondentsForgotten: c.correspondentsForgotten.Load(),
 	}
+}
+
+// countersNow returns the counters, with those that punch keeps.
+func (n *Node) countersNow() Counters {
+	c := n.counters.snapshot()
+	s := n.links.budget.Searches()
+	c.SearchesBegun, c.SearchesWon, c.SearchProbes, c.SearchForged = s.Begun, s.Won, s.Probes, s.Forged
+	c.SearchesRefused = s.Unproven + s.Refused + s.TooSoon
+	return c
 }

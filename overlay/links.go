@@ -25,10 +25,13 @@ type nodeLink struct {
 	local netip.AddrPort
 	own   func() []netip.Prefix
 
-	inside []netip.Prefix // as nodeLinks has it
+	inside []netip.Prefix                 // as nodeLinks has it
+	listen func() (net.PacketConn, error) // nil: no further sockets
 
 	mu         sync.Mutex // guards what follows
 	candidates []punch.Candidate
+	servers    []netip.AddrPort // that were asked, of the family of the socket
+	spares     []*ri2n.Link     // further sockets of paths that a search found
 	behavior   punch.Behavior
 	asked      bool // servers were asked at least once
 	heard      bool // one of them answered the last time
@@ -97,6 +100,11 @@ func (ls *nodeLinks) add(c LinkConfig) (*nodeLink, error) {
 	case real:
 		l.own = punch.InterfacePrefixes
 	}
+	if l.listen = c.Listen; l.listen == nil && real {
+		l.listen = func() (net.PacketConn, error) {
+			return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(l.local.Addr(), 0)))
+		}
+	}
 	filter.Own = l.own
 	if real {
 		filter.Gateways = punch.DefaultGateways
@@ -138,6 +146,12 @@ func (ls *nodeLinks) remove(l *nodeLink) {
 func (l *nodeLink) close() {
 	l.mux.Close()
 	l.link.Close()
+	l.mu.Lock()
+	spares := l.spares
+	l.mu.Unlock()
+	for _, s := range spares {
+		s.Close()
+	}
 }
 
 func (ls *nodeLinks) close() {
@@ -200,7 +214,7 @@ func (ls *nodeLinks) byName(name string) *nodeLink {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, l := range ls.list {
-		if l.link.Name() == name {
+		if l.has(name) {
 			return l
 		}
 	}
@@ -219,7 +233,7 @@ func (ls *nodeLinks) punchLinks() []punch.Link {
 func (l *nodeLink) snapshot() punch.Link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := punch.Link{ID: l.id, Mux: l.mux, Candidates: l.candidates, Behavior: l.behavior}
+	p := punch.Link{ID: l.id, Mux: l.mux, Candidates: l.candidates, Behavior: l.behavior, Listen: l.listen, Servers: l.servers}
 	if p.Candidates == nil {
 		for _, h := range l.hosts() {
 			p.Candidates = append(p.Candidates, punch.Candidate{Addr: h, Kind: punch.KindHost})
@@ -367,7 +381,7 @@ func (l *nodeLink) gather(ctx context.Context, servers, observed []netip.AddrPor
 		}
 		heard, behavior = true, l.behavior
 	}
-	l.asked, l.heard = true, heard
+	l.asked, l.heard, l.servers = true, heard, reachable
 	if heard || l.candidates == nil {
 		l.candidates, l.behavior = candidates, behavior
 	}

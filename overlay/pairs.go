@@ -70,7 +70,7 @@ func (k *pathKeeper) coveredLocked(paths []ri2n.PathInfo, ours, theirs []uint16)
 		if link == nil {
 			continue
 		}
-		id := k.routeLocked(proofKey{link.id, p.Remote})
+		id := k.routeLocked(proofKey{link: link.id, remote: p.Remote})
 		if len(theirs) == 1 {
 			id = theirs[0]
 		}
@@ -129,7 +129,7 @@ func (k *pathKeeper) idlePairsLocked(paths []ri2n.PathInfo) []punch.LinkPair {
 	c := k.coveredLocked(paths, ours, theirs)
 	for key, st := range k.proofs {
 		if st.running {
-			c.add(punch.LinkPair{Link: key.link, PeerLink: k.routeLocked(key)})
+			c.add(punch.LinkPair{Link: key.link, PeerLink: k.routeLocked(proofKey{link: key.link, remote: key.remote})})
 		}
 	}
 	// What is under way on other pairs may fail: it covers nothing yet.
@@ -208,7 +208,7 @@ func (k *pathKeeper) redundantLocked(paths []ri2n.PathInfo) (id uint32, found bo
 		if link == nil {
 			continue
 		}
-		peer := k.routeLocked(proofKey{link.id, p.Remote})
+		peer := k.routeLocked(proofKey{link: link.id, remote: p.Remote})
 		if len(theirs) == 1 {
 			peer = theirs[0]
 		}

@@ -80,6 +80,7 @@ type pathKeeper struct {
 type proofKey struct {
 	link   uint16
 	remote netip.AddrPort
+	socket uint16 // port of a socket that a search found; zero: the link's own
 }
 
 type proofState struct {
@@ -221,6 +222,7 @@ func (k *pathKeeper) makeAgent() {
 		OnPair:   k.onPair,
 		OnResult: k.onResult,
 		OnReason: k.onReason,
+		Prove:    k.proveAddress,
 		Logger:   a.log,
 	})
 	if err != nil {
@@ -409,17 +411,24 @@ func (k *pathKeeper) punch(ctx context.Context, first bool, pairs []punch.LinkPa
 
 // onPair has a transport address that seems to work proven by the session,
 // from the first sign on.
-func (k *pathKeeper) onPair(p punch.Pair) { k.prove(p) }
+func (k *pathKeeper) onPair(p punch.Pair) {
+	if !k.prove(p) && p.Conn != nil {
+		p.Conn.Close()
+	}
+}
 
 func (k *pathKeeper) prove(p punch.Pair) (begun bool) {
 	link := k.a.node.links.byID(p.Link)
 	if link == nil {
 		return false
 	}
-	key := proofKey{p.Link, p.Remote}
+	key := proofKey{link: p.Link, remote: p.Remote}
+	if p.Conn != nil {
+		key.socket = addrPortOf(p.Conn.LocalAddr()).Port()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.noteRouteLocked(key, p.PeerLink)
+	k.noteRouteLocked(proofKey{link: p.Link, remote: p.Remote}, p.PeerLink)
 	if k.closed || k.policyLocked() == PathRelayOnly {
 		return false
 	}
@@ -437,17 +446,27 @@ func (k *pathKeeper) prove(p punch.Pair) (begun bool) {
 	case st.proven, p.Stage <= st.stage:
 		return false
 	}
+	on := link.link
+	if p.Conn != nil {
+		spare, err := k.spareLink(link, p.Conn)
+		if err != nil {
+			k.a.log.Debug("no link for a found socket", "err", err)
+			delete(k.proofs, key)
+			return false
+		}
+		on = spare
+	}
 	st.running, st.stage = true, p.Stage
 	ctx := k.a.node.ctx
-	k.a.node.running.Go(func() { k.runProof(ctx, p, link, st) })
+	k.a.node.running.Go(func() { k.runProof(ctx, p, link, on, st) })
 	return true
 }
 
 // runProof adds the path, once more if a surer sign came while it ran.
-func (k *pathKeeper) runProof(ctx context.Context, p punch.Pair, link *nodeLink, st *proofState) {
+func (k *pathKeeper) runProof(ctx context.Context, p punch.Pair, link *nodeLink, on *ri2n.Link, st *proofState) {
 	for {
 		ctx, cancel := context.WithTimeout(ctx, proofPatience)
-		_, err := k.a.session.AddPath(ctx, ri2n.Remote{Link: link.link, Addr: p.Remote})
+		_, err := k.a.session.AddPath(ctx, ri2n.Remote{Link: on, Addr: p.Remote})
 		cancel()
 		if err != nil && k.hasDirect(link, p.Remote) {
 			err = nil // the peer's path to the same address was faster
@@ -477,7 +496,7 @@ func (k *pathKeeper) runProof(ctx context.Context, p punch.Pair, link *nodeLink,
 // hasDirect reports whether the session has a proven path from link to remote.
 func (k *pathKeeper) hasDirect(link *nodeLink, remote netip.AddrPort) bool {
 	return slices.ContainsFunc(k.a.session.Paths(), func(p ri2n.PathInfo) bool {
-		return !p.Carrier && p.Remote == remote && p.Link == link.link.Name() && (p.State == ri2n.PathActive || p.State == ri2n.PathStandby)
+		return !p.Carrier && p.Remote == remote && link.has(p.Link) && (p.State == ri2n.PathActive || p.State == ri2n.PathStandby)
 	})
 }
 

@@ -66,6 +66,9 @@ func (n *Node) attach(p *Peer, ch *rendezvous.Channel, via ri2n.PeerID) (*relayL
 		release()
 		return nil, ErrClosed
 	}
+	if via.IsZero() { // others cannot vouch for addresses
+		ch.OnShown(p.shown)
+	}
 	ch.Attach(link.Deliver)
 	return r, nil
 }

@@ -115,7 +115,7 @@ func (n *Node) Status() Status {
 		Peers:    []PeerStatus{},
 		Grid:     n.grid.status(time.Now()),
 		Relay:    n.relayStatus(),
-		Counters: n.counters.snapshot(),
+		Counters: n.countersNow(),
 	}
 	if n.router != nil {
 		s.Routing = n.router.seen.Load()

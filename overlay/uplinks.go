@@ -32,6 +32,8 @@ type Uplink struct {
 	Addr netip.Prefix
 	// Open opens the UDP socket, which the node owns from then on.
 	Open func(ctx context.Context) (net.PacketConn, error)
+	// Listen is that of [LinkConfig].
+	Listen func() (net.PacketConn, error)
 }
 
 // Uplinks reports the attachments that can be used: at once, maybe none, and
@@ -85,6 +87,8 @@ func chooseUplinks(addrs []links.Address, port uint16) (list []Uplink) {
 		}
 		list = append(list, Uplink{Name: a.Interface, Addr: a.Prefix, Open: func(ctx context.Context) (net.PacketConn, error) {
 			return links.Listen(ctx, a, port)
+		}, Listen: func() (net.PacketConn, error) {
+			return links.Listen(context.Background(), a, 0)
 		}})
 	}
 	return list
@@ -163,7 +167,7 @@ func (k *uplinkKeeper) update(ctx context.Context, list []Uplink) (changed bool,
 			err = &LinkError{Name: "link " + u.Name, Err: failed}
 			continue
 		}
-		link, failed := k.links.add(LinkConfig{Name: u.Name, Conn: pc, OwnPrefixes: []netip.Prefix{u.Addr.Masked()}})
+		link, failed := k.links.add(LinkConfig{Name: u.Name, Conn: pc, OwnPrefixes: []netip.Prefix{u.Addr.Masked()}, Listen: u.Listen})
 		if failed != nil {
 			pc.Close()
 			err = failed

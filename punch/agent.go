@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -33,6 +35,14 @@ type Link struct {
 	Mux        *Mux
 	Candidates []Candidate // at most 16 are signalled
 	Behavior   Behavior
+
+	// Listen opens one more socket on the link, on a port that the system
+	// chooses. A NAT that maps by destination is only overcome with several.
+	// Nil: there are no others.
+	Listen func() (net.PacketConn, error)
+	// Servers are the STUN servers that tell how a NAT picks ports, asked from
+	// such sockets. Empty: nobody tells.
+	Servers []netip.AddrPort
 }
 
 // A Signaler carries messages to the peer over the encrypted session that
@@ -76,6 +86,10 @@ type AgentConfig struct {
 	// OnReason is told a reason that the controlling side's owner sent with
 	// [Agent.Tell].
 	OnReason func(Reason)
+	// Prove asks the rendezvous to tell the peer where it sees us. Nil: nobody
+	// vouches for addresses, so that no search through hard NATs is made; see
+	// [Agent.Proven].
+	Prove func()
 	// CheckTime is how long checks go on without success. Zero means 4 s.
 	CheckTime time.Duration
 	Logger    *slog.Logger // nil: silent
@@ -88,14 +102,18 @@ type AgentConfig struct {
 type Agent struct {
 	cfg     AgentConfig
 	dropped atomic.Uint64
+	search  searchCounters
 
-	mu         sync.Mutex
-	closed     bool
-	generation uint32
-	attempts   []*attempt // oldest first
-	recent     []uint64   // IDs of the latest attempts, running or over
-	offersDue  time.Time  // generic cell rate algorithm for the peer's offers
-	done       sync.WaitGroup
+	mu             sync.Mutex
+	closed         bool
+	generation     uint32
+	attempts       []*attempt   // oldest first
+	recent         []uint64     // IDs of the latest attempts, running or over
+	proven         []netip.Addr // of the peer, the latest last
+	searchDue      time.Time    // before it no search begins
+	searchFailures int
+	offersDue      time.Time // generic cell rate algorithm for the peer's offers
+	done           sync.WaitGroup
 }
 
 // NewAgent returns an agent that waits for offers, or for Punch. Callers hand
@@ -209,6 +227,8 @@ func (a *Agent) start(l Link, id uint64, generation uint32, peerLink uint16) (*a
 		id: id, controlling: a.cfg.Controlling, peer: a.cfg.Peer, mux: l.Mux,
 		log: a.cfg.Logger.With("peer", a.cfg.Peer, "generation", generation), checkTime: a.cfg.CheckTime,
 		local: d, rtt: rtt, onPair: a.cfg.OnPair,
+		listen: l.Listen, servers: l.Servers, prove: a.cfg.Prove, proven: a.isProven, searched: a.searched,
+		admitSearch: a.admitter(), searchStats: &a.search, entropy: a.cfg.Rand,
 		signal: func(m message) {
 			if err := a.signal(m); err != nil {
 				a.cfg.Logger.Debug("punch: signal", "peer", a.cfg.Peer, "err", err)

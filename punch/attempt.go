@@ -2,7 +2,9 @@ package punch
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -36,6 +38,10 @@ type Pair struct {
 	Remote     netip.AddrPort
 	Stage      Stage
 	Generation uint32
+	// Conn is the socket that the pair is on, where it is not the link's own: a
+	// search through hard NATs may end on a fresh one. It belongs to the one who
+	// is told of the pair.
+	Conn net.PacketConn
 }
 
 // A Result is how an attempt ended.
@@ -55,6 +61,8 @@ const (
 	phaseOffering phase = iota + 1 // controlling: no answer yet
 	phaseWaiting                   // descriptions exchanged, checks not begun
 	phaseChecking
+	phasePlanning   // plans for a search are exchanged
+	phaseSearching  // probes leave
 	phaseConcluding // controlled: waits for the other side's reason
 	phaseLingering  // result known, agent still answers
 	phaseOver
@@ -73,6 +81,16 @@ type attemptConfig struct {
 	signal      func(message)
 	onPair      func(Pair)   // may be nil
 	onResult    func(Result) // may be nil
+
+	// Of the search through hard NATs.
+	listen      func() (net.PacketConn, error) // nil: no further sockets
+	servers     []netip.AddrPort
+	prove       func()                // have our address proven to the peer; nil: cannot
+	proven      func(netip.Addr) bool // the peer has proven this address
+	admitSearch func() bool           // nil: no searches
+	searched    func(found bool)      // a search that was admitted has ended
+	searchStats *searchCounters
+	entropy     io.Reader
 }
 
 // An attempt tries one pair of links once: one exchange of descriptions, one
@@ -98,6 +116,9 @@ type attempt struct {
 	remote   Description
 	agent    *ice.Agent
 	best     Pair // of the highest stage so far
+
+	searching searching
+	helpers   sync.WaitGroup // goroutines that end soon after the loop
 }
 
 // An exchange is the state of the signalling of one attempt.
@@ -131,6 +152,8 @@ func newAttempt(cfg attemptConfig) (*attempt, error) {
 		ending:        make(chan struct{}),
 		phase:         phaseOffering,
 	}
+	a.searching.samples = make(chan []PortSample)
+	a.searching.probes = make(chan probeEvent, 64)
 	a.gate = &attemptGate{
 		filter:   &a.mux.filter,
 		localPwd: a.local.Pwd,
@@ -188,6 +211,12 @@ func (a *attempt) run() {
 			a.handle(time.Now(), m)
 		case e := <-a.events:
 			a.see(time.Now(), e)
+		case samples := <-a.searching.samples:
+			if a.phase == phasePlanning && a.searching.sampling {
+				a.planned(time.Now(), samples)
+			}
+		case e := <-a.searching.probes:
+			a.takeProbe(time.Now(), e)
 		case <-a.timer.C:
 			if now := time.Now(); !a.due.IsZero() && !now.Before(a.due) {
 				a.advance(now)
@@ -201,6 +230,8 @@ func (a *attempt) run() {
 // end closes the agent and the mux's conns.
 func (a *attempt) end() {
 	close(a.ending)
+	a.dropSearch()
+	a.helpers.Wait()
 	if a.agent != nil {
 		if err := a.agent.GracefulClose(); err != nil {
 			a.log.Debug("punch: close ICE agent", "err", err)
@@ -237,6 +268,8 @@ func (a *attempt) handle(now time.Time, m message) {
 		a.due = now.Add(min(now.Sub(a.exchange.sent[m.copy])/2, maxStartWait))
 	case m.kind == messageStart && !a.controlling && a.phase == phaseWaiting:
 		a.begin(now)
+	case m.kind == messagePlan:
+		a.takePlan(now, m.plan)
 	case m.kind == messageReason && a.controlling:
 		if m.reason == PeerTooOld && a.phase == phaseOffering {
 			a.finish(now, PeerTooOld)
@@ -330,6 +363,10 @@ func sameOutside(a, b Description) bool {
 func (a *attempt) begin(now time.Time) {
 	a.phase = phaseChecking
 	a.due = now.Add(a.checkTime)
+	a.searching.checksEnd = a.due
+	if a.controlling && a.hard() {
+		a.due = now.Add(min(searchAfter+4*a.rtt, a.checkTime))
+	}
 	if a.agent == nil {
 		a.fail(now)
 		return
@@ -356,7 +393,8 @@ func (a *attempt) see(now time.Time, e attemptEvent) {
 	if a.onPair != nil {
 		a.onPair(p)
 	}
-	if e.stage == Selected && (a.phase == phaseChecking || a.phase == phaseConcluding) {
+	if e.stage == Selected && (a.phase == phaseChecking || a.phase == phaseConcluding || a.phase == phasePlanning || a.phase == phaseSearching) {
+		a.dropSearch()
 		a.finish(now, Direct)
 	}
 }
@@ -373,7 +411,27 @@ func (a *attempt) advance(now time.Time) {
 	case phaseWaiting:
 		a.begin(now)
 	case phaseChecking:
+		if now.Before(a.searching.checksEnd) {
+			if a.best.Stage < Valid && a.searching.round == 0 {
+				a.plan(now, 1)
+			} else {
+				a.due = a.searching.checksEnd
+			}
+			return
+		}
 		a.fail(now)
+	case phasePlanning:
+		s := &a.searching
+		switch {
+		case s.ready && s.answered:
+			a.arrange(now)
+		case a.controlling && s.ready && s.tries < planTries:
+			a.sendPlan(now)
+		case s.ready:
+			a.resume(now)
+		}
+	case phaseSearching:
+		a.step(now)
 	case phaseConcluding:
 		if a.exchange.toldDirect && a.best.Stage > 0 {
 			// Our checks were lost, theirs were not.

@@ -206,6 +206,23 @@ func (b Behavior) Sentence() string {
 	return "This network connects directly with networks of " + strings.Join(with, ", and of ") + "; others may need the relay."
 }
 
+// Advice says in one sentence what to change in the router, or that nothing
+// needs to change.
+func (b Behavior) Advice() string {
+	switch {
+	case b.UDPBlocked == Yes:
+		return "Let UDP out to any port in the router or firewall, or use another network."
+	case b.Mapping.must(byDestination):
+		return "In the router, choose endpoint-independent mapping (often called full cone, open or moderate NAT), or forward a UDP port to this computer and set it as node.listen_port."
+	case !b.Mapping.Known():
+		return "Ask a STUN server with two addresses too (--stun), which tells whether the router should change."
+	case b.Filtering == AddressAndPortDependent:
+		return "Nothing needs to change; a UDP port forwarded to this computer, and set as node.listen_port, makes connections with stricter networks faster."
+	default:
+		return "Nothing needs to change."
+	}
+}
+
 // An Observation is one Binding transaction: the server that was asked and the
 // reflexive transport address it saw. Mapped is the zero value where no answer
 // came.

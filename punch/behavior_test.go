@@ -100,10 +100,10 @@ func TestSentence(t *testing.T) {
 		want string // a part
 	}{
 		{Behavior{Mapping: EndpointIndependent, Filtering: AddressDependent}, "directly with every network"},
-		{Behavior{Mapping: EndpointIndependent, Filtering: AddressAndPortDependent}, "networks of endpoint-independent mapping; others"},
-		{Behavior{Mapping: EndpointIndependent}, "networks of endpoint-independent mapping; others"},
+		{Behavior{Mapping: EndpointIndependent, Filtering: AddressAndPortDependent}, "directly with every network"},
+		{Behavior{Mapping: EndpointIndependent}, "directly with every network"},
 		{Behavior{Mapping: AddressAndPortDependent, Filtering: AddressAndPortDependent},
-			"endpoint-independent mapping if their filtering is endpoint-independent or address-dependent; others"},
+			"networks of endpoint-independent mapping; others"},
 		{Behavior{UDPBlocked: Yes}, "UDP is blocked"},
 		{Behavior{}, "Too little"},
 	} {

@@ -111,7 +111,27 @@ func samples() map[string]struct {
 		"start":  {message{kind: messageStart, attempt: id}, with()},
 		"reason": {message{kind: messageReason, attempt: id, reason: MappingAndFiltering}, with(field{1, "mapping-and-filtering"})},
 		"again":  {message{kind: messageAgain}, with()},
+		"plan": {message{kind: messagePlan, attempt: id, plan: plan{
+			round: 1, kind: planStepped, outside: netip.MustParseAddr("192.0.2.1"), first: 5001, step: -2,
+		}}, with(planFields(4, 0)...)},
+		"plan-listed": {message{kind: messagePlan, attempt: id, plan: plan{
+			round: 2, kind: planListed, outside: netip.MustParseAddr("2a00::1"), ports: []uint16{5000, 5001},
+		}}, with(planFields(16, 2)...)},
+		"plan-none": {message{kind: messagePlan, attempt: id, plan: plan{round: 1}}, with(planFields(0, 0)...)},
 	}
+}
+
+// planFields are those of a plan with an address and ports.
+func planFields(address, ports int) []field {
+	list := []field{{1, "round"}, {1, "kind"}, {1, "address length"}}
+	if address > 0 {
+		list = append(list, field{address, "address"})
+	}
+	list = append(list, field{1, "ports"})
+	if ports > 0 {
+		list = append(list, field{2 * ports, "ports of the sockets"})
+	}
+	return append(list, field{2, "first"}, field{2, "step"}, field{2, "low"}, field{2, "high"})
 }
 
 func TestMessageGolden(t *testing.T) {

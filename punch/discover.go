@@ -65,7 +65,7 @@ func (m *Mux) Discover(ctx context.Context, host []netip.AddrPort, servers []net
 		}
 		break
 	}
-	seen := m.observe(ctx, servers)
+	seen, _ := m.observe(ctx, servers)
 	b := Classify(m.base(host, seen), seen)
 	b.Filtering = filtering
 	return b, seen

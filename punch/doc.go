@@ -38,8 +38,13 @@
 // RFC 4787, and [Explain] says which two behaviors cannot meet. What the
 // servers at hand cannot tell stays unknown.
 //
-// Not handled: port mapping protocols, port prediction, TCP, keeping a path
-// alive (the transport's business), and the proof that full-size packets pass.
+// Where one side maps by destination, checks do not meet, and both sides then
+// search, with many sockets or ports told beforehand (docs/wire-format-punch.md,
+// section 5). That takes [Link.Listen], [AgentConfig.Prove] and [Agent.Proven];
+// the pair may end on a socket of its own, [Pair.Conn].
+//
+// Not handled: port mapping protocols, TCP, keeping a path alive (the
+// transport's business), and the proof that full-size packets pass.
 //
 // Sources: RFC 8445 (ICE) as pion/ice implements it, RFC 8489 (STUN), RFC 4787
 // (NAT behavior), RFC 5780 (behavior discovery), RFC 6890 (special-purpose

@@ -64,6 +64,7 @@ type attemptGate struct {
 	report   func(remote netip.AddrPort, s Stage) // must not block
 
 	mu            sync.Mutex
+	paused        bool   // no checks leave: a search has the budget
 	remotePwd     string // empty until the peer's description came
 	sameOutside   bool
 	remotes       map[netip.AddrPort]*remoteState
@@ -168,12 +169,19 @@ func (g *attemptGate) note(class stunClass, from netip.AddrPort) (admitted bool,
 	return r != nil, 0
 }
 
+// pause stops the checks, or lets them go on.
+func (g *attemptGate) pause(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.paused = on
+}
+
 // mayCheck implements gate.
 func (g *attemptGate) mayCheck(to netip.AddrPort) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.remotes[to]
-	if r == nil {
+	if r == nil || g.paused {
 		return false
 	}
 	if r.private && r.stage < Heard {

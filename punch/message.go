@@ -21,6 +21,9 @@ const (
 	messageReason messageType = 4
 	// messageAgain asks the controlling side for a new attempt.
 	messageAgain messageType = 5
+	// messagePlan carries a plan for the search through hard NATs, first the
+	// controlling side's.
+	messagePlan messageType = 6
 )
 
 // messageVersion is the second byte of every message.
@@ -35,6 +38,7 @@ type message struct {
 	rtt         time.Duration // offer: round trip of the session; zero: unknown
 	description Description   // offer and answer
 	reason      Reason        // reason
+	plan        plan          // plan
 }
 
 // appendMessage appends the encoding of m:
@@ -42,8 +46,8 @@ type message struct {
 //	type(1) version(1) attempt(8) body
 //
 // The body is copy(1), the round trip in microseconds(4) and a description for
-// an offer, copy(1) and a description for an answer, one byte for a reason, and
-// nothing else.
+// an offer, copy(1) and a description for an answer, one byte for a reason, a
+// plan, and nothing else.
 func appendMessage(b []byte, m message) []byte {
 	b = append(b, byte(m.kind), messageVersion)
 	b = binary.BigEndian.AppendUint64(b, m.attempt)
@@ -55,6 +59,8 @@ func appendMessage(b []byte, m message) []byte {
 	case messageAnswer:
 		b = append(b, m.copy)
 		b = appendDescription(b, m.description)
+	case messagePlan:
+		b = appendPlan(b, m.plan)
 	case messageReason:
 		code, _ := m.reason.code()
 		b = append(b, code)
@@ -87,6 +93,8 @@ func parseMessage(b []byte) (message, error) {
 			return message{}, err
 		}
 	case messageStart, messageAgain:
+	case messagePlan:
+		m.plan = r.plan()
 	case messageReason:
 		code := int(r.byte())
 		if code >= len(reasons) {

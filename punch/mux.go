@@ -78,6 +78,7 @@ type Mux struct {
 	table  transactionTable
 	binds  map[transactionID]*binding
 	pace   pacer
+	probes map[uint64]func(b []byte, from netip.AddrPort) // by attempt
 }
 
 // A connKey names the conn of one attempt and address family.
@@ -108,6 +109,7 @@ func NewMux(pc net.PacketConn, cfg MuxConfig) (*Mux, error) {
 		closing: make(chan struct{}),
 		conns:   make(map[connKey]*muxConn),
 		table:   transactionTable{entries: make(map[transactionID]transaction)},
+		probes:  make(map[uint64]func([]byte, netip.AddrPort)),
 		binds:   make(map[transactionID]*binding),
 		pace:    pacer{budget: cfg.Budget, peers: make(map[string]*peerQueue)},
 	}
@@ -195,6 +197,15 @@ func (m *Mux) readLoop() {
 
 // route hands one datagram to its owner; b is reused afterwards.
 func (m *Mux) route(b []byte, from netip.AddrPort) {
+	if isProbe(b) {
+		m.mu.Lock()
+		take := m.probes[probeAttempt(b)]
+		m.mu.Unlock()
+		if take != nil {
+			take(b, from)
+			return
+		}
+	}
 	h, err := parseSTUN(b)
 	if err != nil {
 		m.counters.notSTUN.Add(1)
@@ -236,6 +247,18 @@ func (m *Mux) send(b []byte, to netip.AddrPort) error {
 		m.counters.sent.Add(1)
 	}
 	return err
+}
+
+// watchProbes has the probes of an attempt given to take, which must not block
+// or keep them; nil ends that.
+func (m *Mux) watchProbes(attempt uint64, take func(b []byte, from netip.AddrPort)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if take == nil {
+		delete(m.probes, attempt)
+		return
+	}
+	m.probes[attempt] = take
 }
 
 // sendCheck sends a connectivity check of c as soon as the pace allows.

@@ -281,3 +281,10 @@ func TestTimeToPair(t *testing.T) {
 		})
 	}
 }
+
+// listenOn opens further sockets of a host.
+func listenOn(h netsim.Host) func() (net.PacketConn, error) {
+	return func() (net.PacketConn, error) { return h.ListenPacket(context.Background(), 0) }
+}
+
+func netUDP(a netip.AddrPort) net.Addr { return net.UDPAddrFromAddrPort(a) }

@@ -26,6 +26,9 @@ type Budget struct {
 	mu sync.Mutex
 	// due is the theoretical arrival time of the generic cell rate algorithm.
 	due time.Time
+
+	sockets  socketCount // of searches
+	searches searchCounters
 }
 
 // NewBudget returns a full budget.

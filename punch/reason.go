@@ -86,12 +86,13 @@ func pairReason(aMaps, aFilters, bMaps, bFilters Dependence) Reason {
 	return Direct
 }
 
-// predict says whether the rule makes a pair direct, and whether that holds
-// for every behavior that is still possible.
+// predict says whether a pair becomes direct, by the rule or since a search
+// finds the port of the one side that maps by destination, and whether that
+// holds for every behavior that is still possible.
 func predict(local, remote Behavior) (direct, certain bool) {
 	var yes, no bool
 	eachPossible(local, remote, func(r Reason) {
-		if r == Direct {
+		if r == Direct || r == MappingAndFiltering {
 			yes = true
 		} else {
 			no = true

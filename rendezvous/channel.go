@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type Channel struct {
 	established bool // something has come back
 	announced   bool // OnChannel has seen it
 	deliver     func([]byte)
+	shown       func(netip.AddrPort)
 	early       [][]byte
 	asleep      time.Time     // since when there is no wire
 	retry       time.Time     // when to open again; zero: with the next datagram
@@ -107,6 +109,32 @@ func (ch *Channel) Attach(deliver func([]byte)) {
 	for _, packet := range early {
 		deliver(packet)
 	}
+}
+
+// Show asks the rendezvous to tell the peer where it sees us, which proves that
+// address to the peer. A rendezvous that knows no such question does nothing.
+// The error is [ErrNotRegistered], or why the channel is over.
+func (ch *Channel) Show() error {
+	c := ch.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case ch.err != nil:
+		return ch.err
+	case ch.wire == nil:
+		return ErrNotRegistered
+	}
+	ch.wire.send(protocol.Show{Channel: ch.number})
+	return nil
+}
+
+// OnShown has f called with the address at which the rendezvous sees the peer,
+// each time that the peer asks for it. f is called on a goroutine of the client
+// and must not block.
+func (ch *Channel) OnShown(f func(netip.AddrPort)) {
+	ch.client.mu.Lock()
+	defer ch.client.mu.Unlock()
+	ch.shown = f
 }
 
 // Done is closed when the channel is over; Err then says why.

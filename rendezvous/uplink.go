@@ -474,6 +474,11 @@ func (u *uplink) receive(now time.Time, m protocol.Message) error {
 		if ch := u.wires[m.Channel]; ch != nil {
 			ch.resize(m.Size)
 		}
+	case protocol.Shown:
+		if ch := u.wires[m.Channel]; ch != nil && ch.shown != nil {
+			shown, addr := ch.shown, m.Addr
+			after = func() { shown(addr) }
+		}
 	case protocol.Refused:
 		ch := u.wires[m.Channel]
 		if ch == nil {

@@ -27,7 +27,9 @@ type networkReport struct {
 	Local        netip.AddrPort      `json:"local,omitzero"`
 	Behavior     punch.Behavior      `json:"behavior"`
 	Observations []punch.Observation `json:"observations"`
-	Sentence     string              `json:"sentence"`
+	punch.Survey
+	Sentence string `json:"sentence"`
+	Advice   string `json:"advice"` // what to change in the router
 }
 
 func netcheckCommand(o *options) *cobra.Command {
@@ -37,7 +39,8 @@ func netcheckCommand(o *options) *cobra.Command {
 		Use:   "netcheck",
 		Short: "Tell with whom this network connects directly",
 		Long: `Measure the NAT or firewall between this computer and the Internet, in the words
-of RFC 4787, and say with whom this network connects directly.
+of RFC 4787, and say with whom this network connects directly, and what to change
+in the router.
 
 The servers asked are the two STUN ports of the rendezvous and those named with
 --stun. What they cannot tell is printed as unknown: mapping needs two ports or
@@ -178,17 +181,28 @@ func netcheck(ctx context.Context, servers []netip.AddrPort) netcheckDocument {
 func measure(ctx context.Context, family string, servers []netip.AddrPort) networkReport {
 	r := networkReport{Family: family, Observations: []punch.Observation{}}
 	r.Behavior, r.Local, r.Observations = discover(ctx, family, servers)
-	r.Sentence = r.Behavior.Sentence()
+	r.Sentence, r.Advice = r.Behavior.Sentence(), r.Behavior.Advice()
+	for _, o := range r.Observations {
+		if o.Mapped.IsValid() {
+			r.Survey = punch.MakeSurvey(ctx, func() (net.PacketConn, error) { return net.ListenPacket(udpOf(family), ":0") }, o.Server)
+			break
+		}
+	}
 	return r
+}
+
+// udpOf returns the network of UDP sockets of a family.
+func udpOf(family string) string {
+	if family == "ipv6" {
+		return "udp6"
+	}
+	return "udp4"
 }
 
 // discover asks the servers from a fresh socket, so that nothing sent earlier
 // hides a filter. Without a socket or a route UDP counts as blocked.
 func discover(ctx context.Context, family string, servers []netip.AddrPort) (punch.Behavior, netip.AddrPort, []punch.Observation) {
-	network := "udp4"
-	if family == "ipv6" {
-		network = "udp6"
-	}
+	network := udpOf(family)
 	blocked := punch.Behavior{UDPBlocked: punch.Yes}
 	unanswered := make([]punch.Observation, len(servers))
 	for i, s := range servers {
@@ -235,9 +249,8 @@ func printNetcheck(cmd *cobra.Command, doc netcheckDocument) error {
 		fmt.Fprintf(w, "  mapping          %s\n", b.Mapping)
 		fmt.Fprintf(w, "  filtering        %s\n", b.Filtering)
 		fmt.Fprintf(w, "  port preserving  %s\n", b.PortPreserving)
-		if b.PortDelta != 0 {
-			fmt.Fprintf(w, "  port step        %+d\n", b.PortDelta)
-		}
+		fmt.Fprintf(w, "  new ports        %s\n", portsText(n.Ports))
+		fmt.Fprintf(w, "  hairpinning      %s\n", n.Hairpinning)
 		for _, o := range n.Observations {
 			if o.Mapped.IsValid() {
 				fmt.Fprintf(w, "  seen by          %v as %v\n", o.Server, o.Mapped)
@@ -248,11 +261,28 @@ func printNetcheck(cmd *cobra.Command, doc netcheckDocument) error {
 	}
 	if len(doc.Networks) > 1 {
 		for _, n := range doc.Networks[1:] {
-			fmt.Fprintf(w, "%s: %s\n", n.Family, n.Sentence)
+			fmt.Fprintf(w, "%s: %s %s\n", n.Family, n.Sentence, n.Advice)
+		}
+	}
+	for _, n := range doc.Networks {
+		if n.Sentence == doc.Sentence {
+			fmt.Fprintln(w, n.Advice)
+			break
 		}
 	}
 	_, err := fmt.Fprintln(w, doc.Sentence)
 	return err
+}
+
+// portsText says how outside ports are picked.
+func portsText(p punch.Ports) string {
+	switch {
+	case p.Allocation == punch.AllocationSequential:
+		return fmt.Sprintf("one after the other, %+d", p.Delta)
+	case p.Allocation == punch.AllocationRandom && (p.Low > 1024 || p.High < 65535):
+		return fmt.Sprintf("random, from %d to %d", p.Low, p.High)
+	}
+	return p.Allocation.String()
 }
 
 func orUnknown(a netip.AddrPort) string {

@@ -45,9 +45,8 @@ allocation out: 45 pairs, all with random ports.
 
 Times count from the dial, with both nodes registered. "first byte" is when the
 first application byte was written, "direct" when the session first sent on a
-proven direct path. Pairs whose ports cannot be guessed are compared with the
-rule of which can be direct at all; the exit code is 1 if one differs, or if
-bytes did not arrive.
+proven direct path. Pairs are compared with the rule of which can be direct at
+all; the exit code is 1 if one differs, or if bytes did not arrive.
 
 The kernel back end uses network namespaces, runs in real time, and tries nine
 types unless told.`,
@@ -319,9 +318,8 @@ type matrixRow struct {
 	Reason          string         `json:"reason"`            // the most frequent one of the relayed runs
 	Reasons         map[string]int `json:"reasons,omitempty"` // how often each
 	Advice          string         `json:"advice,omitempty"`
-	ExpectedDirect  bool           `json:"expected_direct"` // by the rule, for ports that cannot be guessed
-	Ruled           bool           `json:"ruled"`           // the rule speaks about these NATs
-	Differs         bool           `json:"differs"`         // the rule speaks, and a run ended otherwise
+	ExpectedDirect  bool           `json:"expected_direct"` // by the rule
+	Differs         bool           `json:"differs"`         // runs ended otherwise
 	ProbesMedian    int            `json:"probes_median"`   // packets of both nodes, besides ri2n's, to others than the rendezvous; simulator only
 	ProbesMax       int            `json:"probes_max"`
 	ProbeRateMax    int            `json:"probe_rate_max"`   // of one node, in a second
@@ -388,8 +386,7 @@ func rowOf(c cell, runs []outcome) matrixRow {
 		AllocationA:    c.A.Allocation.String(),
 		AllocationB:    c.B.Allocation.String(),
 		Runs:           len(runs),
-		ExpectedDirect: netsim.DirectPossible(c.A.Type(), c.B.Type()),
-		Ruled:          c.ruled(),
+		ExpectedDirect: c.expected(),
 	}
 	var first, atPeer, direct, done []time.Duration
 	reasons := make(map[string]int)
@@ -442,7 +439,12 @@ func rowOf(c cell, runs []outcome) matrixRow {
 	if len(direct) > 0 {
 		row.DirectMSMax = inMS(slices.Max(direct))
 	}
-	row.Differs = row.Ruled && (row.ExpectedDirect && row.Direct < row.Runs || !row.ExpectedDirect && row.Direct > 0)
+	// Where chance decides, a tenth may fail.
+	least := row.Runs
+	if !netsim.DirectPossible(c.A.Type(), c.B.Type()) {
+		least = row.Runs - (row.Runs+9)/10
+	}
+	row.Differs = row.ExpectedDirect && row.Direct < least || !row.ExpectedDirect && row.Direct > 0
 	return row
 }
 
@@ -491,7 +493,7 @@ func (r matrixRow) problem() string {
 	case r.Completed < r.Runs:
 		return fmt.Sprintf("%d of %d runs complete", r.Completed, r.Runs)
 	case r.Differs && r.ExpectedDirect:
-		return fmt.Sprintf("%d of %d runs direct, and the rule says all", r.Direct, r.Runs)
+		return fmt.Sprintf("%d of %d runs direct, and the rule says more", r.Direct, r.Runs)
 	case r.Differs:
 		return fmt.Sprintf("%d of %d runs direct, and the rule says none", r.Direct, r.Runs)
 	case r.NoReason > 0:
@@ -531,9 +533,6 @@ func (d matrixDocument) write(out io.Writer) error {
 		rule := "relay"
 		if r.ExpectedDirect {
 			rule = "direct"
-		}
-		if !r.Ruled {
-			rule = "-"
 		}
 		if r.Differs {
 			rule += " (differs)"

@@ -21,9 +21,6 @@ func TestCells(t *testing.T) {
 		if netsim.DirectPossible(c.A.Type(), c.B.Type()) {
 			direct++
 		}
-		if !c.ruled() {
-			t.Errorf("%v: the rule does not speak about random ports", c)
-		}
 		if err := c.scenario(1).Validate(); err != nil {
 			t.Errorf("%v: %v", c, err)
 		}
@@ -33,8 +30,8 @@ func TestCells(t *testing.T) {
 	}
 	// Both back ends make every type.
 	for i, c := range cells(namespaces, nil) {
-		if c.A.Type() != all[i].A.Type() || c.B.Type() != all[i].B.Type() || !c.ruled() {
-			t.Errorf("cell %d of the kernel is %v (ruled: %v), of the simulator %v", i, c, c.ruled(), all[i])
+		if c.A.Type() != all[i].A.Type() || c.B.Type() != all[i].B.Type() {
+			t.Errorf("cell %d of the kernel is %v, of the simulator %v", i, c, all[i])
 		}
 		for _, n := range []netsim.NAT{c.A, c.B} {
 			if kept := n.Allocation == netsim.Preserving; kept != (n.Type().String() == "EIM/APDF") {
@@ -44,8 +41,8 @@ func TestCells(t *testing.T) {
 	}
 	sequential := netsim.Sequential
 	for _, c := range cells(sim, &sequential) {
-		if want := c.A.Mapping == netsim.EndpointIndependent && c.B.Mapping == netsim.EndpointIndependent; c.ruled() != want {
-			t.Errorf("%v with sequential ports: ruled = %v, want %v", c, c.ruled(), want)
+		if !c.expected() {
+			t.Errorf("%v with sequential ports should be direct, whose ports can be told", c)
 		}
 	}
 }
@@ -92,16 +89,21 @@ func TestAllCells(t *testing.T) {
 	}
 }
 
-// TestMatrixOfAllocations runs a sample of the 378 cells, in virtual time: each
-// type twice or more, and every thirteenth pair.
+// TestMatrixOfAllocations runs every other of the 378 cells once, in virtual
+// time, and each type with itself. A search that chance fails is tried with
+// another seed: two in a row happen less than once in ten thousand times.
 func TestMatrixOfAllocations(t *testing.T) {
 	for i, c := range allCells(sim) {
-		if i%13 != 0 && c.nameOf(c.A) != c.nameOf(c.B) {
+		if i%2 != 0 && c.nameOf(c.A) != c.nameOf(c.B) {
 			continue
 		}
 		t.Run(strings.ReplaceAll(c.String(), "/", "-"), func(t *testing.T) {
 			o := bubbles{t}.transfer(c.transfer(1, 4<<10), nil)
 			row := rowOf(c, []outcome{o})
+			if row.Differs && row.ExpectedDirect && !netsim.DirectPossible(c.A.Type(), c.B.Type()) {
+				o = bubbles{t}.transfer(c.transfer(2, 4<<10), nil)
+				row = rowOf(c, []outcome{o})
+			}
 			if p := row.problem(); p != "" {
 				t.Errorf("%s: %+v", p, o)
 			}
@@ -116,7 +118,7 @@ func TestMatrixOfAllocations(t *testing.T) {
 // each two types.
 func TestPage(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "m.html")
-	code, _, stderr := command(t, "matrix", "--pair", "EIM/APDF/random,APDM/APDF/random", "--bytes", "1000", "--html", file)
+	code, _, stderr := command(t, "matrix", "--pair", "APDM/ADF/random,APDM/APDF/random", "--bytes", "1000", "--html", file)
 	if code != 0 {
 		t.Fatal(stderr)
 	}
@@ -125,7 +127,7 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(page)
-	for _, want := range []string{"<!DOCTYPE html>", `<td class="relay" title="EIM/APDF/random with APDM/APDF/random: 0 of 1 runs direct, 1 relayed; first byte after 40 ms; at most`, "mapping-and-filtering</th><td>1 runs"} {
+	for _, want := range []string{"<!DOCTYPE html>", `<td class="relay" title="APDM/ADF/random with APDM/APDF/random: 0 of 1 runs direct, 1 relayed; first byte after 40 ms; at most`, "mapping-both</th><td>1 runs"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page has no %q:\n%s", want, text)
 		}
@@ -174,7 +176,7 @@ func TestRow(t *testing.T) {
 	}
 	torn := direct(100 * ms)
 	torn.PeerPath = "relay"
-	easy, hard := [2]string{"EIM/APDF", "EIM/APDF"}, [2]string{"EIM/APDF", "APDM/APDF"}
+	easy, hard := [2]string{"EIM/APDF", "EIM/APDF"}, [2]string{"ADM/APDF", "APDM/APDF"}
 	for _, tt := range []struct {
 		name    string
 		pair    [2]string
@@ -187,7 +189,7 @@ func TestRow(t *testing.T) {
 		{"direct", easy, []outcome{direct(100 * ms), direct(300 * ms), direct(160 * ms)}, "direct", 160, "", ""},
 		{"even number", easy, []outcome{direct(100 * ms), direct(200 * ms)}, "direct", 150, "", ""},
 		{"relayed", hard, []outcome{relayed("x"), relayed("y"), relayed("y")}, "relay", math.NaN(), "y", ""},
-		{"mixed against the rule", easy, []outcome{direct(100 * ms), relayed("x")}, "mixed", 100, "x", "1 of 2 runs direct, and the rule says all"},
+		{"mixed against the rule", easy, []outcome{direct(100 * ms), relayed("x")}, "mixed", 100, "x", "1 of 2 runs direct, and the rule says more"},
 		{"direct against the rule", hard, []outcome{direct(100 * ms)}, "direct", 100, "", "1 of 1 runs direct, and the rule says none"},
 		{"no reason", hard, []outcome{relayed("")}, "relay", math.NaN(), "", "relayed without a reason"},
 		{"ends disagree", easy, []outcome{torn}, "direct", 100, "", "the two ends show different paths or reasons"},
@@ -218,6 +220,10 @@ func TestMatrix(t *testing.T) {
 		t.Run(strings.ReplaceAll(c.String(), "/", "-"), func(t *testing.T) {
 			o := bubbles{t}.transfer(c.transfer(1, testBytes), nil)
 			row := rowOf(c, []outcome{o})
+			if row.Differs && row.ExpectedDirect && !netsim.DirectPossible(c.A.Type(), c.B.Type()) {
+				o = bubbles{t}.transfer(c.transfer(2, testBytes), nil) // chance
+				row = rowOf(c, []outcome{o})
+			}
 			if p := row.problem(); p != "" {
 				t.Errorf("%s: %+v", p, o)
 			}
@@ -235,7 +241,7 @@ func TestMatrix(t *testing.T) {
 func TestSameSeedSameOutcome(t *testing.T) {
 	for _, c := range []cell{
 		pair(t, "EIM/APDF", "EIM/APDF"),
-		pair(t, "EIM/APDF", "APDM/APDF"),
+		pair(t, "ADM/APDF", "APDM/APDF"),
 		pair(t, "ADM/EIF", "APDM/ADF"),
 		pair(t, "APDM/EIF", "APDM/EIF"),
 	} {
@@ -279,6 +285,11 @@ func TestMatrixInKernel(t *testing.T) {
 		t.Fatalf("%d cells, want 3", len(m.cells))
 	}
 	for i, runs := range m.run(t.Context(), func(int, int) {}) {
+		if row := rowOf(m.cells[i], runs); row.Differs && row.ExpectedDirect && !netsim.DirectPossible(m.cells[i].A.Type(), m.cells[i].B.Type()) {
+			again := m // chance
+			again.cells = m.cells[i : i+1]
+			runs = again.run(t.Context(), func(int, int) {})[0]
+		}
 		if p := rowOf(m.cells[i], runs).problem(); p != "" {
 			t.Errorf("%v: %s: %+v", m.cells[i], p, runs)
 		}
@@ -326,8 +337,8 @@ func TestMatrixCommand(t *testing.T) {
 	if stderr != "" {
 		t.Errorf("standard error off a terminal: %q", stderr)
 	}
-	code, stdout, stderr = command(t, "matrix", "--pair", "EIM/APDF,APDM/APDF", "--bytes", "65536")
-	if code != 0 || !strings.Contains(stdout, "mapping-and-filtering") || !strings.Contains(stdout, "1 pairs: 1 complete, 0 direct, 1 relayed") {
+	code, stdout, stderr = command(t, "matrix", "--pair", "ADM/APDF,APDM/APDF", "--bytes", "65536")
+	if code != 0 || !strings.Contains(stdout, "mapping-both") || !strings.Contains(stdout, "1 pairs: 1 complete, 0 direct, 1 relayed") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
 }

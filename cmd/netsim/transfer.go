@@ -212,10 +212,21 @@ func (r *running) startRendezvous(ctx context.Context) (string, error) {
 		listen.Close()
 		return "", err
 	}
+	var other []net.PacketConn
+	if second := r.network.Host(r.secondAddress()); second != nil {
+		for _, port := range []uint16{rendezvousPort, rendezvousPort + 1} {
+			pc, err := second.ListenPacket(ctx, port)
+			if err != nil {
+				return "", err
+			}
+			other = append(other, pc)
+		}
+	}
 	s, err := server.New(server.Config{
 		Identity:  id,
 		Listen:    []net.PacketConn{listen},
 		Alternate: []net.PacketConn{alternate},
+		Other:     other,
 		Mode:      server.Open,
 	})
 	if err != nil {
@@ -225,6 +236,17 @@ func (r *running) startRendezvous(ctx context.Context) (string, error) {
 	address := netip.AddrPortFrom(host.Addr(), rendezvousPort).String() + "#" + id.PeerID().String()
 	r.tell(event{Host: r.Rendezvous, Kind: "rendezvous-start", Detail: address})
 	return address, nil
+}
+
+// secondAddress returns the name of the rendezvous's further link, on which it
+// helps to discover the behavior of NATs; empty: it has none.
+func (x transfer) secondAddress() string {
+	for _, h := range x.Scenario.Hosts {
+		if h.Of == x.Rendezvous {
+			return h.Name
+		}
+	}
+	return ""
 }
 
 // startNode runs a node that admits one peer.
@@ -285,7 +307,9 @@ func (r *running) links(ctx context.Context, name string) (links []overlay.LinkC
 		if i > 0 {
 			link = name
 		}
-		links = append(links, overlay.LinkConfig{Name: link, Conn: pc, OwnPrefixes: []netip.Prefix{r.prefixOf(host)}})
+		links = append(links, overlay.LinkConfig{Name: link, Conn: pc, OwnPrefixes: []netip.Prefix{r.prefixOf(host)}, Listen: func() (net.PacketConn, error) {
+			return host.ListenPacket(context.Background(), 0)
+		}})
 	}
 	return links, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/instantgrid/instantgrid/netsim"
@@ -20,12 +21,12 @@ import (
 //
 // One goroutine at a time uses it, as the network's tracer.
 type watch struct {
-	server netip.Addr
-	nodes  map[string]*watched
-	known  map[netip.Addr]bool
-	probes int
-	rate   int
-	broken string
+	servers []netip.Addr
+	nodes   map[string]*watched
+	known   map[netip.Addr]bool
+	probes  int
+	rate    int
+	broken  string
 }
 
 // watched is one node, by host or further link.
@@ -48,7 +49,10 @@ func newWatch(x transfer) *watch {
 	for _, a := range addresses {
 		w.known[a.Addr] = true
 	}
-	w.server = addresses[x.Rendezvous].Addr
+	w.servers = []netip.Addr{addresses[x.Rendezvous].Addr}
+	if second := x.secondAddress(); second != "" {
+		w.servers = append(w.servers, addresses[second].Addr)
+	}
 	for _, name := range []string{x.From, x.To} {
 		node := new(watched)
 		for _, h := range x.Scenario.Hosts {
@@ -75,7 +79,7 @@ func (w *watch) see(e netsim.TraceEvent) {
 	if !w.known[e.Dst.Addr()] {
 		w.breaks(e, "sent to a stranger, %v", e.Dst)
 	}
-	if e.Dst.Addr() == w.server || !isProbe(e.Payload) {
+	if slices.Contains(w.servers, e.Dst.Addr()) || !isProbe(e.Payload) {
 		return
 	}
 	if w.probes++; w.probes > probeBudget {

@@ -17,6 +17,7 @@ import (
 type options struct {
 	listen        string
 	stunListen    string
+	alternate     string
 	publicHost    string
 	dir           string
 	admit         string
@@ -62,6 +63,7 @@ SIGINT and SIGTERM end it in order. Metrics are at /metrics, health at /healthz
 and the use of each peer at /peers on --metrics-listen.`,
 		Example: `rendezvous --public-host 192.0.2.1 --members members.txt
 rendezvous --admit open --listen 127.0.0.1:3478 --stun-listen 127.0.0.1:3479 --dir ./state
+rendezvous --listen 192.0.2.1:3478 --stun-listen 192.0.2.1:3479 --alternate 192.0.2.2
 rendezvous --public-host 192.0.2.1 --admit key --etcd http://127.0.0.1:2379
 rendezvous --check --members members.txt
 rendezvous version`,
@@ -71,6 +73,7 @@ rendezvous version`,
 	f := cmd.Flags()
 	f.StringVar(&o.listen, "listen", ":3478", "UDP address of sessions and STUN")
 	f.StringVar(&o.stunListen, "stun-listen", ":3479", "second UDP address, for STUN alone; empty: none")
+	f.StringVar(&o.alternate, "alternate", "", "second public `ADDRESS` of this host, on which STUN answers at both ports,\nso that agents learn how their NATs map and filter (RFC 5780); --listen and\n--stun-listen then name the first (default: none)")
 	f.StringVar(&o.publicHost, "public-host", "", "name or address by which agents reach this host (default: guessed)")
 	f.StringVar(&o.dir, "dir", "", "directory of the key (default: $STATE_DIRECTORY, or a place of the user's)")
 	f.StringVar(&o.admit, "admit", "members", "whom to serve besides guests with a token: members; key for members of grids alone; or open for everybody")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
+	"github.com/instantgrid/instantgrid/punch"
 	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
@@ -219,6 +221,11 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"metrics port taken", local(dir, "--metrics-listen", takenTCP.Addr().String()), cli.ExitFailed,
 			[]string{takenTCP.Addr().String(), "already taken", "ss -lntp"}},
 		{"not our address", local(dir, "--listen", "192.0.2.1:0"), cli.ExitFailed, []string{"192.0.2.1:0", "does not have that address"}},
+		{"alternate that is no address", local(dir, "--alternate", "elsewhere"), cli.ExitUsage, []string{"--alternate elsewhere", "not an address"}},
+		{"alternate like the first", local(dir, "--alternate", "127.0.0.1"), cli.ExitUsage, []string{"--alternate 127.0.0.1", "another address"}},
+		{"alternate of another family", local(dir, "--alternate", "::1"), cli.ExitUsage, []string{"another address of its family"}},
+		{"alternate beside a wildcard", local(dir, "--listen", "0.0.0.0:0", "--alternate", "127.0.0.2"), cli.ExitUsage, []string{"another address"}},
+		{"alternate without a second port", local(dir, "--stun-listen", "", "--alternate", "127.0.0.2"), cli.ExitUsage, []string{"--stun-listen must name"}},
 		{"no port", local(dir, "--listen", "127.0.0.1"), cli.ExitUsage, []string{"--listen 127.0.0.1", "ADDRESS:PORT"}},
 		{"key without a ledger", local(dir, "--admit", "key", "--ledger", "none"), cli.ExitUsage, []string{"without a ledger", "--ledger none"}},
 		{"bad grid", local(dir, "--grid", "lab"), cli.ExitUsage, []string{"--grid lab", "not a grid ID"}},
@@ -305,5 +312,36 @@ func TestUnits(t *testing.T) {
 		if err := new(byteRate).Set(text + "Mbit/s"); err == nil {
 			t.Errorf("rate %q is accepted", text+"Mbit/s")
 		}
+	}
+}
+
+// With a second address, agents learn how their NAT filters: here there is none.
+func TestAlternateAddressTellsFiltering(t *testing.T) {
+	probe, err := net.ListenPacket("udp", "127.0.0.2:0")
+	if err != nil {
+		t.Skipf("this computer's loopback has one address: %v", err)
+	}
+	probe.Close()
+	line, stop := start(t, local(t.TempDir(), "--alternate", "127.0.0.2")...)
+	defer stop()
+	at, err := rendezvous.ParseAddress(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := punch.NewMux(pc, punch.MuxConfig{Filter: punch.Filter{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	server := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), at.Port)
+	b, seen := m.Discover(ctx, []netip.AddrPort{m.LocalAddr()}, []netip.AddrPort{server})
+	if b.Mapping != punch.EndpointIndependent || b.Filtering != punch.EndpointIndependent || len(seen) != 3 {
+		t.Errorf("%+v from %v, want nothing that maps or filters, from three addresses", b, seen)
 	}
 }

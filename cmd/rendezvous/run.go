@@ -86,6 +86,13 @@ func run(cmd *cobra.Command, o options) error {
 			return err
 		}
 	}
+	other, err := listenOther(o.alternate, sockets, alternate)
+	if err != nil {
+		closeAll(sockets)
+		closeAll(alternate)
+		return err
+	}
+	alternate, first := append(alternate, other...), len(alternate)
 	var metrics net.Listener
 	if o.metricsListen != "" {
 		if metrics, err = net.Listen("tcp", o.metricsListen); err != nil {
@@ -120,7 +127,8 @@ func run(cmd *cobra.Command, o options) error {
 	s, err := server.New(server.Config{
 		Identity:  id,
 		Listen:    sockets,
-		Alternate: alternate,
+		Alternate: alternate[:first],
+		Other:     other,
 		Mode:      mode,
 		Members:   members,
 		Limits:    limits,
@@ -268,6 +276,39 @@ func listenAll(flag, address string) ([]net.PacketConn, error) {
 		return []net.PacketConn{v4}, nil
 	}
 	return []net.PacketConn{v4, v6}, nil
+}
+
+// listenOther binds the sockets of behavior discovery on a second address: the
+// ports of sockets and of alternate again.
+func listenOther(address string, sockets, alternate []net.PacketConn) ([]net.PacketConn, error) {
+	if address == "" {
+		return nil, nil
+	}
+	flag := "--alternate " + address
+	example := "rendezvous --listen 192.0.2.1:3478 --stun-listen 192.0.2.1:3479 --alternate 192.0.2.2"
+	other, err := netip.ParseAddr(address)
+	if err != nil || other.IsUnspecified() {
+		return nil, cli.Usagef(flag, example, "it is not an address of this host")
+	}
+	if len(sockets) != 1 || len(alternate) != 1 {
+		return nil, cli.Usagef(flag, example, "--listen and --stun-listen must name one address, which is not this one")
+	}
+	var list []net.PacketConn
+	for _, pc := range []net.PacketConn{sockets[0], alternate[0]} {
+		a := pc.LocalAddr().(*net.UDPAddr).AddrPort()
+		if a.Addr().IsUnspecified() || a.Addr().Unmap() == other || a.Addr().Unmap().Is4() != other.Is4() {
+			closeAll(list)
+			return nil, cli.Usagef(flag, example, "--listen and --stun-listen must name another address of its family")
+		}
+		at := netip.AddrPortFrom(other, a.Port()).String()
+		next, err := net.ListenPacket("udp", at)
+		if err != nil {
+			closeAll(list)
+			return nil, listenError("--alternate", "udp", at, err)
+		}
+		list = append(list, next)
+	}
+	return list, nil
 }
 
 func closeAll(sockets []net.PacketConn) {

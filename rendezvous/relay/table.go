@@ -112,6 +112,8 @@ type Counters struct {
 	AdmitsRefused     uint64
 	DatagramsDropped  [DropReasons]uint64
 	PrefixRefused     uint64 // strangers above the bound of their prefix
+	Shown             uint64 // addresses shown to the other end of a channel
+	ShowsDropped      uint64 // too often, or on no channel in use
 	HandshakesRefused uint64 // sessions above the limits
 }
 
@@ -178,7 +180,8 @@ type channelEnd struct {
 	agent   *Agent
 	number  uint64
 	other   *channelEnd
-	source  bool // the channel was opened from here
+	source  bool      // the channel was opened from here
+	shown   time.Time // when this end last had its address shown
 }
 
 // A table holds registrations and channels. It is not safe for concurrent use:
@@ -326,6 +329,8 @@ func (t *table) receive(now time.Time, a *Agent, m protocol.Message) []relayed {
 		if e := a.ends[m.Channel]; e != nil {
 			t.close(e.channel, e, m.Reason)
 		}
+	case protocol.Show:
+		t.show(now, a, m)
 	case protocol.Deposit:
 		t.deposit(now, a, m)
 	case protocol.Admit:
@@ -341,6 +346,22 @@ func (t *table) receive(now time.Time, a *Agent, m protocol.Message) []relayed {
 func (t *table) violation(now time.Time, a *Agent, text string) {
 	t.send(a, protocol.Error{Reason: protocol.ReasonProtocol, Text: text})
 	t.end(now, a, protocol.ReasonProtocol)
+}
+
+// showAgain is how often the end of a channel may have its address shown.
+const showAgain = 500 * time.Millisecond
+
+// show tells the other end of a channel where a is seen. Without consent of the
+// target nothing goes to it.
+func (t *table) show(now time.Time, a *Agent, m protocol.Show) {
+	e := a.ends[m.Channel]
+	if e == nil || e.source && !e.channel.consented || now.Sub(e.shown) < showAgain || !a.observed.IsValid() {
+		t.counters.ShowsDropped++
+		return
+	}
+	e.shown = now
+	t.counters.Shown++
+	t.send(e.other.agent, protocol.Shown{Channel: e.other.number, Addr: a.observed})
 }
 
 func (t *table) register(now time.Time, a *Agent, m protocol.Register) {

@@ -797,3 +797,31 @@ func (r *rig) check() error {
 	}
 	return nil
 }
+
+func TestAddressIsShownToTheOtherEndAlone(t *testing.T) {
+	r := newRig(t, Open, Limits{})
+	a, b, c := r.join(1), r.join(2), r.join(3)
+	r.receive(r.now, a, protocol.Open{Channel: 2, Key: 1, Generation: 1, Target: peerID(2)})
+	r.read(a)
+	r.read(b)
+
+	// Before the target has consented, nothing reaches it.
+	r.receive(r.now, a, protocol.Show{Channel: 2})
+	r.wants(b)
+	r.sends(b, 1, 100)
+	r.receive(r.now, a, protocol.Show{Channel: 2})
+	r.wants(b, protocol.Shown{Channel: 1, Addr: from(1, 1)})
+	r.receive(r.now, b, protocol.Show{Channel: 1})
+	r.wants(a, protocol.Shown{Channel: 2, Addr: from(2, 1)})
+
+	// Too soon, and on a channel of others.
+	r.receive(r.now, a, protocol.Show{Channel: 2})
+	r.receive(r.now, c, protocol.Show{Channel: 2})
+	r.wants(b)
+	r.now = r.now.Add(showAgain)
+	r.receive(r.now, a, protocol.Show{Channel: 2})
+	r.wants(b, protocol.Shown{Channel: 1, Addr: from(1, 1)})
+	if got := r.counters; got.Shown != 3 || got.ShowsDropped != 3 {
+		t.Errorf("shown %d, dropped %d; want 3 and 3", got.Shown, got.ShowsDropped)
+	}
+}

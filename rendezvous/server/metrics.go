@@ -91,6 +91,8 @@ var serverMetrics = []metric{
 	counter("expired_total", "Sessions ended for silence.", func(v *snapshot) uint64 { return v.Expired }),
 	counter("strangers_refused_total", "Peers refused before any state was made for them.", func(v *snapshot) uint64 { return v.strangersRefused }),
 	counter("strangers_above_prefix_limit_total", "Strangers ended for the number of others in their prefix.", func(v *snapshot) uint64 { return v.PrefixRefused }),
+	counter("addresses_shown_total", "Addresses of agents shown to a peer, as they asked for.", func(v *snapshot) uint64 { return v.Shown }),
+	counter("shows_dropped_total", "Addresses not shown: asked too often, or on no channel in use.", func(v *snapshot) uint64 { return v.ShowsDropped }),
 	counter("registrations_refused_total", "Registrations above a limit.", func(v *snapshot) uint64 { return v.HandshakesRefused }),
 	counter("channels_opened_total", "Relay channels opened.", func(v *snapshot) uint64 { return v.ChannelsOpened }),
 	labelled("channels_refused_total", "Relay channels refused.", "reason", byReason(func(v *snapshot) *[256]uint64 { return &v.ChannelsRefused })),

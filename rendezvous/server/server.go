@@ -31,6 +31,12 @@ type Config struct {
 	// that agents can compare what two destinations see. Owned like Listen.
 	Alternate []net.PacketConn
 
+	// Other are bound UDP sockets on a second address, for STUN alone: with
+	// two of a family, on the ports of Listen and of Alternate, agents can
+	// learn everything about their NATs (RFC 5780). All four must be on
+	// addresses of their own. Owned like Listen. Empty: no behavior discovery.
+	Other []net.PacketConn
+
 	// Mode says whom the server serves; the zero value serves Members and
 	// the guests of their tokens.
 	Mode Mode
@@ -64,7 +70,7 @@ type Server struct {
 	asks      askCounters
 	responder *responder
 	refusals  refusalLog
-	alternate []net.PacketConn
+	alternate []net.PacketConn // and those on the second address
 	stop      context.CancelFunc
 	running   sync.WaitGroup
 	closed    chan struct{}
@@ -100,10 +106,18 @@ func New(cfg Config) (*Server, error) {
 		for _, pc := range cfg.Alternate {
 			pc.Close()
 		}
+		for _, pc := range cfg.Other {
+			pc.Close()
+		}
 	}
 	if cfg.Identity == nil || len(cfg.Listen) == 0 {
 		closeAll()
 		return nil, errors.New("server: an identity and a socket are required")
+	}
+	origins, err := newCornerSets(cfg.Listen, cfg.Alternate, cfg.Other)
+	if err != nil {
+		closeAll()
+		return nil, err
 	}
 	s := newServer(cfg)
 	endpoint, err := ri2n.NewEndpoint(ri2n.Config{
@@ -128,16 +142,20 @@ func New(cfg Config) (*Server, error) {
 			for _, rest := range cfg.Listen[i:] {
 				rest.Close()
 			}
-			for _, pc := range cfg.Alternate {
+			for _, pc := range s.alternate {
 				pc.Close()
 			}
 			s.running.Wait()
 			return nil, fmt.Errorf("server: %w", err)
 		}
-		s.running.Go(func() { s.answer(link.Other()) })
+		from := origins[pc]
+		if from.set != nil {
+			from.set.sockets[from.at] = link.Other()
+		}
+		s.running.Go(func() { s.answer(link.Other(), from) })
 	}
 	for _, pc := range s.alternate {
-		s.running.Go(func() { s.answer(pc) })
+		s.running.Go(func() { s.answer(pc, origins[pc]) })
 	}
 	s.running.Go(func() { s.accept(ctx) })
 	s.running.Go(func() { s.relay.Run(ctx) })
@@ -152,7 +170,7 @@ func newServer(cfg Config) *Server {
 	s := &Server{
 		log:       cfg.Logger,
 		responder: newResponder(cfg.STUN),
-		alternate: cfg.Alternate,
+		alternate: append(append([]net.PacketConn(nil), cfg.Alternate...), cfg.Other...),
 		closed:    make(chan struct{}),
 	}
 	if s.log == nil {
@@ -282,8 +300,9 @@ func (s *Server) accept(ctx context.Context) {
 	}
 }
 
-// answer serves the datagrams of one socket that are not RI2N.
-func (s *Server) answer(pc net.PacketConn) {
+// answer serves the datagrams of one socket that are not RI2N. at says which of
+// four it is.
+func (s *Server) answer(pc net.PacketConn, at origin) {
 	buf := make([]byte, 2048)
 	failures := 0
 	for {
@@ -299,12 +318,17 @@ func (s *Server) answer(pc net.PacketConn) {
 		}
 		failures = 0
 		s.stunReceived.Add(uint64(n))
-		response, verdict := s.responder.answer(time.Now(), addrPortOf(from), buf[:n])
+		a, verdict := s.responder.answer(time.Now(), addrPortOf(from), at, buf[:n])
 		s.stun[verdict].Add(1)
-		if response != nil {
-			if _, err := pc.WriteTo(response, from); err == nil {
-				s.stunSent.Add(uint64(len(response)))
-			}
+		if verdict != stunAnswered {
+			continue
+		}
+		out := pc
+		if a.from != at.at {
+			out = at.set.sockets[a.from]
+		}
+		if _, err := out.WriteTo(a.response, from); err == nil {
+			s.stunSent.Add(uint64(len(a.response)))
 		}
 	}
 }

@@ -14,6 +14,9 @@ type STUNLimits struct {
 	PerAddress float64 // Bindings a second answered to one address; zero: 20
 	PerPrefix  float64 // to one /24 or /56; zero: 100
 	Total      float64 // to everybody; zero: 20,000
+	// Change is how many answers a second leave from another socket than was
+	// asked, to one /24 or /56. Zero: 5.
+	Change float64
 }
 
 // stunVerdict is what became of one datagram that is not RI2N.
@@ -34,7 +37,7 @@ var stunVerdictNames = [stunVerdicts]string{"answered", "malformed", "unsupporte
 // drops in silence: an error response would be a service to whoever forges
 // requests. It is safe for concurrent use.
 type responder struct {
-	address, prefix, total *limiter
+	address, prefix, total, change *limiter
 }
 
 func newResponder(l STUNLimits) *responder {
@@ -48,38 +51,58 @@ func newResponder(l STUNLimits) *responder {
 		address: rate(l.PerAddress, 20),
 		prefix:  rate(l.PerPrefix, 100),
 		total:   rate(l.Total, 20_000),
+		change:  rate(l.Change, 5),
 	}
 }
 
 // attrPadding is PADDING (RFC 5780, section 7.6).
 const attrPadding = stun.AttrType(0x0026)
 
-// answer returns the response to request, which came from source at now, or
-// nil. The response holds XOR-MAPPED-ADDRESS and nothing else: 32 bytes over
-// IPv4, 44 over IPv6.
-func (r *responder) answer(now time.Time, source netip.AddrPort, request []byte) ([]byte, stunVerdict) {
+// An answer is a response and the corner that it leaves from.
+type answer struct {
+	response []byte
+	from     corner
+}
+
+// answer returns the response to request, which came from source to where at
+// says, at now; or why there is none. The response holds XOR-MAPPED-ADDRESS:
+// 32 bytes over IPv4, 44 over IPv6. Behavior discovery (RFC 5780) is for
+// requests that are at least as long as its responses, 56 and 92 bytes, so that
+// forged ones gain nothing: these get RESPONSE-ORIGIN and OTHER-ADDRESS too,
+// and CHANGE-REQUEST is heeded.
+func (r *responder) answer(now time.Time, source netip.AddrPort, at origin, request []byte) (answer, stunVerdict) {
 	if !stun.IsMessage(request) || !source.IsValid() || source.Port() == 0 {
-		return nil, stunMalformed
+		return answer{}, stunMalformed
 	}
 	var req stun.Message
 	if err := stun.Decode(request, &req); err != nil || int(req.Length)+20 != len(request) {
-		return nil, stunMalformed
+		return answer{}, stunMalformed
 	}
 	if req.Type != stun.BindingRequest {
-		return nil, stunUnsupported
+		return answer{}, stunUnsupported
 	}
+	var change corner
 	for _, a := range req.Attributes {
-		// RFC 8489, section 14: attributes below 0x8000 must be understood.
-		if a.Type < 0x8000 && a.Type != attrPadding {
-			return nil, stunUnsupported
+		switch {
+		case a.Type == stun.AttrChangeRequest && at.set != nil:
+			var ok bool
+			if change, ok = parseChange(a.Value); !ok {
+				return answer{}, stunMalformed
+			}
+		case a.Type < 0x8000 && a.Type != attrPadding:
+			// RFC 8489, section 14: attributes below 0x8000 must be understood.
+			return answer{}, stunUnsupported
 		}
 		if a.Type == stun.AttrFingerprint && stun.Fingerprint.Check(&req) != nil {
-			return nil, stunMalformed
+			return answer{}, stunMalformed
 		}
 	}
 	addr := source.Addr().Unmap().WithZone("")
 	if !r.address.allow(now, hostOf(addr)) || !r.prefix.allow(now, relay.PrefixOf(addr)) || !r.total.allow(now, netip.Prefix{}) {
-		return nil, stunLimited
+		return answer{}, stunLimited
+	}
+	if change != 0 && !r.change.allow(now, relay.PrefixOf(addr)) {
+		return answer{}, stunLimited
 	}
 	response, err := stun.Build(
 		stun.NewTransactionIDSetter(req.TransactionID),
@@ -87,7 +110,20 @@ func (r *responder) answer(now time.Time, source netip.AddrPort, request []byte)
 		&stun.XORMappedAddress{IP: addr.AsSlice(), Port: int(source.Port())},
 	)
 	if err != nil {
-		return nil, stunMalformed
+		return answer{}, stunMalformed
 	}
-	return response.Raw, stunAnswered
+	if at.set == nil {
+		return answer{response.Raw, at.at}, stunAnswered
+	}
+	whole := &stun.Message{Raw: append([]byte(nil), response.Raw...)}
+	if whole.Decode() != nil || at.describe(whole, at.at^change) != nil {
+		return answer{}, stunMalformed
+	}
+	switch {
+	case len(whole.Raw) <= len(request):
+		return answer{whole.Raw, at.at ^ change}, stunAnswered
+	case change != 0:
+		return answer{}, stunUnsupported // too short to be worth the risk
+	}
+	return answer{response.Raw, at.at}, stunAnswered
 }

@@ -25,6 +25,12 @@ var (
 	source6 = netip.MustParseAddrPort("[2001:db8::33]:32853")
 )
 
+// plain is answer at a server without a second address.
+func (r *responder) plain(now time.Time, source netip.AddrPort, request []byte) ([]byte, stunVerdict) {
+	a, verdict := r.answer(now, source, origin{}, request)
+	return a.response, verdict
+}
+
 func TestBindingGetsTheStandardsAnswer(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -40,7 +46,7 @@ func TestBindingGetsTheStandardsAnswer(t *testing.T) {
 		{"padded", source4, binding(t, stun.RawAttribute{Type: attrPadding, Value: make([]byte, 400)}), 32},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			response, verdict := newResponder(STUNLimits{}).answer(t0, tt.source, tt.request)
+			response, verdict := newResponder(STUNLimits{}).plain(t0, tt.source, tt.request)
 			if verdict != stunAnswered || len(response) != tt.want {
 				t.Fatalf("verdict %s, %d bytes; want answered, %d", stunVerdictNames[verdict], len(response), tt.want)
 			}
@@ -63,7 +69,7 @@ func TestBindingGetsTheStandardsAnswer(t *testing.T) {
 // RFC 5769, section 2.2 holds the same address, so its attribute must come out.
 func TestXORMappedAddressOfRFC5769(t *testing.T) {
 	request, _ := hex.DecodeString("000100002112a442b7e7a701bc34d686fa87dfae")
-	response, _ := newResponder(STUNLimits{}).answer(t0, netip.MustParseAddrPort("192.0.2.1:32853"), request)
+	response, _ := newResponder(STUNLimits{}).plain(t0, netip.MustParseAddrPort("192.0.2.1:32853"), request)
 	want := "0101000c2112a442b7e7a701bc34d686fa87dfae" + "00200008" + "0001a147" + "e112a643"
 	if got := hex.EncodeToString(response); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -107,12 +113,12 @@ func TestEverythingElseGetsSilence(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newResponder(STUNLimits{})
-			if response, verdict := r.answer(t0, source4, tt.request); verdict != tt.want || response != nil {
+			if response, verdict := r.plain(t0, source4, tt.request); verdict != tt.want || response != nil {
 				t.Errorf("verdict %s with %d bytes, want %s and silence", stunVerdictNames[verdict], len(response), stunVerdictNames[tt.want])
 			}
 		})
 	}
-	if response, verdict := newResponder(STUNLimits{}).answer(t0, netip.AddrPortFrom(source4.Addr(), 0), binding(t)); response != nil {
+	if response, verdict := newResponder(STUNLimits{}).plain(t0, netip.AddrPortFrom(source4.Addr(), 0), binding(t)); response != nil {
 		t.Errorf("source port zero: verdict %s, want silence", stunVerdictNames[verdict])
 	}
 }
@@ -121,7 +127,7 @@ func TestBindingsAreLimited(t *testing.T) {
 	r := newResponder(STUNLimits{PerAddress: 10, PerPrefix: 50, Total: 1000})
 	count := func(n int, source func(i int) netip.AddrPort) (answered int) {
 		for i := range n {
-			if _, v := r.answer(t0, source(i), binding(t)); v == stunAnswered {
+			if _, v := r.plain(t0, source(i), binding(t)); v == stunAnswered {
 				answered++
 			}
 		}
@@ -147,7 +153,7 @@ func TestBindingsAreLimited(t *testing.T) {
 	t1 := t0.Add(time.Second)
 	answered := 0
 	for range 100 {
-		if _, v := r.answer(t1, from(1, 1), binding(t)); v == stunAnswered {
+		if _, v := r.plain(t1, from(1, 1), binding(t)); v == stunAnswered {
 			answered++
 		}
 	}
@@ -184,8 +190,8 @@ func FuzzAnswer(f *testing.F) {
 			source netip.AddrPort
 			most   int
 		}{{source4, 32}, {source6, 44}} {
-			r := &responder{newLimiter(1e9, 1000), newLimiter(1e9, 1000), newLimiter(1e9, 1000)}
-			response, verdict := r.answer(t0, tt.source, b)
+			r := &responder{newLimiter(1e9, 1000), newLimiter(1e9, 1000), newLimiter(1e9, 1000), newLimiter(1e9, 1000)}
+			response, verdict := r.plain(t0, tt.source, b)
 			if len(response) > tt.most || (response != nil) != (verdict == stunAnswered) {
 				t.Errorf("%x: %s with %d bytes", b, stunVerdictNames[verdict], len(response))
 			}

@@ -48,6 +48,8 @@ const (
 	kindAsk        = 0x40
 	kindAnswer     = 0x41
 	kindTime       = 0x43
+	kindShow       = 0x44
+	kindShown      = 0x45
 )
 
 // A Message travels on the control stream, in one direction or both.
@@ -165,6 +167,17 @@ type Time struct {
 	Now time.Time // whole milliseconds
 }
 
+// Show asks the server to tell the other end of a channel where it sees the
+// sender, which proves that address to the peer.
+type Show struct{ Channel uint64 }
+
+// Shown tells where the server sees the other end of a channel, as that end
+// has asked for.
+type Shown struct {
+	Channel uint64
+	Addr    netip.AddrPort
+}
+
 // Unknown is a message of a later version that may be skipped.
 type Unknown struct {
 	Kind byte // 0x40 or above
@@ -187,6 +200,8 @@ func (Error) kind() byte      { return kindError }
 func (Ask) kind() byte        { return kindAsk }
 func (Answer) kind() byte     { return kindAnswer }
 func (Time) kind() byte       { return kindTime }
+func (Show) kind() byte       { return kindShow }
+func (Shown) kind() byte      { return kindShown }
 func (m Unknown) kind() byte  { return m.Kind }
 
 func (m Hello) appendBody(b []byte) []byte {
@@ -265,6 +280,14 @@ func (m Answer) appendBody(b []byte) []byte { return appendPart(b, m.Request, m.
 
 func (m Time) appendBody(b []byte) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(m.Now.UnixMilli()))
+}
+
+func (m Show) appendBody(b []byte) []byte { return AppendVarint(b, m.Channel) }
+
+func (m Shown) appendBody(b []byte) []byte {
+	b = AppendVarint(b, m.Channel)
+	b = append(b, m.Addr.Addr().Unmap().WithZone("").AsSlice()...)
+	return binary.BigEndian.AppendUint16(b, m.Addr.Port())
 }
 
 func (m Unknown) appendBody(b []byte) []byte { return append(b, m.Body...) }
@@ -371,6 +394,14 @@ func parseBody(kind byte, b []byte) (Message, error) {
 		m = Answer{Request: request, More: more, Data: data}
 	case kindTime:
 		m = Time{Now: p.milliseconds()}
+	case kindShow:
+		m = Show{Channel: p.varint()}
+	case kindShown:
+		shown := Shown{Channel: p.varint(), Addr: p.addrPort()}
+		if p.err == nil && !shown.Addr.IsValid() {
+			p.err = errShort
+		}
+		m = shown
 	default:
 		if kind < firstExtension {
 			return nil, fmt.Errorf("%w: unknown kind %#02x", ErrMalformed, kind)

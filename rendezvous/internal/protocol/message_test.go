@@ -61,6 +61,8 @@ func examples() []struct {
 		{"ask", Ask{Request: 3, More: true, Data: []byte{4, 5, 6}}},
 		{"answer", Answer{Request: 3, Data: []byte{7, 8}}},
 		{"time", Time{Now: time.UnixMilli(1_800_000_000_123)}},
+		{"show", Show{Channel: 4}},
+		{"shown", Shown{Channel: 3, Addr: netip.MustParseAddrPort("192.0.2.1:40000")}},
 		{"extension", Unknown{Kind: 0x42, Body: []byte{1, 2, 3}}},
 	}
 }
