@@ -126,8 +126,7 @@ func (x *collective) run(body func(*collective) error) error {
 	p.match.each(c.context|contextCollective, func(a *arrival) {
 		if a.tag == x.tag {
 			if err == nil && a.check != x.check {
-				c.broken = fmt.Errorf("mpi: a message of another call than %s", x.name)
-				p.counters.Mismatches++
+				c.misfit(fmt.Errorf("mpi: a message of another call than %s", x.name))
 			}
 			p.match.drop(a)
 			p.discard(a)
@@ -235,8 +234,7 @@ func (p *Process) wanted(a *arrival) bool {
 	if over, was := c.over(a.tag); over {
 		p.counters.Stray++
 		if was.number == a.tag && !was.failed && was.check != 0 {
-			p.counters.Mismatches++
-			c.broken = fmt.Errorf("mpi: rank %d sent what call %d did not wait for", c.rankOf(int(a.source)), a.tag)
+			c.misfit(fmt.Errorf("mpi: rank %d sent what call %d did not wait for", c.rankOf(int(a.source)), a.tag))
 		}
 		return false
 	}
@@ -246,6 +244,19 @@ func (p *Process) wanted(a *arrival) bool {
 		return false
 	}
 	return true
+}
+
+// misfit takes note that a call which has ended here did not fit the others':
+// the one that waits says so, or the next. p.mu is held.
+func (c *Comm) misfit(err error) {
+	c.p.counters.Mismatches++
+	if len(c.active) == 0 {
+		c.broken = err
+		return
+	}
+	for _, x := range c.active {
+		x.fail(&Error{Class: ErrMismatch, Op: x.name, Rank: -1, Err: err})
+	}
 }
 
 // frame takes a frame that concerns c as a whole. p.mu is held.
@@ -273,7 +284,10 @@ func (c *Comm) abort(from int, h header) error {
 	if class < ErrBuffer || class > ErrClosed || h.id >= uint64(len(c.group)) {
 		return fmt.Errorf("%w: error %d of rank %d", errMalformed, h.check, h.id)
 	}
-	if over, _ := c.over(h.tag); over {
+	if over, was := c.over(h.tag); over {
+		if (class == ErrMismatch || class == ErrCount) && was.number == h.tag && !was.failed {
+			c.misfit(fmt.Errorf("mpi: rank %d made another call than we as number %d", from, h.tag))
+		}
 		return nil
 	}
 	name := "a collective call"

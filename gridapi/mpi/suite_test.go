@@ -247,10 +247,16 @@ func order(p *Process, c *Comm) error {
 func probes(p *Process, c *Comm) error {
 	for _, n := range []int{3, 200_000} {
 		if c.Rank() == 0 {
+			var rs []*Request
 			for tag := range 3 {
-				if err := c.Send(ctx, pattern8(n, tag), 1, tag); err != nil {
+				r, err := c.Isend(pattern8(n, tag), 1, tag)
+				if err != nil {
 					return err
 				}
+				rs = append(rs, r)
+			}
+			if _, err := WaitAll(ctx, rs...); err != nil {
+				return err
 			}
 			continue
 		}
@@ -275,7 +281,7 @@ func probes(p *Process, c *Comm) error {
 		if _, err := c.Recv(ctx, b, 0, 2); err != nil {
 			return err
 		}
-		if found, _, err := c.Iprobe(AnySource, AnyTag); found || err != nil {
+		if found, _, err := c.Iprobe(AnySource, 77); found || err != nil {
 			return fmt.Errorf("iprobe: %v, %v", found, err)
 		}
 	}
