@@ -149,8 +149,11 @@ func TestKilledAnywhere(t *testing.T) {
 				})
 			}
 			wg.Wait()
+			mu.Lock()
+			dead := killed
+			mu.Unlock()
 			for i, p := range procs {
-				if killed && i != victim && sums[i] < n-1 {
+				if dead && i != victim && sums[i] < n-1 {
 					t.Errorf("round %d: rank %d counts %d of %d", round, i, sums[i], n)
 				}
 				p.Close()
