@@ -10,7 +10,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var ctx = context.Background()
 
 // A frail endpoint dies when the job has sent a number of frames.
 type frail struct {
@@ -339,20 +345,4 @@ func TestAgreementIsUniform(t *testing.T) {
 			}
 		}
 	}
-}
-
-// TestFinalizeWaits: a rank that is done waits for one that is not.
-func TestFinalizeWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		run(t, Local(3), Config{}, func(p *Process, c *Comm) error {
-			time.Sleep(time.Duration(c.Rank()) * time.Second)
-			over, cancel := context.WithTimeout(ctx, time.Hour)
-			defer cancel()
-			begin := time.Now()
-			if err := p.Finalize(over); err != nil {
-				return err
-			}
-			return need(time.Since(begin) == time.Duration(2-c.Rank())*time.Second, "rank %d waited %v", c.Rank(), time.Since(begin))
-		})
-	})
 }

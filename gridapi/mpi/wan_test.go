@@ -1,12 +1,16 @@
-package mpi
+package mpi_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/instantgrid/instantgrid/gridapi/mpi"
+	"github.com/instantgrid/instantgrid/gridapi/mpi/mpitest"
 )
 
 // A delayed connection carries what is written after a latency.
@@ -66,13 +70,14 @@ func (d *delayed) Close() error {
 
 // TestWideArea counts the round trips that calls of 64 ranks on four sites take.
 func TestWideArea(t *testing.T) {
+	ctx := context.Background()
 	const n, wan, lan = 64, 10 * time.Millisecond, 100 * time.Microsecond
 	sites := make([]string, n)
 	for i := range sites {
 		sites[i] = fmt.Sprint("site ", i%4)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		eps := pipes(t, n, func(from, to int) (net.Conn, net.Conn) {
+		eps := mpitest.Pipes(t, n, func(from, to int) (net.Conn, net.Conn) {
 			if sites[from] == sites[to] {
 				return delayedPair(lan)
 			}
@@ -80,18 +85,18 @@ func TestWideArea(t *testing.T) {
 		})
 		took := make(map[string]time.Duration)
 		var mu sync.Mutex
-		run(t, eps, Config{Sites: sites}, func(p *Process, c *Comm) error {
+		mpitest.Run(t, eps, mpi.Config{Sites: sites}, func(p *mpi.Process, c *mpi.Comm) error {
 			for _, call := range []struct {
 				name string
 				do   func() error
 			}{
-				{"allreduce", func() error { return Allreduce(ctx, c, []float64{1}, make([]float64, 1), Sum[float64]()) }},
+				{"allreduce", func() error { return mpi.Allreduce(ctx, c, []float64{1}, make([]float64, 1), mpi.Sum[float64]()) }},
 				{"barrier", func() error { return c.Barrier(ctx) }},
-				{"bcast", func() error { return Bcast(ctx, c, []int{1}, 5) }},
-				{"gather", func() error { return Gather(ctx, c, []int{1}, make([]int, n), 5) }},
-				{"allgather", func() error { return Allgather(ctx, c, []int{1}, make([]int, n)) }},
+				{"bcast", func() error { return mpi.Bcast(ctx, c, []int{1}, 5) }},
+				{"gather", func() error { return mpi.Gather(ctx, c, []int{1}, make([]int, n), 5) }},
+				{"allgather", func() error { return mpi.Allgather(ctx, c, []int{1}, make([]int, n)) }},
 				{"allreduce of 32 KiB", func() error {
-					return Allreduce(ctx, c, make([]float64, 4096), make([]float64, 4096), Sum[float64]())
+					return mpi.Allreduce(ctx, c, make([]float64, 4096), make([]float64, 4096), mpi.Sum[float64]())
 				}},
 			} {
 				time.Sleep(time.Second)

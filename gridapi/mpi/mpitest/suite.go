@@ -1,4 +1,6 @@
-package mpi
+// Package mpitest holds endpoints of gridapi/mpi to the rules of MPI: one suite
+// for memory, TCP, the overlay and whatever else carries frames.
+package mpitest
 
 import (
 	"bytes"
@@ -12,22 +14,20 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/instantgrid/instantgrid/gridapi/mpi"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Endpoints makes n endpoints that reach each other.
+type Endpoints func(t testing.TB, n int) []mpi.Endpoint
 
-// endpoints makes n endpoints that reach each other.
-type endpoints func(t testing.TB, n int) []Endpoint
-
-// run has n ranks do body and finalizes them.
-func run(t testing.TB, eps []Endpoint, cfg Config, body func(p *Process, c *Comm) error) {
+// Run has n ranks do body and finalizes them.
+func Run(t testing.TB, eps []mpi.Endpoint, cfg mpi.Config, body func(p *mpi.Process, c *mpi.Comm) error) {
 	t.Helper()
 	errs := make([]error, len(eps))
 	var wg sync.WaitGroup
 	for i, ep := range eps {
 		wg.Go(func() {
-			p, err := Init(ep, cfg)
+			p, err := mpi.Init(ep, cfg)
 			if err == nil {
 				if err = body(p, p.World()); err == nil {
 					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -47,17 +47,17 @@ func run(t testing.TB, eps []Endpoint, cfg Config, body func(p *Process, c *Comm
 	}
 }
 
-// mesh joins ranks by listeners and a dial function.
-func mesh(t testing.TB, n int, listen func(rank int) net.Listener, dial func(ctx context.Context, from, to int) (net.Conn, error)) []Endpoint {
+// Mesh joins ranks by listeners and a dial function.
+func Mesh(t testing.TB, n int, listen func(rank int) net.Listener, dial func(ctx context.Context, from, to int) (net.Conn, error)) []mpi.Endpoint {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	eps := make([]Endpoint, n)
+	eps := make([]mpi.Endpoint, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		ln := listen(i)
 		wg.Go(func() {
-			m, err := Join(ctx, MeshConfig{Rank: i, Size: n, Listener: ln, Dial: func(ctx context.Context, r int) (net.Conn, error) { return dial(ctx, i, r) }})
+			m, err := mpi.Join(ctx, mpi.MeshConfig{Rank: i, Size: n, Listener: ln, Dial: func(ctx context.Context, r int) (net.Conn, error) { return dial(ctx, i, r) }})
 			if err != nil {
 				t.Error(err)
 				return
@@ -93,13 +93,13 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *pipeListener) Addr() net.Addr { return nil }
 
-// pipes joins ranks by what make returns: two ends of a connection.
-func pipes(t testing.TB, n int, pair func(from, to int) (net.Conn, net.Conn)) []Endpoint {
+// Pipes joins ranks by what pair returns: two ends of a connection.
+func Pipes(t testing.TB, n int, pair func(from, to int) (net.Conn, net.Conn)) []mpi.Endpoint {
 	ls := make([]*pipeListener, n)
 	for i := range ls {
 		ls[i] = newPipeListener()
 	}
-	return mesh(t, n, func(r int) net.Listener { return ls[r] }, func(ctx context.Context, from, to int) (net.Conn, error) {
+	return Mesh(t, n, func(r int) net.Listener { return ls[r] }, func(ctx context.Context, from, to int) (net.Conn, error) {
 		a, b := pair(from, to)
 		select {
 		case ls[to].conns <- b:
@@ -112,13 +112,13 @@ func pipes(t testing.TB, n int, pair func(from, to int) (net.Conn, net.Conn)) []
 	})
 }
 
-func localEndpoints(t testing.TB, n int) []Endpoint { return Local(n) }
-
-func pipeEndpoints(t testing.TB, n int) []Endpoint {
-	return pipes(t, n, func(int, int) (net.Conn, net.Conn) { return net.Pipe() })
+// Pipe joins ranks by net.Pipe.
+func Pipe(t testing.TB, n int) []mpi.Endpoint {
+	return Pipes(t, n, func(int, int) (net.Conn, net.Conn) { return net.Pipe() })
 }
 
-func tcpEndpoints(t testing.TB, n int) []Endpoint {
+// TCP joins ranks over the loopback.
+func TCP(t testing.TB, n int) []mpi.Endpoint {
 	t.Helper()
 	ls := make([]net.Listener, n)
 	for i := range ls {
@@ -128,15 +128,9 @@ func tcpEndpoints(t testing.TB, n int) []Endpoint {
 		}
 		ls[i] = ln
 	}
-	return mesh(t, n, func(r int) net.Listener { return ls[r] }, func(ctx context.Context, _, to int) (net.Conn, error) {
+	return Mesh(t, n, func(r int) net.Listener { return ls[r] }, func(ctx context.Context, _, to int) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", ls[to].Addr().String())
 	})
-}
-
-func TestConformance(t *testing.T) {
-	for name, make := range map[string]endpoints{"memory": localEndpoints, "pipe": pipeEndpoints, "tcp": tcpEndpoints} {
-		t.Run(name, func(t *testing.T) { conform(t, make) })
-	}
 }
 
 var ctx = context.Background()
@@ -149,12 +143,12 @@ func need(ok bool, format string, args ...any) error {
 	return fmt.Errorf(format, args...)
 }
 
-// conform holds what an endpoint carries to the rules of MPI.
-func conform(t *testing.T, make endpoints) {
+// Conform holds what an endpoint carries to the rules of MPI.
+func Conform(t *testing.T, make Endpoints) {
 	for _, tt := range []struct {
 		name string
 		n    int
-		body func(p *Process, c *Comm) error
+		body func(p *mpi.Process, c *mpi.Comm) error
 	}{
 		{"modes and sizes", 2, modes},
 		{"order and wildcards", 3, order},
@@ -168,10 +162,10 @@ func conform(t *testing.T, make endpoints) {
 		{"not blocking", 4, nonBlocking},
 		{"cartesian", 6, grids},
 	} {
-		t.Run(tt.name, func(t *testing.T) { run(t, make(t, tt.n), Config{}, tt.body) })
+		t.Run(tt.name, func(t *testing.T) { Run(t, make(t, tt.n), mpi.Config{}, tt.body) })
 	}
 	t.Run("three sites", func(t *testing.T) {
-		run(t, make(t, 5), Config{Sites: []string{"a", "b", "a", "c", "b"}}, collectiveCalls)
+		Run(t, make(t, 5), mpi.Config{Sites: []string{"a", "b", "a", "c", "b"}}, collectiveCalls)
 	})
 }
 
@@ -183,8 +177,8 @@ func pattern8(n, seed int) []byte {
 	return b
 }
 
-func modes(p *Process, c *Comm) error {
-	sizes := []int{0, 1, 1000, 9000, EagerLimit, EagerLimit + 1, 3<<20 + 5}
+func modes(p *mpi.Process, c *mpi.Comm) error {
+	sizes := []int{0, 1, 1000, 9000, mpi.EagerLimit, mpi.EagerLimit + 1, 3<<20 + 5}
 	for i, n := range sizes {
 		for mode, send := range []func(context.Context, []byte, int, int) error{c.Send, c.Ssend, c.Bsend, c.Rsend} {
 			tag := 10*i + mode
@@ -194,7 +188,7 @@ func modes(p *Process, c *Comm) error {
 					to, from = c.Rank(), c.Rank()
 				}
 				buf := make([]byte, n)
-				var r *Request
+				var r *mpi.Request
 				if self || c.Rank() == 1 {
 					var err error
 					if r, err = c.Irecv(buf, from, tag); err != nil {
@@ -208,7 +202,7 @@ func modes(p *Process, c *Comm) error {
 				}
 				if r != nil {
 					st, err := r.Wait(ctx)
-					if err := errors.Join(err, need(st == Status{Source: from, Tag: tag, Bytes: n} && bytes.Equal(buf, pattern8(n, tag)), "size %d mode %d: %+v", n, mode, st)); err != nil {
+					if err := errors.Join(err, need(st == mpi.Status{Source: from, Tag: tag, Bytes: n} && bytes.Equal(buf, pattern8(n, tag)), "size %d mode %d: %+v", n, mode, st)); err != nil {
 						return err
 					}
 				}
@@ -218,7 +212,7 @@ func modes(p *Process, c *Comm) error {
 	return nil
 }
 
-func order(p *Process, c *Comm) error {
+func order(p *mpi.Process, c *mpi.Comm) error {
 	const n = 6000 // more than the window holds
 	if c.Rank() > 0 {
 		for i := range n {
@@ -231,7 +225,7 @@ func order(p *Process, c *Comm) error {
 	next := map[[2]int]int{}
 	b := make([]byte, 2)
 	for range 2 * n {
-		st, err := c.Recv(ctx, b, AnySource, AnyTag)
+		st, err := c.Recv(ctx, b, mpi.AnySource, mpi.AnyTag)
 		if err != nil {
 			return err
 		}
@@ -244,10 +238,10 @@ func order(p *Process, c *Comm) error {
 	return nil
 }
 
-func probes(p *Process, c *Comm) error {
+func probes(p *mpi.Process, c *mpi.Comm) error {
 	for _, n := range []int{3, 200_000} {
 		if c.Rank() == 0 {
-			var rs []*Request
+			var rs []*mpi.Request
 			for tag := range 3 {
 				r, err := c.Isend(pattern8(n, tag), 1, tag)
 				if err != nil {
@@ -255,51 +249,51 @@ func probes(p *Process, c *Comm) error {
 				}
 				rs = append(rs, r)
 			}
-			if _, err := WaitAll(ctx, rs...); err != nil {
+			if _, err := mpi.WaitAll(ctx, rs...); err != nil {
 				return err
 			}
 			continue
 		}
-		st, err := c.Probe(ctx, 0, AnyTag)
+		st, err := c.Probe(ctx, 0, mpi.AnyTag)
 		if err != nil || st.Tag != 0 || st.Bytes != n {
 			return fmt.Errorf("probe: %+v, %v", st, err)
 		}
-		m, st, err := c.Mprobe(ctx, AnySource, AnyTag)
+		m, st, err := c.Mprobe(ctx, mpi.AnySource, mpi.AnyTag)
 		if err != nil || st.Tag != 0 {
 			return fmt.Errorf("mprobe: %+v, %v", st, err)
 		}
 		b := make([]byte, n)
-		if st, err := c.Recv(ctx, b, 0, AnyTag); err != nil || st.Tag != 1 {
+		if st, err := c.Recv(ctx, b, 0, mpi.AnyTag); err != nil || st.Tag != 1 {
 			return fmt.Errorf("after mprobe: %+v, %v", st, err)
 		}
 		if st, err := m.Recv(ctx, b); err != nil || st.Tag != 0 || !bytes.Equal(b, pattern8(n, 0)) {
 			return fmt.Errorf("mrecv: %+v, %v", st, err)
 		}
-		if _, err := m.Recv(ctx, b); !errors.Is(err, ErrRequest) {
+		if _, err := m.Recv(ctx, b); !errors.Is(err, mpi.ErrRequest) {
 			return fmt.Errorf("mrecv twice: %v", err)
 		}
 		if _, err := c.Recv(ctx, b, 0, 2); err != nil {
 			return err
 		}
-		if found, _, err := c.Iprobe(AnySource, 77); found || err != nil {
+		if found, _, err := c.Iprobe(mpi.AnySource, 77); found || err != nil {
 			return fmt.Errorf("iprobe: %v, %v", found, err)
 		}
 	}
 	return nil
 }
 
-func requests(p *Process, c *Comm) error {
+func requests(p *mpi.Process, c *mpi.Comm) error {
 	const n = 8
 	bufs := make([][]int32, n)
-	var rs []*Request
+	var rs []*mpi.Request
 	for i := range n {
 		bufs[i] = []int32{int32(i), int32(c.Rank())}
-		var r *Request
+		var r *mpi.Request
 		var err error
 		if c.Rank() == 0 {
-			r, err = Isend(c, bufs[i], 1, i)
+			r, err = mpi.Isend(c, bufs[i], 1, i)
 		} else {
-			r, err = Irecv(c, bufs[i], 0, n-1-i)
+			r, err = mpi.Irecv(c, bufs[i], 0, n-1-i)
 		}
 		if err != nil {
 			return err
@@ -307,11 +301,11 @@ func requests(p *Process, c *Comm) error {
 		rs = append(rs, r)
 	}
 	for left := n; left > 0; left-- {
-		i, st, err := WaitAny(ctx, rs...)
+		i, st, err := mpi.WaitAny(ctx, rs...)
 		if err != nil || i < 0 {
 			return fmt.Errorf("WaitAny: %d, %v", i, err)
 		}
-		if c.Rank() == 1 && (st.Tag != n-1-i || bufs[i][0] != int32(n-1-i) || Count[int32](st) != 2) {
+		if c.Rank() == 1 && (st.Tag != n-1-i || bufs[i][0] != int32(n-1-i) || mpi.Count[int32](st) != 2) {
 			return fmt.Errorf("request %d: %+v, %v", i, st, bufs[i])
 		}
 		rs[i] = nil
@@ -347,7 +341,7 @@ func requests(p *Process, c *Comm) error {
 	return nil
 }
 
-func truncation(p *Process, c *Comm) error {
+func truncation(p *mpi.Process, c *mpi.Comm) error {
 	for _, n := range []int{100, 20_000, 500_000} {
 		if c.Rank() == 0 {
 			if err := c.Send(ctx, pattern8(n, 1), 1, 0); err != nil {
@@ -356,32 +350,32 @@ func truncation(p *Process, c *Comm) error {
 			continue
 		}
 		b := make([]byte, n/2)
-		if _, err := c.Recv(ctx, b, 0, 0); !errors.Is(err, ErrTruncate) || !bytes.Equal(b, pattern8(n, 1)[:n/2]) {
+		if _, err := c.Recv(ctx, b, 0, 0); !errors.Is(err, mpi.ErrTruncate) || !bytes.Equal(b, pattern8(n, 1)[:n/2]) {
 			return fmt.Errorf("%d: %v", n, err)
 		}
 	}
 	return errors.Join(
-		need(errors.Is(c.Send(ctx, nil, 7, 0), ErrRank), "rank 7"),
-		need(errors.Is(c.Send(ctx, nil, 0, -2), ErrTag), "tag -2"),
-		need(errors.Is(Bcast(ctx, c, []int{1}, 9), ErrRoot), "root 9"),
-		need(errors.Is(Send(ctx, c, []string{""}, 0, 0), ErrType), "strings"),
+		need(errors.Is(c.Send(ctx, nil, 7, 0), mpi.ErrRank), "rank 7"),
+		need(errors.Is(c.Send(ctx, nil, 0, -2), mpi.ErrTag), "tag -2"),
+		need(errors.Is(mpi.Bcast(ctx, c, []int{1}, 9), mpi.ErrRoot), "root 9"),
+		need(errors.Is(mpi.Send(ctx, c, []string{""}, 0, 0), mpi.ErrType), "strings"),
 	)
 }
 
-func communicators(p *Process, c *Comm) error {
+func communicators(p *mpi.Process, c *mpi.Comm) error {
 	half, err := c.Split(ctx, c.Rank()%2, -c.Rank())
 	if err != nil {
 		return err
 	}
 	sum := make([]int, 1)
-	if err := Allreduce(ctx, half, []int{c.Rank()}, sum, Sum[int]()); err != nil {
+	if err := mpi.Allreduce(ctx, half, []int{c.Rank()}, sum, mpi.Sum[int]()); err != nil {
 		return err
 	}
 	want := []int{6, 4}[c.Rank()%2]
 	if sum[0] != want || half.Group()[0] < half.Group()[1] {
 		return fmt.Errorf("half %v: %d", half.Group(), sum[0])
 	}
-	key := &Keyval{Copy: func(_ *Comm, v any) (any, bool) { return v, true }}
+	key := &mpi.Keyval{Copy: func(_ *mpi.Comm, v any) (any, bool) { return v, true }}
 	c.SetAttr(key, 42)
 	d, err := c.Dup(ctx)
 	if err != nil {
@@ -392,13 +386,13 @@ func communicators(p *Process, c *Comm) error {
 	}
 	// Messages of d and c do not meet.
 	next, last := (c.Rank()+1)%5, (c.Rank()+4)%5
-	for i, x := range []*Comm{c, d} {
+	for i, x := range []*mpi.Comm{c, d} {
 		if err := x.Send(ctx, []byte{byte(i)}, next, 0); err != nil {
 			return err
 		}
 	}
 	b := make([]byte, 1)
-	for i, x := range []*Comm{d, c} {
+	for i, x := range []*mpi.Comm{d, c} {
 		if _, err := x.Recv(ctx, b, last, 0); err != nil || b[0] != byte(1-i) {
 			return fmt.Errorf("context: %d, %v", b[0], err)
 		}
@@ -410,15 +404,15 @@ func communicators(p *Process, c *Comm) error {
 	if few != nil && few.Rank() != (3-c.Rank())/2 {
 		return fmt.Errorf("rank %d in the group", few.Rank())
 	}
-	return errors.Join(d.Free(), half.Free(), need(errors.Is(d.Barrier(ctx), ErrComm), "freed"))
+	return errors.Join(d.Free(), half.Free(), need(errors.Is(d.Barrier(ctx), mpi.ErrComm), "freed"))
 }
 
 // mix is associative and not commutative: x -> a*x+b, composed.
 type affine struct{ A, B uint64 }
 
-var compose = NewOp("compose", Ordered, func(f, g affine) affine { return affine{f.A * g.A, f.A*g.B + f.B} })
+var compose = mpi.NewOp("compose", mpi.Ordered, func(f, g affine) affine { return affine{f.A * g.A, f.A*g.B + f.B} })
 
-func collectiveCalls(p *Process, c *Comm) error {
+func collectiveCalls(p *mpi.Process, c *mpi.Comm) error {
 	n, me := c.Size(), c.Rank()
 	for _, k := range []int{0, 1, 3, 40_000} {
 		value := func(r, i int) float64 { return float64(r*r+1) / float64(i+3) }
@@ -428,7 +422,7 @@ func collectiveCalls(p *Process, c *Comm) error {
 		}
 		for root := range n {
 			b := slices.Clone(mine)
-			if err := Bcast(ctx, c, b, root); err != nil {
+			if err := mpi.Bcast(ctx, c, b, root); err != nil {
 				return err
 			}
 			for i := range b {
@@ -437,7 +431,7 @@ func collectiveCalls(p *Process, c *Comm) error {
 				}
 			}
 			all, back := make([]float64, n*k), make([]float64, k)
-			if err := Gather(ctx, c, mine, all, root); err != nil && (me == root || k > 0) {
+			if err := mpi.Gather(ctx, c, mine, all, root); err != nil && (me == root || k > 0) {
 				return err
 			}
 			if me == root {
@@ -447,11 +441,11 @@ func collectiveCalls(p *Process, c *Comm) error {
 					}
 				}
 			}
-			if err := Scatter(ctx, c, all, back, root); err != nil || !slices.Equal(back, mine) {
+			if err := mpi.Scatter(ctx, c, all, back, root); err != nil || !slices.Equal(back, mine) {
 				return fmt.Errorf("scatter %d from %d: %v", k, root, err)
 			}
 			f, out := []affine{{uint64(me + 2), uint64(me)}}, make([]affine, 1)
-			if err := Reduce(ctx, c, f, out, compose, root); err != nil {
+			if err := mpi.Reduce(ctx, c, f, out, compose, root); err != nil {
 				return err
 			}
 			if want := composed(0, n); me == root && out[0] != want {
@@ -459,7 +453,7 @@ func collectiveCalls(p *Process, c *Comm) error {
 			}
 		}
 		all := make([]float64, n*k)
-		if err := Allgather(ctx, c, mine, all); err != nil {
+		if err := mpi.Allgather(ctx, c, mine, all); err != nil {
 			return err
 		}
 		for i := range all {
@@ -468,11 +462,11 @@ func collectiveCalls(p *Process, c *Comm) error {
 			}
 		}
 		sum := make([]float64, k)
-		if err := Allreduce(ctx, c, mine, sum, Sum[float64]()); err != nil {
+		if err := mpi.Allreduce(ctx, c, mine, sum, mpi.Sum[float64]()); err != nil {
 			return err
 		}
 		everybodys := make([]float64, n*k)
-		if err := Allgather(ctx, c, sum, everybodys); err != nil {
+		if err := mpi.Allgather(ctx, c, sum, everybodys); err != nil {
 			return err
 		}
 		for i := range everybodys {
@@ -491,7 +485,7 @@ func collectiveCalls(p *Process, c *Comm) error {
 		for i := range out {
 			out[i] = int64(me*1_000_000 + i)
 		}
-		if err := Alltoall(ctx, c, out, in); err != nil {
+		if err := mpi.Alltoall(ctx, c, out, in); err != nil {
 			return err
 		}
 		for i := range in {
@@ -500,7 +494,7 @@ func collectiveCalls(p *Process, c *Comm) error {
 			}
 		}
 		blockSum := make([]int64, k)
-		if err := ReduceScatterBlock(ctx, c, out, blockSum, Sum[int64]()); err != nil {
+		if err := mpi.ReduceScatterBlock(ctx, c, out, blockSum, mpi.Sum[int64]()); err != nil {
 			return err
 		}
 		for i := range blockSum {
@@ -514,23 +508,23 @@ func collectiveCalls(p *Process, c *Comm) error {
 		do   func() error
 		want affine
 	}{
-		{func() error { return Allreduce(ctx, c, f, out, compose) }, composed(0, n)},
-		{func() error { return Scan(ctx, c, f, out, compose) }, composed(0, me+1)},
-		{func() error { return Exscan(ctx, c, f, out, compose) }, composed(0, me)},
+		{func() error { return mpi.Allreduce(ctx, c, f, out, compose) }, composed(0, n)},
+		{func() error { return mpi.Scan(ctx, c, f, out, compose) }, composed(0, me+1)},
+		{func() error { return mpi.Exscan(ctx, c, f, out, compose) }, composed(0, me)},
 	} {
 		err := call.do()
 		if want := call.want; err != nil || out[0] != want && me > 0 {
 			return fmt.Errorf("ordered: %v, want %v: %v", out, want, err)
 		}
 	}
-	loc := make([]Located[float32], 1)
-	if err := Allreduce(ctx, c, []Located[float32]{{float32((me * 3) % 4), me}}, loc, MaxLoc[float32]()); err != nil {
+	loc := make([]mpi.Located[float32], 1)
+	if err := mpi.Allreduce(ctx, c, []mpi.Located[float32]{{Value: float32((me * 3) % 4), Index: me}}, loc, mpi.MaxLoc[float32]()); err != nil {
 		return err
 	}
-	best := Located[float32]{}
+	best := mpi.Located[float32]{}
 	for r := range n {
 		if v := float32((r * 3) % 4); v > best.Value || r == 0 {
-			best = Located[float32]{v, r}
+			best = mpi.Located[float32]{Value: v, Index: r}
 		}
 	}
 	if loc[0] != best {
@@ -556,19 +550,19 @@ func collectiveCalls(p *Process, c *Comm) error {
 		}
 		return err
 	}
-	if err := Allgatherv(ctx, c, mine, all, counts); err != nil || check("allgatherv", nil) != nil {
+	if err := mpi.Allgatherv(ctx, c, mine, all, counts); err != nil || check("allgatherv", nil) != nil {
 		return check("allgatherv", err)
 	}
 	clear(all)
-	if err := Gatherv(ctx, c, mine, all, counts, n-1); err != nil || me == n-1 && check("gatherv", nil) != nil {
+	if err := mpi.Gatherv(ctx, c, mine, all, counts, n-1); err != nil || me == n-1 && check("gatherv", nil) != nil {
 		return check("gatherv", err)
 	}
 	part := make([]int16, counts[me])
-	if err := Scatterv(ctx, c, all, counts, part, n-1); err != nil || !slices.Equal(part, mine) {
+	if err := mpi.Scatterv(ctx, c, all, counts, part, n-1); err != nil || !slices.Equal(part, mine) {
 		return fmt.Errorf("scatterv %v: %v", part, err)
 	}
 	truth := make([]bool, 1)
-	if err := Allreduce(ctx, c, []bool{me == 0}, truth, LOr()); err != nil || !truth[0] {
+	if err := mpi.Allreduce(ctx, c, []bool{me == 0}, truth, mpi.LOr()); err != nil || !truth[0] {
 		return fmt.Errorf("lor: %v", err)
 	}
 	return c.Barrier(ctx)
@@ -583,12 +577,12 @@ func composed(lo, hi int) affine {
 	return f
 }
 
-func nonBlocking(p *Process, c *Comm) error {
-	var rs []*Request
+func nonBlocking(p *mpi.Process, c *mpi.Comm) error {
+	var rs []*mpi.Request
 	sums := make([][]int, 20)
 	for i := range sums {
 		sums[i] = make([]int, 1)
-		r, err := Iallreduce(c, []int{c.Rank() + i}, sums[i], Sum[int]())
+		r, err := mpi.Iallreduce(c, []int{c.Rank() + i}, sums[i], mpi.Sum[int]())
 		if err != nil {
 			return err
 		}
@@ -599,7 +593,7 @@ func nonBlocking(p *Process, c *Comm) error {
 		rs = append(rs, r, b)
 	}
 	rand.Shuffle(len(rs), func(i, j int) { rs[i], rs[j] = rs[j], rs[i] })
-	if _, err := WaitAll(ctx, rs...); err != nil {
+	if _, err := mpi.WaitAll(ctx, rs...); err != nil {
 		return err
 	}
 	for i, s := range sums {
@@ -610,8 +604,8 @@ func nonBlocking(p *Process, c *Comm) error {
 	return nil
 }
 
-func grids(p *Process, c *Comm) error {
-	dims, err := DimsCreate(6, []int{0, 0})
+func grids(p *mpi.Process, c *mpi.Comm) error {
+	dims, err := mpi.DimsCreate(6, []int{0, 0})
 	if err != nil || !slices.Equal(dims, []int{3, 2}) {
 		return fmt.Errorf("dims %v, %v", dims, err)
 	}
@@ -621,7 +615,7 @@ func grids(p *Process, c *Comm) error {
 	}
 	in := []int{-1, -1, -1, -1}
 	me := g.Rank()
-	if err := NeighborAllgather(ctx, g, []int{me}, in); err != nil {
+	if err := mpi.NeighborAllgather(ctx, g, []int{me}, in); err != nil {
 		return err
 	}
 	up, down := (me+4)%6, (me+2)%6
