@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"testing"
@@ -26,7 +27,7 @@ func TestMPIOverTheOverlay(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	identity := func() *ri2n.Identity {
-		id, err := ri2n.NewIdentity()
+		id, err := ri2n.NewIdentity(rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
