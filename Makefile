@@ -1,7 +1,7 @@
 # make demo and make test are all a newcomer needs; make help lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz soak build clean go-version
+.PHONY: help demo demo-rpc test check bench bench-grid kill-test fuzz soak build clean go-version
 
 # A Go that was unpacked into /usr/local and is not in PATH is found as well. An
 # older one than go.mod asks for fetches that version itself, unless GOTOOLCHAIN
@@ -22,6 +22,7 @@ VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 BINARIES := rendezvous grid ri2n-bench netsim
 FUZZTIME ?= 60s
 SOAK ?= 1h
+KILL_FOR ?= 5m
 TESTFLAGS ?=
 SCENARIO ?= all
 BENCHFLAGS ?=
@@ -33,6 +34,9 @@ help:
 	@echo 'make check   formatting, static analysis, import table, other platforms, go.mod'
 	@echo 'make build   the four binaries, in bin/'
 	@echo 'make bench   ri2n beside its peers, report in $(BENCHOUT)/ (as root; else over loopback)'
+	@echo 'make demo-rpc   200 calls over 8 computers in 4 homes, two of them lost (as root)'
+	@echo 'make bench-grid calls of functions beside gRPC and with faults, in $(BENCHOUT)-grid/ (as root)'
+	@echo 'make kill-test  masters and workers killed at random for KILL_FOR (now $(KILL_FOR)), no result lost'
 	@echo 'make fuzz    every fuzz target for FUZZTIME each (now $(FUZZTIME))'
 	@echo 'make soak    data over flapping links for SOAK, every byte compared (now $(SOAK))'
 	@echo 'make clean   remove bin/'
@@ -60,6 +64,12 @@ build: go-version
 demo: build
 	bin/netsim demo
 
+demo-rpc: build
+	bin/netsim demo-rpc
+
+bench-grid: build
+	bin/netsim bench-grid --out '$(BENCHOUT)-grid' $(BENCHFLAGS)
+
 test: go-version
 	@scripts/test $(TESTFLAGS)
 
@@ -75,6 +85,9 @@ bench: build
 		echo 'not root: no namespaces, so over loopback only (sudo make bench for all scenarios)'; \
 		bin/ri2n-bench local; \
 	fi
+
+kill-test: go-version
+	GRID_KILL_FOR='$(KILL_FOR)' go test ./cmd/grid -run TestKilledAtRandom -count=1 -v -timeout 1h
 
 fuzz: go-version
 	@FUZZTIME='$(FUZZTIME)' scripts/fuzz

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 
+	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/rendezvous/membership"
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -22,6 +25,22 @@ type resolveAnswer struct {
 type revocationsAnswer struct {
 	List     []byte `json:"list"` // signed, encoded; null: there is none
 	Sequence uint64 `json:"sequence"`
+}
+
+// openAnswer is "instantgrid/open/1".
+type openAnswer struct {
+	Names []string `json:"names"` // of members that the policy lets connect to a port
+}
+
+// openTo returns the members that are known and may connect to a port.
+func openTo(node *overlay.Node, port uint16) []string {
+	names := []string{}
+	for _, m := range node.KnownMembers() {
+		if !m.Self && node.MayOpen(m.Peer, port) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
 }
 
 // serveMembers answers what members ask of the agent.
@@ -43,6 +62,14 @@ func serveMembers(mux *http.ServeMux, node *overlay.Node) {
 			return
 		}
 		answer(w, "members", doc)
+	})
+	mux.HandleFunc("GET "+openPath, func(w http.ResponseWriter, r *http.Request) {
+		port, err := strconv.ParseUint(r.URL.Query().Get("port"), 10, 16)
+		if err != nil {
+			answerError(w, cli.Usagef("port", "GET "+openPath+"?port=7010", "this is not a port"))
+			return
+		}
+		answer(w, "open", openAnswer{openTo(node, uint16(port))})
 	})
 	list := func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), memberTime)
@@ -91,6 +118,12 @@ func (a *agentClient) resolve(ctx context.Context, text string) (ri2n.PeerID, er
 func (a *agentClient) members(ctx context.Context) (doc membersDocument, err error) {
 	err = a.get(ctx, membersPath, &doc)
 	return doc, err
+}
+
+func (a *agentClient) openTo(ctx context.Context, port uint16) ([]string, error) {
+	var doc openAnswer
+	err := a.get(ctx, fmt.Sprintf("%s?port=%d", openPath, port), &doc)
+	return doc.Names, err
 }
 
 func (a *agentClient) revocations(ctx context.Context) ([]byte, error) {

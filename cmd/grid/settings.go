@@ -54,12 +54,14 @@ func newSettings() *settings {
 		&s.log,
 		defaultControl(),
 		defaultEvents(),
-		defaultMetrics(),
 		defaultReceive(),
 		defaultRelay(),
 		defaultDiscovery(),
-		defaultServices(),
 		defaultTUN(),
+		defaultServices(), // the resolver may need the interface
+		defaultHTTP(),
+		defaultWorker(),
+		defaultMetrics(), // of all that is above
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())

@@ -28,6 +28,7 @@ type upDocument struct {
 	Config     string      `json:"config,omitempty"` // the file that was read
 	Receive    string      `json:"receive,omitempty"`
 	Metrics    string      `json:"metrics,omitempty"`   // URL of /metrics
+	HTTP       string      `json:"http,omitempty"`      // URL of functions
 	Interface  string      `json:"interface,omitempty"` // of --tun
 	Next       string      `json:"next"`
 }

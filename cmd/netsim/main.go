@@ -30,7 +30,7 @@ network namespaces of Linux, which needs root.`,
 netsim run symmetric-pair
 netsim demo`,
 	}
-	root.AddCommand(newMatrix(), newRun(), newScenarios(), newOverlay(), newDemo(), newWorker(), newWeb(), newGet())
+	root.AddCommand(newMatrix(), newRun(), newScenarios(), newOverlay(), newDemo(), newDemoRPC(), newBenchGrid(), newWorker(), newWeb(), newGet(), newLikelihood())
 	return root
 }
 

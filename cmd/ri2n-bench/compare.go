@@ -43,13 +43,9 @@ It needs root, and leaves nothing behind, however it ends.`,
 			if err := k.check(cmd, among); err != nil {
 				return err
 			}
-			k.progress = func(string, ...any) {}
-			if cli.IsTerminal(cmd.ErrOrStderr()) {
-				k.progress = func(format string, args ...any) {
-					fmt.Fprintf(cmd.ErrOrStderr(), "\r\x1b[K"+format, args...)
-				}
-				defer fmt.Fprint(cmd.ErrOrStderr(), "\r\x1b[K")
-			}
+			progress := newRoundProgress(cmd.ErrOrStderr())
+			defer progress.close()
+			k.progress = progress.set
 			return k.runAll(cmd, chosen, html, out)
 		},
 	}

@@ -27,7 +27,7 @@ type comparison struct {
 	program  string          // this one
 	profiles string          // folder for CPU profiles; empty: none
 	traces   tracing         // File is a folder; empty: none
-	progress func(format string, args ...any)
+	progress func(label string, round, rounds int, contender string)
 
 	results []result
 }
@@ -111,7 +111,7 @@ func (k *comparison) run(ctx context.Context, s scenario, v variant) {
 			if all[i].err != nil {
 				continue
 			}
-			k.progress("%s: round %d of %d: %s", v.label(s), r+1, rounds, name)
+			k.progress(v.label(s), r+1, rounds, name)
 			t := turn{k: k, bed: bed, job: k.job(v, name, servers[i])}
 			if r == 0 {
 				t.job.Profile = k.profile(s, v, name+"-sender")

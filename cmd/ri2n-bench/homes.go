@@ -212,7 +212,7 @@ func (k *comparison) runHomes(ctx context.Context, s scenario, v variant) {
 				all.err = context.Cause(ctx)
 				break
 			}
-			k.progress("%s: round %d of %d: %s", v.label(s), r+1, k.rounds, name)
+			k.progress(v.label(s), r+1, k.rounds, name)
 			if err := k.betweenHomes(ctx, kind, v, &all); err != nil {
 				all.err = err
 				break

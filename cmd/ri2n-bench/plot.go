@@ -13,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/instantgrid/instantgrid/cmd/internal/chart"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
-	"github.com/instantgrid/instantgrid/cmd/ri2n-bench/internal/chart"
 	"github.com/instantgrid/instantgrid/ri2n/qlog"
 )
 

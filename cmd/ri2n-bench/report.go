@@ -11,8 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/instantgrid/instantgrid/cmd/internal/chart"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
-	"github.com/instantgrid/instantgrid/cmd/ri2n-bench/internal/chart"
 )
 
 // writeReport writes the page to file, whole or not at all.

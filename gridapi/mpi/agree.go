@@ -12,7 +12,6 @@ type rankSet []byte
 func newRankSet(n int) rankSet    { return make(rankSet, (n+7)/8) }
 func (s rankSet) has(r int) bool  { return s[r/8]&(1<<(r%8)) != 0 }
 func (s rankSet) add(r int)       { s[r/8] |= 1 << (r % 8) }
-func (s rankSet) clone() rankSet  { return slices.Clone(s) }
 func (s rankSet) join(t rankSet)  { s.each(t, func(a, b byte) byte { return a | b }) }
 func (s rankSet) share(t rankSet) { s.each(t, func(a, b byte) byte { return a & b }) }
 

@@ -101,7 +101,7 @@ func FuzzParseAgreeMessage(f *testing.F) {
 }
 
 // silent is an endpoint whose other ranks are the test.
-type silent struct{ sent int }
+type silent struct{}
 
 func (*silent) Rank() int                        { return 0 }
 func (*silent) Size() int                        { return 3 }

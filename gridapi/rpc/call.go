@@ -78,6 +78,7 @@ type pending struct {
 	done      chan struct{}
 	once      sync.Once
 	unwatch   func() bool
+	onStart   func(uint64)
 
 	// Guarded by the client's mutex; result and err are written before done is
 	// closed.
@@ -119,6 +120,9 @@ func (c *Client) submit(ctx context.Context, p *pending, options []Option) error
 	c.last++
 	p.spec.id, p.begun = c.last, time.Now()
 	c.calls[c.last] = p
+	if p.onStart != nil {
+		p.onStart(c.last)
+	}
 	if ctx.Done() != nil {
 		p.unwatch = context.AfterFunc(ctx, func() { p.cancel(ctx.Err()) })
 	}
@@ -193,7 +197,7 @@ func Call[In, Out any](ctx context.Context, c *Client, function string, in In, o
 // CallAsync begins a call and returns once it is queued. It waits only while
 // ClientConfig.MaxOutstanding calls are. The call ends with ctx.
 func CallAsync[In, Out any](ctx context.Context, c *Client, function string, in In, options ...Option) (*Session[Out], error) {
-	p := &pending{signature: signatureOf[In, Out](), spec: callSpec{function: function}, codec: c.cfg.Codec}
+	p := &pending{signature: signature[In, Out](c), spec: callSpec{function: function}, codec: c.cfg.Codec}
 	for _, o := range options {
 		o(p)
 	}
@@ -206,6 +210,25 @@ func CallAsync[In, Out any](ctx context.Context, c *Client, function string, in 
 	}
 	return &Session[Out]{p}, nil
 }
+
+// CallEncoded is [Call] for callers that do not know the types: the argument is
+// in the encoding of codec, and so is the result.
+func (c *Client) CallEncoded(ctx context.Context, function string, codec Codec, argument []byte, options ...Option) ([]byte, error) {
+	p := &pending{spec: callSpec{function: function}, codec: codec, argument: argument}
+	if err := c.submit(ctx, p, options); err != nil {
+		return nil, err
+	}
+	<-p.done
+	if p.err != nil {
+		return nil, p.err
+	}
+	defer p.result.Close()
+	return p.result.bytes()
+}
+
+// OnStart has f called with the call's number as soon as it has one, before the
+// first event about it.
+func OnStart(f func(call uint64)) Option { return func(p *pending) { p.onStart = f } }
 
 // CallStream calls a function of [RegisterStream]: argument and result may have
 // any length. The result is written to w once it is complete and certain.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,6 +44,13 @@ type ClientConfig struct {
 	// MaxOutstanding bounds calls without a result; more wait. Zero: 100 000.
 	MaxOutstanding int
 
+	// MaxResult bounds a result that is a value, in bytes. Zero: 256 MiB. A
+	// worker that sends more is taken for broken.
+	MaxResult int64
+
+	// MaxStream bounds a result that is a stream, in bytes, likewise. Zero: 64 GiB.
+	MaxStream int64
+
 	// SpoolDir takes results of streams of more than 1 MiB until they are
 	// complete. Empty: the system's directory for temporary files.
 	SpoolDir string
@@ -65,6 +73,8 @@ const (
 	dialTime    = 15 * time.Second
 	// keptConns is how many idle connections to one worker are kept.
 	keptConns = 16
+	// keptRunners is how many goroutines wait for attempts.
+	keptRunners = 64
 	// doubtTime is how long a call whose connection broke waits for the news
 	// that its worker is gone.
 	doubtTime = 2 * time.Second
@@ -82,6 +92,14 @@ type Client struct {
 	running sync.WaitGroup
 	room    chan struct{} // a token for each call without a result
 
+	// Goroutines that have carried out an attempt take the next one from here:
+	// their stacks have grown as far as a connection needs.
+	handoff chan *try
+	parked  atomic.Int32
+
+	signatures      sync.Map // of types
+	resultsTooLarge atomic.Uint64
+
 	mu      sync.Mutex // guards what follows; where it is held there is now
 	plan    *plan
 	closed  bool
@@ -90,7 +108,8 @@ type Client struct {
 	remotes map[string]*remote
 	timer   *time.Timer
 	armed   bool
-	known   chan struct{} // closed when the workers change
+	known   chan struct{} // closed when more is known of the workers
+	looked  bool          // Watch has reported
 }
 
 // NewClient returns a client and begins to connect to its workers.
@@ -110,12 +129,19 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.LostAfter <= 0 {
 		cfg.LostAfter = 30 * time.Second
 	}
+	if cfg.MaxResult <= 0 {
+		cfg.MaxResult = 256 << 20
+	}
+	if cfg.MaxStream <= 0 {
+		cfg.MaxStream = 64 << 30
+	}
 	if cfg.MaxOutstanding <= 0 {
 		cfg.MaxOutstanding = 100_000
 	}
 	c := &Client{
 		cfg: cfg, log: cfg.Logger, room: make(chan struct{}, cfg.MaxOutstanding),
 		calls: make(map[uint64]*pending), remotes: make(map[string]*remote), known: make(chan struct{}),
+		handoff: make(chan *try),
 		plan: newPlan(planConfig{
 			suspectAfter: cfg.SuspectAfter, lostAfter: cfg.LostAfter, deadly: deadlyCalls,
 			mostAttempts: mostAttempts, isolateAfter: isolateAfter, spotCheck: cfg.SpotCheck,
@@ -163,24 +189,35 @@ func (c *Client) Close() error {
 func (c *Client) Counters() Counters {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.plan.counters
+	counters := c.plan.counters
+	counters.ResultsTooLarge = c.resultsTooLarge.Load()
+	return counters
 }
 
 // WorkerStatus describes a worker.
 type WorkerStatus struct {
-	Address   string   `json:"address"`
-	Name      string   `json:"name,omitempty"`
-	Site      string   `json:"site,omitempty"`
-	Connected bool     `json:"connected"`
-	Error     string   `json:"error,omitempty"` // why it is not connected
-	Slots     int      `json:"slots"`
-	Running   int      `json:"running"`
-	Functions []string `json:"functions"`
-	Speed     float64  `json:"speed"` // of its calls, as a multiple of the first worker's; zero: unknown
-	Suspect   bool     `json:"suspect"`
-	Isolated  bool     `json:"isolated"` // it lied too often
-	Lies      int      `json:"lies"`
-	Done      uint64   `json:"done"` // calls with a result
+	Address   string         `json:"address"`
+	Name      string         `json:"name,omitempty"`
+	Site      string         `json:"site,omitempty"`
+	Connected bool           `json:"connected"`
+	Error     string         `json:"error,omitempty"` // why it is not connected
+	Err       error          `json:"-"`               // the same
+	Functions []FunctionInfo `json:"functions"`
+
+	// As the worker says, of all its clients.
+	Slots    int    `json:"slots"`
+	Busy     int    `json:"busy"` // slots that are taken
+	Calls    uint64 `json:"calls"`
+	Failures uint64 `json:"failures"` // errors of functions
+
+	// As this client has seen.
+	Running  int     `json:"running"`
+	Done     uint64  `json:"done"`   // calls with a result
+	Broken   uint64  `json:"broken"` // attempts that were lost with their connection
+	Speed    float64 `json:"speed"`  // of its calls, as a multiple of the first worker's; zero: unknown
+	Suspect  bool    `json:"suspect"`
+	Isolated bool    `json:"isolated"` // it lied too often
+	Lies     int     `json:"lies"`
 }
 
 // Workers returns what is known of each worker, by address.
@@ -190,12 +227,16 @@ func (c *Client) Workers() []WorkerStatus {
 	list := []WorkerStatus{}
 	for _, address := range sortedKeys(c.remotes) {
 		r := c.remotes[address]
-		s := WorkerStatus{Address: address, Name: r.offer.name, Site: r.offer.site, Functions: r.offer.functions, Done: r.done}
+		s := WorkerStatus{Address: address, Name: r.offer.name, Site: r.offer.site, Functions: r.offer.functions,
+			Slots: int(r.offer.slots), Busy: int(r.offer.busy), Calls: r.offer.calls, Failures: r.offer.failures, Done: r.done, Broken: r.broken}
+		if s.Functions == nil {
+			s.Functions = []FunctionInfo{}
+		}
 		if r.err != nil {
-			s.Error = r.err.Error()
+			s.Err, s.Error = r.err, r.err.Error()
 		}
 		if w := c.plan.workers[address]; w != nil {
-			s.Connected, s.Slots, s.Running, s.Suspect, s.Isolated, s.Lies = true, w.slots, len(w.running), w.suspect, w.isolated, w.lies
+			s.Connected, s.Running, s.Suspect, s.Isolated, s.Lies = true, len(w.running), w.suspect, w.isolated, w.lies
 			if w.factor > 0 {
 				s.Speed = 1 / w.factor
 			}
@@ -263,6 +304,24 @@ func (c *Client) carry() {
 	}
 }
 
+// carryOut runs attempts: the first one, and those that are handed to it.
+func (c *Client) carryOut(t *try) {
+	for {
+		t.run()
+		t = nil
+		if c.parked.Add(1) > keptRunners {
+			c.parked.Add(-1)
+			return
+		}
+		select {
+		case t = <-c.handoff:
+			c.parked.Add(-1)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
 func (c *Client) do(d decision) {
 	p := c.calls[d.call]
 	switch d.kind {
@@ -274,7 +333,11 @@ func (c *Client) do(d decision) {
 		t := &try{client: c, remote: r, call: p, number: d.attempt}
 		p.tries[d.attempt] = t
 		c.emit(Event{Kind: EventStarted, Worker: d.worker, Call: d.call, Function: p.spec.function})
-		c.running.Go(t.run)
+		select {
+		case c.handoff <- t:
+		default:
+			c.running.Go(func() { c.carryOut(t) })
+		}
 	case stopAttempt:
 		if p != nil && p.tries[d.attempt] != nil {
 			p.tries[d.attempt].stop()
@@ -326,6 +389,8 @@ func (c *Client) watch() {
 				r.cancel()
 			}
 		}
+		c.looked = true
+		c.learned()
 	})
 	if err != nil && c.ctx.Err() == nil {
 		c.log.Warn("workers that come and go are no longer watched", "err", err)
@@ -358,6 +423,61 @@ func (c *Client) WaitWorkers(ctx context.Context, n int) error {
 		case <-known:
 		case <-ctx.Done():
 			return fmt.Errorf("rpc: %d of %d workers are connected: %w", have, n, ctx.Err())
+		case <-c.ctx.Done():
+			return ErrClosed
+		}
+	}
+}
+
+// Function waits until a connected worker offers the function, and returns
+// what it says of it. When ctx ends first the error is a [*NoWorkerError].
+func (c *Client) Function(ctx context.Context, name string) (FunctionInfo, error) {
+	for {
+		c.mu.Lock()
+		have, known := len(c.plan.workers), c.known
+		for address := range c.plan.workers {
+			if r := c.remotes[address]; r != nil {
+				for _, f := range r.offer.functions {
+					if f.Name == name {
+						c.mu.Unlock()
+						return f, nil
+					}
+				}
+			}
+		}
+		c.mu.Unlock()
+		select {
+		case <-known:
+		case <-ctx.Done():
+			return FunctionInfo{}, &NoWorkerError{Function: name, Workers: have}
+		case <-c.ctx.Done():
+			return FunctionInfo{}, ErrClosed
+		}
+	}
+}
+
+// learned wakes whoever waits for news of workers. The mutex is held.
+func (c *Client) learned() {
+	close(c.known)
+	c.known = make(chan struct{})
+}
+
+// WaitTried waits until each worker is connected or could not be reached once.
+func (c *Client) WaitTried(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		tried, known := c.looked || c.cfg.Watch == nil, c.known
+		for _, r := range c.remotes {
+			tried = tried && (r.gone != nil || r.err != nil)
+		}
+		c.mu.Unlock()
+		if tried {
+			return nil
+		}
+		select {
+		case <-known:
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-c.ctx.Done():
 			return ErrClosed
 		}

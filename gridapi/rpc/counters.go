@@ -13,4 +13,6 @@ type Counters struct {
 	SpotChecks  uint64 `json:"spot_checks"`
 	Lies        uint64 `json:"lies"`     // results that the others contradicted
 	Isolated    uint64 `json:"isolated"` // workers that lied too often
+
+	ResultsTooLarge uint64 `json:"results_too_large"`
 }

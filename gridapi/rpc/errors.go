@@ -9,13 +9,14 @@ import (
 // carried out.
 type FunctionError struct {
 	Function, Worker string
+	Call             uint64
 	Message          string
 }
 
 func (e *FunctionError) Error() string { return "rpc: " + e.Object() + ": " + e.Cause() }
 
-// Object names function and worker.
-func (e *FunctionError) Object() string { return "function " + e.Function + " on " + e.Worker }
+// Object names call, function and worker.
+func (e *FunctionError) Object() string { return callName(e.Function, e.Call) + " on " + e.Worker }
 
 // Cause is what the function said.
 func (e *FunctionError) Cause() string { return e.Message }
@@ -86,19 +87,20 @@ func (e *AttemptsError) Cause() string {
 }
 
 // Next says what to do.
-func (e *AttemptsError) Next() string { return "look at the workers: grid workers" }
+func (e *AttemptsError) Next() string { return "look at the workers: grid workers --all" }
 
 // A MaybeExecutedError is a call that may be carried out once at the most, and
 // whose worker was lost: it may or may not have been.
 type MaybeExecutedError struct {
 	Function, Worker string
+	Call             uint64
 	Reason           string
 }
 
 func (e *MaybeExecutedError) Error() string { return "rpc: " + e.Object() + ": " + e.Cause() }
 
-// Object names function and worker.
-func (e *MaybeExecutedError) Object() string { return "function " + e.Function + " on " + e.Worker }
+// Object names call, function and worker.
+func (e *MaybeExecutedError) Object() string { return callName(e.Function, e.Call) + " on " + e.Worker }
 
 // Cause says what happened.
 func (e *MaybeExecutedError) Cause() string {
@@ -129,9 +131,11 @@ func (e *HandleLostError) Cause() string { return "its state is gone with the wo
 func (e *HandleLostError) Next() string { return "make a new handle" }
 
 // An ArgumentError is an argument that the function does not take: of another
-// type, or too large. Worker is empty where the argument could not be encoded.
+// type, or too large. Worker is empty, and Call zero, where the argument could
+// not be encoded.
 type ArgumentError struct {
 	Function, Worker string
+	Call             uint64
 	Problem          string
 }
 
@@ -142,7 +146,7 @@ func (e *ArgumentError) Object() string {
 	if e.Worker == "" {
 		return "argument of " + e.Function
 	}
-	return "argument of " + e.Function + " on " + e.Worker
+	return "argument of " + callName(e.Function, e.Call) + " on " + e.Worker
 }
 
 // Cause says what is wrong.
@@ -152,6 +156,28 @@ func (e *ArgumentError) Cause() string { return e.Problem }
 func (e *ArgumentError) Next() string {
 	return "compare the types of both sides; what is large belongs into a stream or the store"
 }
+
+// A NoWorkerError is a function that no worker offers now.
+type NoWorkerError struct {
+	Function string
+	Workers  int // that are connected
+}
+
+func (e *NoWorkerError) Error() string { return "rpc: " + e.Object() + ": " + e.Cause() }
+
+// Object names the function.
+func (e *NoWorkerError) Object() string { return "function " + e.Function }
+
+// Cause says how many were asked.
+func (e *NoWorkerError) Cause() string {
+	if e.Workers == 0 {
+		return "no worker can be reached"
+	}
+	return fmt.Sprintf("none of the %d workers that can be reached offers it", e.Workers)
+}
+
+// Next says what to do.
+func (e *NoWorkerError) Next() string { return "see who offers what, and why not: grid workers --all" }
 
 // A ResultError is a result that is not of the type that the caller wants.
 type ResultError struct {

@@ -98,6 +98,7 @@ func (f *fields) take(n int) []byte {
 func (f *fields) u8() uint8   { return f.take(1)[0] }
 func (f *fields) u16() uint16 { return binary.BigEndian.Uint16(f.take(2)) }
 func (f *fields) u32() uint32 { return binary.BigEndian.Uint32(f.take(4)) }
+func (f *fields) u64() uint64 { return binary.BigEndian.Uint64(f.take(8)) }
 
 // text returns a text with a length of two bytes, of at most most bytes.
 func (f *fields) text(most int) string {
@@ -166,6 +167,7 @@ const (
 
 // A call says what to do with the argument that follows.
 type call struct {
+	number    uint32 // the answer repeats it, so that a late one is known as such
 	flags     callFlags
 	timeout   uint32 // ms; zero: none
 	codec     string
@@ -174,6 +176,7 @@ type call struct {
 }
 
 func (c call) appendBody(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, c.number)
 	b = append(b, byte(c.flags))
 	b = binary.BigEndian.AppendUint32(b, c.timeout)
 	b = appendText(b, c.codec)
@@ -183,6 +186,7 @@ func (c call) appendBody(b []byte) []byte {
 
 func parseCall(b []byte) (c call, err error) {
 	f := fields{b: b}
+	c.number = f.u32()
 	c.flags = callFlags(f.u8())
 	c.timeout = f.u32()
 	c.codec = f.text(maxName)
@@ -192,42 +196,6 @@ func parseCall(b []byte) (c call, err error) {
 		f.bad = true
 	}
 	return c, f.end(frameCall)
-}
-
-// A welcome says what a worker offers. It comes first, and again when that
-// changes.
-type welcome struct {
-	version   uint16
-	slots     uint16
-	name      string
-	site      string
-	functions []string
-}
-
-func (w welcome) appendBody(b []byte) []byte {
-	b = binary.BigEndian.AppendUint16(b, w.version)
-	b = binary.BigEndian.AppendUint16(b, w.slots)
-	b = appendText(b, w.name)
-	b = appendText(b, w.site)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(w.functions)))
-	for _, name := range w.functions {
-		b = appendText(b, name)
-	}
-	return b
-}
-
-func parseWelcome(b []byte) (w welcome, err error) {
-	f := fields{b: b}
-	w.version, w.slots = f.u16(), f.u16()
-	w.name, w.site = f.text(maxName), f.text(maxName)
-	n := int(f.u16())
-	if n > maxFunctions {
-		f.bad = true
-	}
-	for i := 0; i < n && !f.bad; i++ {
-		w.functions = append(w.functions, f.text(maxName))
-	}
-	return w, f.end(frameWelcome)
 }
 
 // A beat says that the call goes on.
@@ -246,8 +214,26 @@ func parseBeat(b []byte) (x beat, err error) {
 	return x, f.end(frameBeat)
 }
 
+// A result ends the DATA of a call.
+type result struct {
+	call   uint32
+	digest [32]byte // SHA-256 of the data
+}
+
+func (x result) appendBody(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, x.call), x.digest[:]...)
+}
+
+func parseResult(b []byte) (x result, err error) {
+	f := fields{b: b}
+	x.call = f.u32()
+	copy(x.digest[:], f.take(len(x.digest)))
+	return x, f.end(frameResult)
+}
+
 // A failure says why there is no result.
 type failure struct {
+	call    uint32 // zero: the connection as a whole
 	code    failureCode
 	pause   uint32 // ms before the worker wants to be asked again
 	message string
@@ -267,6 +253,7 @@ const (
 )
 
 func (x failure) appendBody(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, x.call)
 	b = append(b, byte(x.code))
 	b = binary.BigEndian.AppendUint32(b, x.pause)
 	return appendText(b, x.message[:min(len(x.message), maxMessage)])
@@ -274,6 +261,7 @@ func (x failure) appendBody(b []byte) []byte {
 
 func parseFailure(b []byte) (x failure, err error) {
 	f := fields{b: b}
+	x.call = f.u32()
 	x.code = failureCode(f.u8())
 	x.pause = f.u32()
 	x.message = f.text(maxMessage)

@@ -3,6 +3,7 @@ package rpc
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -11,6 +12,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata")
@@ -24,11 +26,14 @@ var golden = []struct {
 	body frameBody
 }{
 	{"hello", frameHello, hello{version: 1, watch: true}},
-	{"call", frameCall, call{flags: callStream, timeout: 5000, codec: "cbor", function: "add", signature: "{A float64} -> float64"}},
-	{"welcome", frameWelcome, welcome{version: 1, slots: 2, name: "alice", site: "home", functions: []string{"add", "codeml"}}},
+	{"call", frameCall, call{number: 9, flags: callStream, timeout: 5000, codec: "cbor", function: "add", signature: "{A float64} -> float64"}},
+	{"welcome", frameWelcome, welcome{version: 1, slots: 2, busy: 1, calls: 70, failures: 3, name: "alice", site: "home", functions: []FunctionInfo{
+		{Name: "add", Kind: KindValues, Signature: "{a float64} -> float64", Typical: 12 * time.Millisecond}, {Name: "codeml", Kind: KindStream},
+	}}},
 	{"welcome-bare", frameWelcome, welcome{version: 1, slots: 1}},
+	{"result", frameResult, result{call: 9, digest: sha256.Sum256(nil)}},
 	{"beat", frameBeat, beat{5000}},
-	{"error", frameError, failure{code: failBusy, pause: 500, message: "full"}},
+	{"error", frameError, failure{call: 9, code: failBusy, pause: 500, message: "full"}},
 }
 
 // parseBody decodes the body of a frame.
@@ -42,6 +47,8 @@ func parseBody(k frameKind, b []byte) (frameBody, error) {
 		return wrap(parseWelcome(b))
 	case frameBeat:
 		return wrap(parseBeat(b))
+	case frameResult:
+		return wrap(parseResult(b))
 	case frameError:
 		return wrap(parseFailure(b))
 	}
@@ -105,4 +112,20 @@ func FuzzParseFrame(f *testing.F) {
 			t.Errorf("%x decodes to %+v, which encodes to %x", b, x, again)
 		}
 	})
+}
+
+// A worker with very many functions still fits into a frame.
+func TestWelcomeFits(t *testing.T) {
+	w := welcome{version: 1, name: strings.Repeat("n", maxName), site: strings.Repeat("s", maxName)}
+	for range maxFunctions {
+		w.functions = append(w.functions, FunctionInfo{Name: strings.Repeat("f", maxName), Kind: KindValues, Signature: strings.Repeat("x", maxSignature/8)})
+	}
+	b := w.appendBody(nil)
+	if len(b) > maxBody {
+		t.Fatalf("%d bytes", len(b))
+	}
+	got, err := parseWelcome(b)
+	if err != nil || len(got.functions) != maxFunctions || got.functions[0].Signature == "" || got.functions[maxFunctions-1].Signature != "" {
+		t.Errorf("%d functions, %v", len(got.functions), err)
+	}
 }

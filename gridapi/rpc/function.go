@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
+	"time"
 )
 
 // A function is what a worker offers under a name.
@@ -15,6 +17,30 @@ type function struct {
 	values func(ctx context.Context, state any, codec Codec, argument []byte) ([]byte, error)
 	stream func(ctx context.Context, argument io.Reader, result io.Writer) error
 	open   func(ctx context.Context, codec Codec, argument []byte) (any, error)
+
+	typical atomic.Int64 // of its last calls, in ns; zero: there was none
+}
+
+// info describes f.
+func (f *function) info(name string) FunctionInfo {
+	x := FunctionInfo{Name: name, Kind: KindValues, Signature: f.signature, Typical: time.Duration(f.typical.Load())}
+	switch {
+	case f.stream != nil:
+		x.Kind = KindStream
+	case f.open != nil:
+		x.Kind = KindModule
+	case f.module != "":
+		x.Kind = KindMethod
+	}
+	return x
+}
+
+// took takes in how long a call took.
+func (f *function) took(d time.Duration) {
+	if last := time.Duration(f.typical.Load()); last > 0 {
+		d = last + (d-last)/4
+	}
+	f.typical.Store(int64(max(d, 1)))
 }
 
 // Register offers f under a name of at most 64 bytes. The context ends when

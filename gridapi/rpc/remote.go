@@ -25,6 +25,7 @@ type remote struct {
 	gone    chan struct{} // closed when the connection is lost; nil: there is none
 	err     error         // why not
 	done    uint64        // calls with a result
+	broken  uint64        // attempts that were lost with their connection
 }
 
 // run keeps the worker connected.
@@ -90,9 +91,8 @@ func (r *remote) found(offer welcome) {
 		r.gone = make(chan struct{})
 		c.emit(Event{Kind: EventWorkerUp, Worker: r.address, Detail: offer.name})
 	}
-	c.plan.join(time.Now(), r.address, offer.site, int(offer.slots), offer.functions)
-	close(c.known)
-	c.known = make(chan struct{})
+	c.plan.join(time.Now(), r.address, offer.site, int(offer.slots), offer.names())
+	c.learned()
 	c.carry()
 }
 
@@ -102,6 +102,7 @@ func (r *remote) lost(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.err, r.control = err, nil
+	c.learned()
 	if r.gone == nil {
 		return
 	}
@@ -157,6 +158,7 @@ type clientConn struct {
 	r    *bufio.Reader
 	out  []byte
 	sent <-chan struct{} // closed when the argument is sent; nil: it is
+	last uint32          // number of the last call
 }
 
 func (conn *clientConn) close() { conn.c.Close() }

@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -119,7 +118,8 @@ var errStopped = errors.New("rpc: the attempt was stopped")
 // send writes the call and its argument.
 func (t *try) send(conn *clientConn) error {
 	p := t.call
-	x := call{codec: p.codec.Name(), function: p.spec.function, signature: p.signature}
+	conn.last++
+	x := call{number: conn.last, codec: p.codec.Name(), function: p.spec.function, signature: p.signature}
 	if p.source != nil {
 		x.flags, x.codec = callStream, ""
 	}
@@ -201,10 +201,18 @@ func (t *try) exchange(conn *clientConn) (a answer, err error) {
 			return a, err
 		}
 		if k == frameData {
+			if most := t.mostBytes(); out.size+int64(n) > most {
+				t.client.resultsTooLarge.Add(1)
+				return a, fmt.Errorf("%w: a result of more than %d bytes", errMalformed, most)
+			}
 			t.heard()
-			if _, err := io.CopyN(io.MultiWriter(out, sum), conn.r, int64(n)); err != nil {
+			b, err := conn.r.Peek(n) // the buffer holds the largest
+			if err != nil {
 				return a, err
 			}
+			sum.Write(b)
+			out.Write(b) // which keeps its error
+			conn.r.Discard(n)
 			continue
 		}
 		if k == frameWelcome {
@@ -226,23 +234,39 @@ func (t *try) exchange(conn *clientConn) (a answer, err error) {
 			t.heard()
 			t.call.progress.Store(uint32(x.progress))
 		case frameResult:
-			if !bytes.Equal(sum.Sum(nil), b) {
-				return a, fmt.Errorf("%w: a result that differs from its digest", errMalformed)
-			}
-			if err := out.err; err != nil {
+			x, err := parseResult(b)
+			switch {
+			case err != nil:
 				return a, err
+			case x.call != conn.last:
+				return a, fmt.Errorf("%w: the result of another call", errMalformed)
+			case [32]byte(sum.Sum(nil)) != x.digest:
+				return a, fmt.Errorf("%w: a result that differs from its digest", errMalformed)
+			case out.err != nil:
+				return a, out.err
 			}
-			return answer{result: out, digest: string(b)}, nil
+			return answer{result: out, digest: string(x.digest[:])}, nil
 		case frameError:
 			x, err := parseFailure(b)
 			if err != nil {
 				return a, err
+			}
+			if x.call != conn.last {
+				return a, fmt.Errorf("%w: of the connection, or of another call: %.200s", errMalformed, x.message)
 			}
 			return answer{failed: &x}, nil
 		default:
 			return a, fmt.Errorf("%w: frame %#x from a worker", errMalformed, byte(k))
 		}
 	}
+}
+
+// mostBytes returns the bound of the result.
+func (t *try) mostBytes() int64 {
+	if t.call.source != nil {
+		return t.client.cfg.MaxStream
+	}
+	return t.client.cfg.MaxResult
 }
 
 // heard notes that the worker is alive.
@@ -273,7 +297,7 @@ func (t *try) ended(a answer) {
 		return
 	}
 	x := *a.failed
-	f := t.call.spec.function
+	f, id := t.call.spec.function, t.call.spec.id
 	switch x.code {
 	case failBusy, failUnknown, failAborted:
 		c.emit(Event{Kind: EventReturned, Worker: t.remote.address, Call: t.call.spec.id, Detail: x.message})
@@ -283,13 +307,13 @@ func (t *try) ended(a answer) {
 		}
 		c.plan.returned(now, t.number, x.message, min(max(pause, 10*time.Millisecond), time.Minute))
 	case failType, failTooLarge:
-		t.err = &ArgumentError{Function: f, Worker: t.remote.address, Problem: x.message}
+		t.err = &ArgumentError{Function: f, Call: id, Worker: t.remote.address, Problem: x.message}
 		c.plan.finished(now, t.number, "type: "+x.message)
 	case failHandle:
 		t.err = &HandleLostError{Function: f, Worker: t.remote.address, Reason: x.message}
 		c.plan.finished(now, t.number, "handle: "+x.message)
 	default:
-		t.err = &FunctionError{Function: f, Worker: t.remote.address, Message: x.message}
+		t.err = &FunctionError{Function: f, Call: id, Worker: t.remote.address, Message: x.message}
 		c.plan.finished(now, t.number, "error: "+x.message)
 	}
 	c.carry()
@@ -313,6 +337,9 @@ func (t *try) broken(err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !t.isStopped() || gone == nil {
+		t.remote.broken++
+	}
 	c.plan.broke(time.Now(), t.number, err.Error())
 	c.carry()
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +49,9 @@ const (
 	busyPause = 500 * time.Millisecond
 	// slotPatience is how long a call waits for a slot before it is given back.
 	slotPatience = 2 * time.Second
+	// tellTime is how often clients that watch are told what has changed of a
+	// worker's load.
+	tellTime = 2 * time.Second
 	// idleConn is how long a connection may be without a call.
 	idleConn = 2 * time.Minute
 )
@@ -193,11 +195,13 @@ func (w *Worker) changedLocked() {
 func (w *Worker) offer() (welcome, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	x := welcome{version: protocolVersion, slots: uint16(w.cfg.Slots), name: w.cfg.Name, site: w.cfg.Site}
-	for name := range w.functions {
-		x.functions = append(x.functions, name)
+	x := welcome{
+		version: protocolVersion, slots: uint16(w.cfg.Slots), busy: uint16(len(w.slots)), name: w.cfg.Name, site: w.cfg.Site,
+		calls: w.stats.calls.Load(), failures: w.stats.failures.Load(),
 	}
-	slices.Sort(x.functions)
+	for _, name := range sortedKeys(w.functions) {
+		x.functions = append(x.functions, w.functions[name].info(name))
+	}
 	return x, w.changed
 }
 

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -24,6 +25,7 @@ type workerConn struct {
 	r *bufio.Reader
 
 	run      *execution     // the last call; nil: none yet
+	runs     chan func()    // to the goroutine that carries calls out; nil: none yet
 	stream   *io.PipeWriter // takes DATA; nil: no stream is under way
 	dropping bool           // DATA of a call that was refused comes
 
@@ -36,6 +38,7 @@ type workerConn struct {
 
 // An execution is one call under way.
 type execution struct {
+	number   uint32 // that the answer repeats
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	progress atomic.Uint32
@@ -80,6 +83,9 @@ func (c *workerConn) serveFrames() (err error) {
 			c.stream.CloseWithError(errAborted)
 		}
 		<-c.run.done
+	}
+	if c.runs != nil {
+		close(c.runs)
 	}
 	return err
 }
@@ -132,12 +138,13 @@ func (c *workerConn) call(n int) error {
 	if no.code != 0 {
 		c.w.stats.refused.Add(1)
 		c.dropping = true
+		no.call = x.number
 		return c.refuse(no)
 	}
 	if !c.takeSlot() {
 		c.w.stats.busy.Add(1)
 		c.dropping = true
-		return c.refuse(failure{code: failBusy, pause: uint32(busyPause.Milliseconds()), message: "all its slots are taken"})
+		return c.refuse(failure{call: x.number, code: failBusy, pause: uint32(busyPause.Milliseconds()), message: "all its slots are taken"})
 	}
 	var argument []byte
 	if f.stream == nil {
@@ -145,7 +152,7 @@ func (c *workerConn) call(n int) error {
 			<-c.w.slots
 			if err == nil {
 				c.w.stats.tooLarge.Add(1)
-				err = c.refuse(failure{code: failTooLarge, message: fmt.Sprintf("the argument has more than %d bytes", c.w.cfg.MaxArgument)})
+				err = c.refuse(failure{call: x.number, code: failTooLarge, message: fmt.Sprintf("the argument has more than %d bytes", c.w.cfg.MaxArgument)})
 			}
 			return err
 		}
@@ -154,10 +161,11 @@ func (c *workerConn) call(n int) error {
 	return nil
 }
 
-// begin carries a call out on a goroutine of its own, while this one reads on.
-// The slot is taken.
+// begin has a call carried out on another goroutine, while this one reads on.
+// That goroutine is the same for all calls of the connection: its stack has
+// grown as far as they need. The slot is taken.
 func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
-	run := &execution{done: make(chan struct{})}
+	run := &execution{number: x.number, done: make(chan struct{})}
 	run.progress.Store(progressUnknown)
 	ctx, stop := context.WithValue(c.w.ctx, progressKey{}, run), context.CancelFunc(func() {})
 	if x.timeout > 0 {
@@ -169,7 +177,15 @@ func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
 	if f.stream != nil {
 		body, c.stream = io.Pipe()
 	}
-	c.w.running.Go(func() {
+	if c.runs == nil {
+		c.runs = make(chan func())
+		c.w.running.Go(func() {
+			for f := range c.runs {
+				f()
+			}
+		})
+	}
+	c.runs <- func() {
 		defer close(run.done)
 		defer stop()
 		defer run.cancel(nil)
@@ -178,7 +194,9 @@ func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
 			defer context.AfterFunc(run.ctx, func() { body.CloseWithError(context.Cause(run.ctx)) })()
 		}
 		beats := c.beat(run)
+		begun := time.Now()
 		err := c.answer(run, f, codec, argument, body)
+		f.took(time.Since(begun))
 		beats.Stop()
 		<-c.w.slots
 		idle := idleConn
@@ -189,7 +207,7 @@ func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
 		if err != nil {
 			c.c.Close()
 		}
-	})
+	}
 }
 
 // greet exchanges HELLO and WELCOME.
@@ -223,13 +241,20 @@ func (c *workerConn) tellChanges() {
 		io.Copy(io.Discard, c.r)
 	})
 	// What changed since greet is told again: once too often at the most.
+	ticker := time.NewTicker(tellTime)
+	defer ticker.Stop()
+	var last []byte
 	for {
 		offer, changed := c.w.offer()
-		if c.sendFrame(frameWelcome, offer.appendBody) != nil {
-			c.c.Close()
+		if b := offer.appendBody(nil); !bytes.Equal(b, last) {
+			last = b
+			if c.sendFrame(frameWelcome, func(out []byte) []byte { return append(out, b...) }) != nil {
+				c.c.Close()
+			}
 		}
 		select {
 		case <-changed:
+		case <-ticker.C:
 		case <-gone:
 			return
 		}
@@ -374,25 +399,25 @@ func (c *workerConn) answer(run *execution, f *function, codec Codec, argument [
 		case err != nil:
 			return c.finish(run, frameError, c.failed(run, err).appendBody)
 		}
-		return c.finish(run, frameResult, func(b []byte) []byte { return s.sum.Sum(b) })
+		return c.finish(run, frameResult, result{run.number, [32]byte(s.sum.Sum(nil))}.appendBody)
 	}
-	var result []byte
+	var value []byte
 	err := c.guard(func() (err error) {
 		if f.open != nil {
 			return c.openState(run.ctx, f, codec, argument)
 		}
-		result, err = f.values(run.ctx, c.state, codec, argument)
+		value, err = f.values(run.ctx, c.state, codec, argument)
 		return err
 	})
 	if err != nil {
 		return c.finish(run, frameError, c.failed(run, err).appendBody)
 	}
-	sum := sha256.Sum256(result)
+	end := result{run.number, sha256.Sum256(value)}
 	c.write.Lock()
 	defer c.write.Unlock()
 	run.answered = true
 	c.out = c.out[:0]
-	for rest := result; len(rest) > 0; {
+	for rest := value; len(rest) > 0; {
 		part := rest[:min(len(rest), maxData)]
 		rest = rest[len(part):]
 		c.out = append(appendFrameHeader(c.out, frameData, len(part)), part...)
@@ -402,7 +427,7 @@ func (c *workerConn) answer(run *execution, f *function, codec Codec, argument [
 			}
 		}
 	}
-	c.out = append(appendFrameHeader(c.out, frameResult, len(sum)), sum[:]...)
+	c.out = appendFrame(c.out, frameResult, end.appendBody)
 	return c.flush()
 }
 
@@ -446,6 +471,7 @@ func (c *workerConn) guard(f func() error) (err error) {
 
 func (c *workerConn) failed(run *execution, err error) failure {
 	x := failureOf(run.ctx, err)
+	x.call = run.number
 	if x.code == failFunction {
 		c.w.stats.failures.Add(1)
 	}

@@ -90,6 +90,7 @@ func (p *pipe) send(pkt *packet, at time.Time) {
 	if twin == nil && len(p.waiting) == 0 && !p.busy && !due.After(at) {
 		p.mu.Unlock()
 		p.counters.passed.Add(1)
+		p.counters.bytes.Add(uint64(len(pkt.data)))
 		p.next(pkt, due)
 		return
 	}
@@ -233,6 +234,7 @@ func (p *pipe) run() {
 		if len(batch) > 0 {
 			p.counters.passed.Add(uint64(len(batch)))
 			for i, h := range batch {
+				p.counters.bytes.Add(uint64(len(h.packet.data)))
 				p.next(h.packet, h.due)
 				batch[i].packet = nil
 			}
@@ -251,6 +253,7 @@ func (p *pipe) run() {
 // Counters says what one direction of a link did with its packets.
 type Counters struct {
 	Passed     uint64
+	Bytes      uint64 // of the packets that passed, with their IP headers
 	Duplicated uint64 // sent twice; the second is in Passed, too
 	Lost       uint64 // by Loss or Burst
 	Overflow   uint64 // tail drops
@@ -259,12 +262,13 @@ type Counters struct {
 }
 
 type counters struct {
-	passed, duplicated, lost, overflow, tooBig, cut atomic.Uint64
+	passed, bytes, duplicated, lost, overflow, tooBig, cut atomic.Uint64
 }
 
 func (c *counters) snapshot() Counters {
 	return Counters{
 		Passed:     c.passed.Load(),
+		Bytes:      c.bytes.Load(),
 		Duplicated: c.duplicated.Load(),
 		Lost:       c.lost.Load(),
 		Overflow:   c.overflow.Load(),

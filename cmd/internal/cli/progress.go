@@ -10,7 +10,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// A Progress shows how much of a transfer is done: name, bar, bytes, rate,
+// A Progress shows how much of something is done: name, bar, count, rate,
 // remaining time and a note such as "relay" or "direct". Off a terminal it
 // writes nothing at all. Its methods may be called from several goroutines.
 type Progress struct {
@@ -23,6 +23,15 @@ type Progress struct {
 // total bytes of which done are there already (a resumed transfer). End it
 // with Close.
 func NewProgress(w io.Writer, name string, total, done int64) *Progress {
+	return newProgress(w, name, total, done, decor.Counters(decor.SizeB1024(0), "% .1f / % .1f"), paceText)
+}
+
+// NewTally is NewProgress for things that are counted rather than bytes.
+func NewTally(w io.Writer, name string, total, done int64) *Progress {
+	return newProgress(w, name, total, done, decor.CountersNoUnit("%d / %d"), tallyText)
+}
+
+func newProgress(w io.Writer, name string, total, done int64, counters decor.Decorator, pace func(moved, left int64, elapsed time.Duration) string) *Progress {
 	p := new(Progress)
 	if !IsTerminal(w) {
 		return p
@@ -33,10 +42,10 @@ func NewProgress(w io.Writer, name string, total, done int64) *Progress {
 		mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.PrependDecorators(decor.Name(name+" ")),
 		mpb.AppendDecorators(
-			decor.Counters(decor.SizeB1024(0), "% .1f / % .1f"),
+			counters,
 			decor.Name("  "),
 			decor.Any(func(now decor.Statistics) string {
-				return paceText(now.Current-done, now.Total-now.Current, time.Since(start))
+				return pace(now.Current-done, now.Total-now.Current, time.Since(start))
 			}),
 			decor.Any(func(decor.Statistics) string {
 				if note := p.note.Load(); note != nil {
@@ -53,7 +62,7 @@ func NewProgress(w io.Writer, name string, total, done int64) *Progress {
 	return p
 }
 
-// Set says how many bytes are done: acknowledged by the other side, not queued.
+// Set says how much is done: acknowledged by the other side, not queued.
 func (p *Progress) Set(done int64) {
 	if p.bar != nil {
 		p.bar.SetCurrent(done)
@@ -62,6 +71,15 @@ func (p *Progress) Set(done int64) {
 
 // Note replaces the text at the end of the line.
 func (p *Progress) Note(text string) { p.note.Store(&text) }
+
+// Above returns what writes whole lines to w, above the bar where there is one
+// and w is a terminal as well. It may be used until Close.
+func (p *Progress) Above(w io.Writer) io.Writer {
+	if p.container != nil && IsTerminal(w) {
+		return p.container
+	}
+	return w
+}
 
 // Close ends the bar where it stands and waits until the terminal has its last
 // line. It may be called twice.
@@ -84,6 +102,22 @@ func paceText(moved, left int64, elapsed time.Duration) string {
 	text := fmt.Sprintf("%.1f MiB/s", perSecond/(1<<20))
 	if left > 0 {
 		text += "  " + time.Duration(float64(left)/perSecond*float64(time.Second)).Round(time.Second).String()
+	}
+	return text
+}
+
+// tallyText is paceText for things that are counted.
+func tallyText(done, left int64, elapsed time.Duration) string {
+	if done <= 0 || elapsed <= 0 {
+		return ""
+	}
+	each := elapsed.Seconds() / float64(done)
+	text := fmt.Sprintf("%.1f/s", 1/each)
+	if each > 1 {
+		text = fmt.Sprintf("%.1f s each", each)
+	}
+	if left > 0 {
+		text += "  " + time.Duration(each*float64(left)*float64(time.Second)).Round(time.Second).String() + " left"
 	}
 	return text
 }
