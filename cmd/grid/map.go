@@ -93,9 +93,9 @@ grid map render --in frames.txt --as-they-come --json`,
 			if err != nil {
 				return err
 			}
-			return o.withReach(cmd, func(r reach) error {
-				return f.run(cmd, r, &master{function: args[0], lines: lines, flags: f, options: options, watch: newCallWatch()})
-			})
+			m := &master{function: args[0], lines: lines, flags: f, options: options, watch: newCallWatch()}
+			err = o.withReach(cmd, func(r reach) error { return f.run(cmd, r, m) })
+			return m.leave(err)
 		},
 	}
 	f.callerFlags.add(cmd)
@@ -144,7 +144,8 @@ type master struct {
 	watch    *callWatch
 	client   *rpc.Client
 	info     rpc.FunctionInfo
-	rows     []mapRow // what is known of each line
+	journal  *sweep.Journal // nil: none
+	rows     []mapRow       // what is known of each line
 }
 
 // run makes all calls and prints what comes of them.
@@ -157,9 +158,7 @@ func (f *mapFlags) run(cmd *cobra.Command, r reach, m *master) error {
 	if err != nil {
 		return err
 	}
-	if j != nil {
-		defer j.Close()
-	}
+	m.journal = j
 	if m.client, err = finder.newCaller(cmd.Context(), rpc.ClientConfig{OnEvent: m.watch.event}); err != nil {
 		return err
 	}
@@ -212,10 +211,20 @@ func (f *mapFlags) run(cmd *cobra.Command, r reach, m *master) error {
 	if sum.Failed > 0 {
 		return &cli.Error{Object: "function " + m.function, Cause: fmt.Sprintf("%d of %d calls failed", sum.Failed, len(m.lines)), Next: "mend these lines, or run the same command again, which tries only them"}
 	}
-	if j != nil && f.journal == "" {
-		return j.Remove()
-	}
 	return nil
+}
+
+// leave is the last that a master does: a sweep that is done needs its journal
+// up to here, should it be killed.
+func (m *master) leave(err error) error {
+	if m.journal == nil {
+		return err
+	}
+	if err == nil && m.flags.journal == "" {
+		return m.journal.Remove()
+	}
+	m.journal.Close()
+	return err
 }
 
 // openJournal opens the journal of this sweep: of the function, the arguments
