@@ -66,7 +66,7 @@ func TestDeath(t *testing.T) {
 		c := newCrowd(t, 5, nil, netsim.Link{Delay: 50 * time.Millisecond, Loss: 0.025})
 		c.converse()
 		w := collect(t, c.nodes[0])
-		time.Sleep(25 * time.Second)
+		time.Sleep(time.Minute)
 		if got := c.nodes[0].Phi(c.nodes[3].PeerID()); got > 8 {
 			t.Errorf("phi of a live session = %v", got)
 		}
@@ -96,7 +96,8 @@ func TestDeath(t *testing.T) {
 		leaver := c.nodes[4].PeerID()
 		c.nodes[4].Close()
 		time.Sleep(5 * time.Second)
-		if len(w.of(leaver, MemberLeft)) != 1 {
+		// A packet of a session that is ending may bring it back for a moment.
+		if left := w.of(leaver, MemberLeft); len(left) == 0 || len(w.of(leaver, MemberAlive)) > len(left) {
 			t.Errorf("a farewell: %+v", w.events)
 		}
 	})
