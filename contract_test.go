@@ -43,6 +43,7 @@ func sources(t *testing.T, tests bool, f func(dir string, file *ast.File)) {
 var explainedElsewhere = map[string]string{
 	"cli.Error":       "has the three as fields",
 	"config.KeyError": "config.Error is around it, with file and line",
+	"mpi.Class":       "mpi.Error is around it, with call and rank",
 }
 
 // Friendliness, section 1, line 8: every error type that can reach a user names
