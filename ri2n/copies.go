@@ -98,9 +98,8 @@ func (p *path) takesCopies(now time.Time) bool {
 }
 
 // otherCarriers returns the best paths for copies of what leaves on p, at most
-// n. The slice is scratch.
-func (s *Session) otherCarriers(p *path, n int, now time.Time) []*path {
-	list := s.others[:0]
+// n. They are appended to list, which is empty.
+func (s *Session) otherCarriers(list []*path, p *path, n int, now time.Time) []*path {
 	for _, q := range s.paths {
 		if q != p && q.takesCopies(now) {
 			list = append(list, q)
@@ -115,7 +114,6 @@ func (s *Session) otherCarriers(p *path, n int, now time.Time) []*path {
 		}
 		return cmp.Compare(a.rtt.srtt(), b.rtt.srtt())
 	})
-	s.others = list
 	return list[:min(n, len(list))]
 }
 
@@ -227,7 +225,8 @@ func (s *Session) copyTail(r frameRef, fast *path, slow, view *pathView, ago tim
 // numbered gives a datagram that is to leave on p and other paths its number. It
 // reports false if it leaves on one only, or room is too small for the number.
 func (s *Session) numbered(p *path, d []byte, room int, now time.Time) (datagramNumberedFrame, bool) {
-	if s.policy != PolicyLatency && s.policy.copies() < 2 || len(s.otherCarriers(p, 1, now)) == 0 {
+	var scratch [maxPaths]*path
+	if s.policy != PolicyLatency && s.policy.copies() < 2 || len(s.otherCarriers(scratch[:0], p, 1, now)) == 0 {
 		return datagramNumberedFrame{}, false
 	}
 	f := datagramNumberedFrame{number: s.datagramNumber, data: d}
@@ -240,7 +239,8 @@ func (s *Session) numbered(p *path, d []byte, room int, now time.Time) (datagram
 
 // copyDatagram queues f, which leaves on p, for the other paths.
 func (s *Session) copyDatagram(p *path, f datagramNumberedFrame, now time.Time) {
-	for _, q := range s.otherCarriers(p, max(s.policy.copies()-1, 1), now) {
+	var scratch [maxPaths]*path
+	for _, q := range s.otherCarriers(scratch[:0], p, max(s.policy.copies()-1, 1), now) {
 		data := getDatagram(len(f.data))
 		copy(data, f.data)
 		s.copyTo(q, copyRange{datagram: data, number: f.number, at: now})

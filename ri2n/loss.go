@@ -56,14 +56,12 @@ type lossDetector struct {
 	// cursor is the oldest number that may be outstanding; those in
 	// [ring.base, cursor) are resolved.
 	cursor   packetNumber
-	lastSent packetNumber // newest number given to sent
-	anySent  bool
-	anyAcked bool
+	lastSent packetNumber // newest number given to sent, with anySent
 	skipAt   packetNumber // number that will be skipped next; zero: not chosen
 
 	skipState uint64 // of drawSkip; zero: not seeded
 
-	largestAcked packetNumber
+	largestAcked packetNumber // with anyAcked
 
 	maxAckDelay    time.Duration // of the last ACK
 	inFlight       int           // bytes
@@ -79,13 +77,14 @@ type lossDetector struct {
 
 	// What reordering has taught; decays after quietEpisodes.
 	threshold packetNumber
-	patience  int // time threshold: eighths of the RTT beyond one RTT
-	quiet     int // loss episodes since the last spurious loss
+	patience  int32 // time threshold: eighths of the RTT beyond one RTT
+	quiet     int32 // loss episodes since the last spurious loss
 
 	// The latest loss episode: losses among packets sent after episodeFrom and
 	// up to episodeEnd, when the first of them was noticed.
 	episodeFrom, episodeEnd int64
-	episodeLost             int // not yet proven spurious
+	episodeLost             int32 // not yet proven spurious
+	anySent, anyAcked       bool
 
 	// Delivery rate.
 	delivered       uint64 // bytes that samples count
@@ -450,7 +449,7 @@ func (d *lossDetector) detectLost(t int64, rtt *rttEstimator, out *ackOutcome) {
 	if !d.anyAcked {
 		return
 	}
-	delay := int64(rtt.lossDelay(d.patience))
+	delay := int64(rtt.lossDelay(int(d.patience)))
 	d.retention = int64(lostRetention * rtt.pto(d.maxAckDelay))
 	for d.advance(); d.cursor < d.ring.next && d.cursor < d.largestAcked; d.advance() {
 		p := d.ring.at(d.cursor)

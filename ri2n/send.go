@@ -599,7 +599,8 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 		refs = append(refs, frameRef{kind: refStream, stream: st, offset: off, length: uint32(n), fin: fin})
 		s.tailDue = true
 		if k := pol.copies(); k > 1 {
-			for _, q := range s.otherCarriers(p, k-1, now) {
+			var scratch [maxPaths]*path
+			for _, q := range s.otherCarriers(scratch[:0], p, k-1, now) {
 				s.copyTo(q, copyRange{stream: st, off: off, n: uint32(n), fin: fin})
 			}
 		}

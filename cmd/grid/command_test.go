@@ -87,7 +87,7 @@ func TestTree(t *testing.T) {
 
 // Friendliness, section 1, lines 12, 13 and 16: help without anything.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "id", "up", "down", "reload", "config example", "events", "status", "ping", "send", "recv", "netcheck", "connect", "forward", "expose", "proxy", "dns"} {
+	for _, name := range []string{"", "id", "up", "down", "reload", "config example", "events", "status", "ping", "send", "recv", "netcheck", "connect", "forward", "expose", "proxy", "dns", "put", "get", "ls", "pin", "unpin", "rm", "store status", "store key"} {
 		t.Run("grid "+name, func(t *testing.T) {
 			code, stdout, stderr := run(t, append(strings.Fields(name), "--help")...)
 			if code != cli.ExitOK || stderr != "" {

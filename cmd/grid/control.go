@@ -91,7 +91,6 @@ func newControl(node *overlay.Node) *controlServer {
 	})
 	serveMembers(s.mux, node)
 	serveLookup(s.mux, node)
-	serveServices(s.mux, node)
 	return s
 }
 
@@ -99,7 +98,9 @@ func newControl(node *overlay.Node) *controlServer {
 // the agent add.
 type agentStatus struct {
 	overlay.Status
-	Interface *tun.Status `json:"interface,omitempty"` // nil: none was made
+	Interface *tun.Status     `json:"interface,omitempty"` // nil: none was made
+	Functions *functionStatus `json:"functions,omitempty"` // nil: nothing was called here
+	Services  []serviceStatus `json:"services"`            // that the agent runs
 }
 
 // describe has f add to the status, before serve.
@@ -215,16 +216,25 @@ type errorAnswer struct {
 	} `json:"error"`
 }
 
-func answerError(w http.ResponseWriter, err error) {
+// errorOf explains err.
+func errorOf(err error) (doc errorAnswer) {
 	var e *cli.Error
 	if !errors.As(err, &e) {
 		if e = explain(err); e == nil {
 			e = &cli.Error{Object: "the agent", Cause: err.Error()}
 		}
 	}
-	var doc errorAnswer
 	doc.Error.Object, doc.Error.Cause, doc.Error.Next, doc.Error.ExitCode = e.Object, e.Cause, e.Next, e.ExitCode()
-	b, err := cli.AppendDocument(nil, "error", doc)
+	return doc
+}
+
+func (doc errorAnswer) asError() *cli.Error {
+	e := doc.Error
+	return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+}
+
+func answerError(w http.ResponseWriter, err error) {
+	b, err := cli.AppendDocument(nil, "error", errorOf(err))
 	if err != nil {
 		b = nil
 	}
@@ -319,8 +329,7 @@ func (a *agentClient) failure(ctx context.Context, res *http.Response) error {
 	if json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&doc) != nil || doc.Error.Object == "" {
 		return a.mismatch(ctx, res.Status)
 	}
-	e := doc.Error
-	return &cli.Error{Object: e.Object, Cause: e.Cause, Next: e.Next, Code: e.ExitCode}
+	return doc.asError()
 }
 
 // mismatch explains an answer that no agent of this version gives.

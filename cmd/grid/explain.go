@@ -8,6 +8,7 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/transfer"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
+	"github.com/instantgrid/instantgrid/gridapi/store"
 	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/rendezvous"
 	"github.com/instantgrid/instantgrid/rendezvous/membership"
@@ -46,6 +47,8 @@ func codeOf(err error) int {
 	)
 	var member *membership.Error
 	var port *overlay.PortError
+	var absent *store.NotFoundError
+	var name *store.NameError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return cli.ExitInterrupted
@@ -59,6 +62,10 @@ func codeOf(err error) int {
 		return cli.ExitUsage
 	case errors.As(err, &refused) && (refused.Reason == rendezvous.ReasonUnknownPeer || refused.Reason == rendezvous.ReasonPeerGone):
 		return cli.ExitUnreachable
+	case errors.As(err, &absent):
+		return cli.ExitUnreachable
+	case errors.As(err, &name):
+		return cli.ExitUsage
 	case errors.As(err, &refused), errors.As(err, &port), errors.Is(err, ri2n.ErrRefused), errors.As(err, &mismatch):
 		return cli.ExitRefused
 	case errors.As(err, &unreachable), errors.As(err, &timeout) && timeout.Timeout(),

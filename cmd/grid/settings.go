@@ -39,8 +39,9 @@ type configurer interface {
 
 // settings are all parts of the agent.
 type settings struct {
-	node nodeSettings
-	log  logSettings
+	node  nodeSettings
+	log   logSettings
+	store *storeSettings
 
 	parts    []part
 	sections []config.Section
@@ -48,20 +49,21 @@ type settings struct {
 
 // newSettings returns the defaults.
 func newSettings() *settings {
-	s := &settings{node: defaultNode(), log: defaultLog()}
+	s := &settings{node: defaultNode(), log: defaultLog(), store: defaultStore()}
 	s.parts = []part{
 		&s.node,
 		&s.log,
 		defaultControl(),
 		defaultEvents(),
-		defaultMetrics(),
 		defaultReceive(),
 		defaultRelay(),
 		defaultDiscovery(),
-		defaultServices(),
+		defaultTUN(),
+		defaultServices(), // the resolver may need the interface
+		s.store,
 		defaultHTTP(),
 		defaultWorker(),
-		defaultTUN(),
+		defaultMetrics(), // of all that is above
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())
