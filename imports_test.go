@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"rendezvous": {"ri2n"},
 	"overlay":    {"punch", "ri2n", "routing", "rendezvous"},
 	"gridapi":    {"overlay"},
-	"examples":   {"gridapi"},
+	"examples":   {"gridapi", "overlay", "ri2n", "rendezvous"},
 }
 
 // serverOnly are the parts of rendezvous that cmd and rendezvous itself may

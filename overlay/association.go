@@ -68,6 +68,8 @@ type association struct {
 	relaying atomic.Pointer[func([][]byte)] // takes what the peer relays to us; nil: we are not registered
 	routes   atomic.Bool                    // the peer takes part in routing
 
+	packetBatches atomic.Uint64 // of IP packets, both ways
+
 	mu      sync.Mutex // guards what follows
 	accept  bool       // proven is closed
 	greeted bool       // ready is closed

@@ -14,8 +14,9 @@ import (
 )
 
 // ErrNoRouting reports that the node takes no part in key-based routing: it
-// belongs to no grid, or RoutingConfig.Off is set.
-var ErrNoRouting = errors.New("overlay: this node takes no part in routing: it belongs to no grid, or routing is off")
+// belongs to no grid, or RoutingConfig.Off is set. An allow list is no grid: it says
+// whom this node lets in, and nobody else could verify that.
+var ErrNoRouting = errors.New("overlay: this node takes no part in routing: it belongs to no grid (an allow list is none: others could not verify it), or routing is off")
 
 // A Key is a point of the key space, in which members have positions that they
 // cannot choose.

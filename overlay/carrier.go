@@ -106,8 +106,14 @@ type routedSession struct {
 	opened   bool      // by us, for routing
 	shortcut bool      // it is one now
 	last     time.Time // when routing used it
-	heard    time.Time // when it brought anything
 	accrual  swim.Accrual
+
+	// What tells whether the failure detector is to ask its member.
+	heard    time.Time   // when it brought anything
+	timeouts uint64      // probe time-outs of its paths until then
+	doubted  bool        // since then
+	moved    uint64      // data of users, in no unit
+	movedAt  time.Time   // when that last grew, or mail came or went
 	large    chan []byte // to the goroutine that writes the stream; nil: none
 }
 
@@ -189,6 +195,9 @@ func (c *carrier) sendNow(peer routing.PeerID, p protocol, msg []byte) bool {
 	if s == nil || s.a.session.Err() != nil {
 		return false
 	}
+	if p == protocolMail {
+		s.movedAt = time.Now()
+	}
 	b := append(make([]byte, 0, 2+len(msg)), byte(datagramRouting), byte(p))
 	b = append(b, msg...)
 	err := s.a.session.SendDatagram(routingFlow|uint64(p), b)
@@ -262,6 +271,13 @@ func (c *carrier) used(now time.Time, peer routing.PeerID) {
 	}
 }
 
+// mailed notes that mail has come over the session with peer.
+func (c *carrier) mailed(now time.Time, peer routing.PeerID) {
+	if s := c.sessions[peer]; s != nil {
+		s.movedAt = now
+	}
+}
+
 // heard returns when the session with peer brought anything.
 func (c *carrier) heard(peer routing.PeerID) time.Time {
 	if s := c.sessions[peer]; s != nil {
@@ -270,13 +286,56 @@ func (c *carrier) heard(peer routing.PeerID) time.Time {
 	return time.Time{}
 }
 
-func lastReceived(s *ri2n.Session) (at time.Time) {
+func lastReceived(s *ri2n.Session) time.Time {
+	at, _ := signsOfLife(s)
+	return at
+}
+
+// signsOfLife returns when a session brought anything, and how often its paths
+// have waited for an acknowledgement in vain.
+func signsOfLife(s *ri2n.Session) (at time.Time, timeouts uint64) {
 	for _, p := range s.Paths() {
+		timeouts += p.ProbeTimeouts
 		if p.LastReceived.After(at) {
 			at = p.LastReceived
 		}
 	}
-	return at
+	return at, timeouts
+}
+
+const (
+	// engagedTime is for how long after the last data the failure detector asks
+	// a member again and again; with an open connection it always does.
+	engagedTime = 30 * time.Second
+	// silenceAsk is the silence of a session after which its member is asked
+	// whether it lives: longer than a keepalive takes to come and be answered.
+	silenceAsk = 18 * time.Second
+	// silenceTimeout is the silence after which it is asked if timeoutsAsk
+	// probe time-outs have passed.
+	silenceTimeout = time.Second
+	timeoutsAsk    = 2
+)
+
+// judge tells the failure detector what the session with peer says about it:
+// whether data is exchanged, so that a death has to be known soon, and
+// whether its silence is unusual.
+func (c *carrier) judge(now time.Time, peer routing.PeerID, s *routedSession) {
+	at, timeouts := signsOfLife(s.a.session)
+	if at.After(s.heard) {
+		s.heard, s.timeouts, s.doubted = at, timeouts, false
+		s.accrual.Heard(at)
+	}
+	moved := s.a.peer.sent.Load() + s.a.peer.received.Load() + s.a.packetBatches.Load()
+	if moved != s.moved {
+		s.moved, s.movedAt = moved, now
+	}
+	engaged := s.a.idleSince().IsZero() || !s.movedAt.IsZero() && now.Sub(s.movedAt) < engagedTime
+	c.r.swim.Engage(now, peer, engaged)
+	silence := now.Sub(s.heard)
+	if !s.doubted && (silence > silenceAsk || silence > silenceTimeout && timeouts >= s.timeouts+timeoutsAsk) {
+		s.doubted = true
+		c.r.swim.Doubt(now, peer)
+	}
 }
 
 // unreachable tells routing that peer cannot be reached, once it listens.
@@ -295,7 +354,7 @@ func (c *carrier) limit() int {
 // mayOpen reports whether a session with peer may be opened now. Where the
 // limit is reached it closes the session that was used the longest ago.
 func (c *carrier) mayOpen(now time.Time, peer routing.PeerID) bool {
-	if now.Before(c.reaches[peer].until) || c.r.node.grid.isRevoked(ri2n.PeerID(peer)) || peer == c.r.routing.Self().Peer {
+	if now.Before(c.reaches[peer].until) || !c.r.leftAt[peer].IsZero() || c.r.node.grid.isRevoked(ri2n.PeerID(peer)) || peer == c.r.routing.Self().Peer {
 		return false
 	}
 	if c.ours() < c.limit() {
@@ -472,7 +531,7 @@ func (c *carrier) look(now time.Time) {
 
 // met takes a new session into use.
 func (c *carrier) met(now time.Time, a *association, info *memberInfo) {
-	c.sessions[info.m.Peer] = &routedSession{a: a, member: info.m, last: now}
+	c.sessions[info.m.Peer] = &routedSession{a: a, member: info.m, last: now, heard: now, moved: a.peer.sent.Load() + a.peer.received.Load() + a.packetBatches.Load()}
 	delete(c.reaches, info.m.Peer)
 	delete(c.r.leftAt, info.m.Peer)
 	c.r.routing.Met(now, info.m)
@@ -493,18 +552,17 @@ func (c *carrier) forget(peer routing.PeerID) {
 	err := s.a.session.Err()
 	if errors.As(err, &local) && local.Code == closeIdle || errors.As(err, &remote) && remote.Code == closeIdle {
 		c.r.later = append(c.r.later, func(time.Time) { c.r.swim.Drop(peer) })
+		return
 	}
+	c.r.later = append(c.r.later, func(now time.Time) { c.r.swim.Doubt(now, peer) })
 }
 
 // keepHouse closes sessions that have been idle, and brings each session's
 // failure detector up to date.
 func (c *carrier) keepHouse(now time.Time) {
 	c.look(now)
-	for _, s := range c.sessions {
-		if at := lastReceived(s.a.session); at.After(s.heard) {
-			s.heard = at
-			s.accrual.Heard(at)
-		}
+	for peer, s := range c.sessions {
+		c.judge(now, peer, s)
 	}
 	for peer, f := range c.reaches {
 		if now.Sub(f.until) > reachLast {

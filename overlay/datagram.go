@@ -28,8 +28,9 @@ type service uint16
 const (
 	serviceRouting service = 1 // requests of key-based routing
 	serviceRelay   service = 2 // opening of relay channels
+	serviceOffers  service = 3 // what services programs of the node offer
 
-	services = 3
+	services = 4
 )
 
 // A datagramHandler takes what follows the kind, on the goroutine that reads
@@ -106,6 +107,7 @@ func (a *association) takePackets(buffers [][]byte) {
 	h := a.node.ip.Load()
 	if h != nil && a.isProven() {
 		if from, ok := a.node.grid.ipAddresses(time.Now(), a.peer.id); ok {
+			a.packetBatches.Add(1)
 			(*h).HandleIP(from, buffers)
 			return
 		}

@@ -193,6 +193,7 @@ var (
 	errNotDirectory = errors.New("this is no directory")
 	errDamaged      = errors.New("it is damaged")
 	errNotKey       = errors.New("this is not a key file")
+	errOtherKey     = errors.New("it is damaged: its key is not that of the peer ID in it")
 )
 
 // A StateError is a file of the node's directory that cannot be used.
@@ -240,7 +241,7 @@ func (e *StateError) Next() string {
 		return "delete it, and make a new token: grid send FILE"
 	case errors.Is(e.Err, errOpenToOthers):
 		return "close it to others: chmod go-rwx " + e.File
-	case errors.Is(e.Err, errNotKey):
+	case errors.Is(e.Err, errNotKey), errors.Is(e.Err, errOtherKey):
 		return "restore it from a copy, or move it away: a new key, with another peer ID, is then made"
 	case errors.Is(e.Err, fs.ErrPermission):
 		return "run as the owner of the file, or choose another directory"

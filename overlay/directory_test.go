@@ -1,7 +1,9 @@
 package overlay
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -98,6 +100,35 @@ func TestStateThatCannotBeUsed(t *testing.T) {
 				t.Errorf("the error shows the key: %v", err)
 			}
 		})
+	}
+}
+
+// No single character of a key file can change without the file being refused.
+func TestDamagedKeyIsNobodyElses(t *testing.T) {
+	whole := appendKeyFile(nil, identity(t, 1))
+	if id, err := parseKeyFile(whole); err != nil || id.PeerID() != identity(t, 1).PeerID() {
+		t.Fatalf("the whole file: %v", err)
+	}
+	for i := range whole {
+		for _, c := range []byte("AbZ7/ \n1") {
+			damaged := bytes.Clone(whole)
+			if damaged[i] = c; bytes.Equal(damaged, whole) {
+				continue
+			}
+			if id, err := parseKeyFile(damaged); err == nil && id.PeerID() != identity(t, 1).PeerID() {
+				t.Errorf("character %d as %q makes %s", i, c, id.PeerID().Short())
+			}
+		}
+	}
+	for n := range whole {
+		if _, err := parseKeyFile(whole[:n]); err == nil && n < len(whole)-1 {
+			t.Errorf("%d of %d bytes are a key", n, len(whole))
+		}
+	}
+	// Files of the first format are read as before.
+	seed := base64.StdEncoding.EncodeToString(identity(t, 1).Seed())
+	if id, err := parseKeyFile([]byte(keyPrefixUnchecked + seed + "\n")); err != nil || id.PeerID() != identity(t, 1).PeerID() {
+		t.Errorf("a file without a peer ID: %v", err)
 	}
 }
 

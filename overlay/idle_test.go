@@ -42,18 +42,22 @@ func TestIdle(t *testing.T) {
 		}
 		sent, received, bytes := count()
 		liveness := n.Status().Routing.Counters.Liveness.Sent
+		onWire := c.wires[0].sent.Load()
 		time.Sleep(time.Minute)
 		sent1, received1, bytes1 := count()
 		s := n.Status().Routing
-		t.Logf("%d sessions, a minute: %d packets sent, %d received, %d bytes of UDP payload; %d messages of the failure detector",
-			len(s.Sessions), sent1-sent, received1-received, bytes1-bytes, s.Counters.Liveness.Sent-liveness)
+		t.Logf("%d sessions, a minute: %d packets sent, %d received, %d bytes of UDP payload; %d messages of the failure detector; %d packets sent by the node in all",
+			len(s.Sessions), sent1-sent, received1-received, bytes1-bytes, s.Counters.Liveness.Sent-liveness, c.wires[0].sent.Load()-onWire)
 		if len(s.Sessions) != members {
 			t.Errorf("%d sessions, want %d", len(s.Sessions), members)
 		}
-		// Two successors each 600 ms, one more in turn each 1.2 s, as many
-		// answers, and acknowledgements and keepalives for all of them.
-		if got := sent1 - sent; got > uint64(2000+20*members) {
+		// Nothing but keepalives: from either side one each 15 s on each path, of
+		// which a session has two, and the acknowledgement of the other's.
+		if got := sent1 - sent; got > uint64(20*members) {
 			t.Errorf("an idle node sends %d packets a minute to %d members", got, members)
+		}
+		if got := s.Counters.Liveness.Sent - liveness; got != 0 {
+			t.Errorf("the failure detector of an idle node sends %d messages a minute", got)
 		}
 
 		before := heap()

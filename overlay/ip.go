@@ -102,6 +102,7 @@ func (s *IPSession) Send(flow uint32, list [][]byte) (int, error) {
 	for _, b := range list {
 		b[0] = byte(datagramIP)
 	}
+	s.a.packetBatches.Add(1)
 	n, err := s.a.session.SendDatagrams(uint64(datagramIP)<<32|uint64(flow), list)
 	return n, err
 }

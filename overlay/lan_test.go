@@ -193,6 +193,48 @@ func TestGridWithoutLedger(t *testing.T) {
 	})
 }
 
+// A grid without a ledger has routing too: members that have shown each other
+// their certificates find keys and names, and watch each other.
+func TestRoutingWithoutLedger(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newLANRig(t, "100.126.0.0/16")
+		token := r.invite(membership.InviteOptions{Uses: 3})
+		var nodes []*Node
+		for i, name := range []string{"alice", "bob", "carol"} {
+			nodes = append(nodes, r.start(1+i, r.join(1+i, name, token), nil))
+		}
+		time.Sleep(5 * time.Second)
+		for i, n := range nodes {
+			for _, other := range nodes[:i] {
+				if _, err := n.Connect(t.Context(), other.PeerID()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(15 * time.Second)
+		w := collect(t, nodes[0])
+		for i, n := range nodes {
+			found, err := n.Closest(t.Context(), Key{1, 2, 3}, 3)
+			if err != nil || len(found) != 3 {
+				t.Errorf("node %d finds %v, %v", i, found, err)
+			}
+			a, err := n.FindName(t.Context(), "bob")
+			if err != nil || a.Peer != nodes[1].PeerID() {
+				t.Errorf("node %d finds bob: %+v, %v", i, a, err)
+			}
+			c := n.Status().Routing.Counters
+			if c.Malformed+c.Routing.Malformed+c.Routing.Lies != 0 {
+				t.Errorf("node %d counts %d, %d malformed, %d lies", i, c.Malformed, c.Routing.Malformed, c.Routing.Lies)
+			}
+		}
+		nodes[2].Close()
+		time.Sleep(5 * time.Second)
+		if len(w.of(nodes[2].PeerID(), MemberLeft)) == 0 {
+			t.Errorf("nobody noticed that carol left: %+v", w.events)
+		}
+	})
+}
+
 // Whom the members knew first keeps its name; the other one is told.
 func TestNamesakesWithoutLedger(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -28,6 +28,7 @@ func TestNobodyIsRemoved(t *testing.T) {
 			size, length = 4, 30*time.Second
 		}
 		c := newCrowd(t, size, nil, netsim.Link{Delay: 20 * time.Millisecond, Loss: 0.05})
+		c.converse()
 		var watchers []*collector
 		for _, n := range c.nodes {
 			watchers = append(watchers, collect(t, n))
@@ -63,8 +64,9 @@ func TestNobodyIsRemoved(t *testing.T) {
 func TestDeath(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCrowd(t, 5, nil, netsim.Link{Delay: 50 * time.Millisecond, Loss: 0.025})
+		c.converse()
 		w := collect(t, c.nodes[0])
-		time.Sleep(10 * time.Second)
+		time.Sleep(25 * time.Second)
 		if got := c.nodes[0].Phi(c.nodes[3].PeerID()); got > 8 {
 			t.Errorf("phi of a live session = %v", got)
 		}
@@ -96,6 +98,52 @@ func TestDeath(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if len(w.of(leaver, MemberLeft)) != 1 {
 			t.Errorf("a farewell: %+v", w.events)
+		}
+	})
+}
+
+// In a grid without any traffic keepalives find a death out, and everybody hears
+// of it. A short absence goes unnoticed.
+func TestDeathInAnIdleGrid(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCrowd(t, 5, nil, netsim.Link{Delay: 50 * time.Millisecond, Loss: 0.025})
+		var watchers []*collector
+		for _, n := range c.nodes[:4] {
+			watchers = append(watchers, collect(t, n))
+		}
+		time.Sleep(30 * time.Second)
+		c.stop(1, 5*time.Second)
+		time.Sleep(20 * time.Second)
+		for i, n := range c.nodes {
+			for _, s := range n.Status().Routing.Sessions {
+				if s.State != MemberAlive {
+					t.Errorf("node %d holds %v for %s after a short absence", i, s.Peer.Short(), s.State)
+				}
+			}
+		}
+		dead, died := c.nodes[4].PeerID(), time.Now()
+		c.kill(4)
+		time.Sleep(70 * time.Second)
+		for i, w := range watchers {
+			suspected, removed := w.of(dead, MemberSuspected), w.of(dead, MemberRemoved)
+			if len(suspected) == 0 || len(removed) != 1 {
+				t.Errorf("node %d saw %d suspicions and %d removals", i, len(suspected), len(removed))
+				continue
+			}
+			first := suspected[0].Time.Sub(died)
+			t.Logf("node %d: suspected after %v, removed after %v", i, first, removed[0].Time.Sub(died))
+			if first > 21*time.Second {
+				t.Errorf("node %d suspected it after %v", i, first)
+			}
+			if n := w.count(MemberRemoved); n != 1 {
+				t.Errorf("node %d removed %d", i, n)
+			}
+		}
+		// Then it is quiet again.
+		before := c.nodes[0].Status().Routing.Counters.Liveness.Sent
+		time.Sleep(time.Minute)
+		if got := c.nodes[0].Status().Routing.Counters.Liveness.Sent - before; got > 10 {
+			t.Errorf("%d messages of the failure detector a minute after the removal", got)
 		}
 	})
 }

@@ -139,6 +139,38 @@ func TestMailSurvives(t *testing.T) {
 	})
 }
 
+// A reader that is too slow costs a bounded number of messages and bytes: what
+// finds no room is counted, sent again, and arrives once the reader reads.
+func TestMailOverflow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCrowd(t, 3, nil, access)
+		a, b := c.spawn(0, 0, nil, nil), c.spawn(1, 1, nil, nil)
+		const last = 1500
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			a.talk(t, 1, 1, last, 40, time.Millisecond)
+		}()
+		time.Sleep(20 * time.Second) // nobody reads
+		waiting := make(chan [2]int, 1)
+		if err := c.nodes[1].router.do(t.Context(), func(time.Time) {
+			b.mail.mu.Lock()
+			waiting <- [2]int{len(b.mail.waiting), b.mail.bytes}
+			b.mail.mu.Unlock()
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if w := <-waiting; w[0] > maxMailWaiting || w[1] > maxMailWaitingBytes+MaxMail {
+			t.Errorf("%d messages of %d bytes wait", w[0], w[1])
+		}
+		if c.nodes[1].Status().Routing.Counters.MailboxFull == 0 {
+			t.Error("nothing is counted")
+		}
+		b.expect(t, 0, 1, last)
+		<-sent
+	})
+}
+
 // What two coordinators want at the same time, one gets.
 func TestObjects(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -118,9 +118,38 @@ func (s *nameService) learn(a *named) {
 		}
 	}
 	s.known[peer] = a
+	if old != nil && !sameHosts(old.addresses, a.addresses) {
+		s.moved(peer)
+	}
 	if old == nil || siteOf(old) != siteOf(a) {
 		s.r.told(peer)
 	}
+}
+
+// moved says that we, or peer, have other addresses than before.
+func (s *nameService) moved(peer routing.PeerID) {
+	if x := s.r.carrier.sessions[peer]; x != nil {
+		x.a.paths.moved(time.Now())
+	}
+}
+
+// sameHosts reports whether two lists have the same addresses, their ports aside:
+// a NAT that maps by destination gives others all the time.
+func sameHosts(a, b []netip.AddrPort) bool {
+	has := func(list []netip.AddrPort, x netip.AddrPort) bool {
+		return slices.ContainsFunc(list, func(y netip.AddrPort) bool { return x.Addr() == y.Addr() })
+	}
+	for _, x := range a {
+		if !has(b, x) {
+			return false
+		}
+	}
+	for _, y := range b {
+		if !has(a, y) {
+			return false
+		}
+	}
+	return true
 }
 
 // announced takes the announcement of a peer with which there is a session.
@@ -207,6 +236,11 @@ func (s *nameService) keepHouse(now time.Time) {
 		addresses = s.r.node.links.announced()
 	}
 	if s.own == nil || !slices.Equal(addresses, s.own.addresses) || string(s.own.member.Proof) != string(s.r.routing.Self().Proof) {
+		if s.own != nil && !sameHosts(addresses, s.own.addresses) {
+			for peer := range s.r.carrier.sessions {
+				s.moved(peer)
+			}
+		}
 		s.own = &announcement{member: s.r.routing.Self(), issued: uint64(now.UnixMilli()), addresses: addresses}
 		s.own.sign(s.r.key)
 		for peer := range s.r.carrier.sessions {

@@ -58,6 +58,7 @@ type Node struct {
 	clients   map[rendezvous.Address]*rendezvous.Client
 	peers     map[ri2n.PeerID]*Peer
 	listeners map[uint16]*listener
+	offers    []*Offer
 }
 
 // Start starts a node. It returns once the sockets are open; registration at
@@ -131,12 +132,14 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.handlers.services[serviceRelay] = n.relayHost.serve
+	n.handlers.services[serviceOffers] = n.serveOffers
 	n.running.Go(func() { n.relayHost.relay.Run(n.ctx) })
 	for inv := range n.invitations.open {
 		inv.node = n
 	}
-	// Without a ledger's record there is no place in the key space.
-	if own := n.grid.ownProof(); own != nil && own.Record != nil && !cfg.Routing.Off {
+	// A ledger's record gives a place in the key space. In a grid without a ledger
+	// the certificates that members show each other do.
+	if own := n.grid.ownProof(); own != nil && (own.Record != nil || n.grid.ledgerless() && n.grid.ownMember() != nil) && !cfg.Routing.Off {
 		if n.router, err = newRouter(n); err != nil {
 			closeLinks()
 			n.cancel()

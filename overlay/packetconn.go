@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/ri2n"
+	"github.com/pion/transport/v5/deadline"
 )
 
 const (
@@ -49,7 +50,7 @@ type packetConn struct {
 	failures chan error // of a connected socket: what the next call returns
 	closed   chan struct{}
 	once     sync.Once
-	rd, wd   deadline
+	rd, wd   *deadline.Deadline
 
 	mu             sync.Mutex // guards what follows
 	correspondents map[Addr]time.Time
@@ -99,6 +100,8 @@ func (n *Node) listenPacket(port uint16, remote PacketAddr) (*packetConn, error)
 		inbox:    make(chan arrivedPacket, packetInbox),
 		failures: make(chan error, 1),
 		closed:   make(chan struct{}),
+		rd:       deadline.New(),
+		wd:       deadline.New(),
 	}
 	if err := n.packets.bind(c); err != nil {
 		return nil, err
@@ -193,7 +196,7 @@ func (c *packetConn) Read(b []byte) (int, error) {
 }
 
 func (c *packetConn) read(b []byte) (int, PacketAddr, error) {
-	expired := c.rd.wait()
+	expired := c.rd.Done()
 	// Neither a closed socket nor one whose time is over has packets left.
 	select {
 	case <-c.closed:
@@ -212,7 +215,7 @@ func (c *packetConn) read(b []byte) (int, PacketAddr, error) {
 			return 0, PacketAddr{}, c.err("read", nil, net.ErrClosed)
 		case <-expired:
 			// SetReadDeadline may have moved it meanwhile.
-			if expired = c.rd.wait(); isClosed(expired) {
+			if expired = c.rd.Done(); isClosed(expired) {
 				return 0, PacketAddr{}, c.err("read", nil, errTimeout)
 			}
 		}
@@ -277,7 +280,7 @@ func (c *packetConn) write(b []byte, to Addr, name string, shown net.Addr) (int,
 	switch {
 	case isClosed(c.closed):
 		return 0, c.err("write", shown, net.ErrClosed)
-	case isClosed(c.wd.wait()):
+	case isClosed(c.wd.Done()):
 		return 0, c.err("write", shown, errTimeout)
 	case to.Port == 0:
 		return 0, c.err("write", shown, &AddressError{Text: shown.String(), Problem: "port 0 is no destination"})
@@ -320,18 +323,18 @@ func (c *packetConn) RemoteAddr() net.Addr {
 }
 
 func (c *packetConn) SetDeadline(t time.Time) error {
-	c.rd.set(t)
+	c.rd.Set(t)
 	return c.SetWriteDeadline(t)
 }
 
 func (c *packetConn) SetReadDeadline(t time.Time) error {
-	c.rd.set(t)
+	c.rd.Set(t)
 	return nil
 }
 
 // SetWriteDeadline makes writes fail from t on. They never wait.
 func (c *packetConn) SetWriteDeadline(t time.Time) error {
-	c.wd.set(t)
+	c.wd.Set(t)
 	return nil
 }
 

@@ -60,6 +60,7 @@ type pathKeeper struct {
 	tooOld    bool                        // the peer does not speak our version of punch
 	failures  int                         // attempts since the last direct path
 	again     time.Time                   // of the next attempt; zero: none
+	movedAt   time.Time                   // when one end was somewhere else last
 	proofs    map[proofKey]*proofState
 	relayDue  time.Time // before it the relay is not tried again
 	relaying  bool
@@ -536,6 +537,23 @@ func (k *pathKeeper) onReason(r punch.Reason) {
 	k.mu.Unlock()
 	k.conclude(r)
 }
+
+// moved has a relayed session try again for a direct path, as one end is somewhere
+// else now: what failed before says little. It does so at most once in
+// movedTime, as the peer may say so as often as it likes.
+func (k *pathKeeper) moved(now time.Time) {
+	k.mu.Lock()
+	if k.a.client && !k.direct && now.Sub(k.movedAt) >= movedTime {
+		k.movedAt, k.failures = now, 0
+		if !k.again.IsZero() {
+			k.again = now
+		}
+	}
+	k.mu.Unlock()
+	k.wake()
+}
+
+const movedTime = 10 * time.Second
 
 // conclude notes why an attempt gave no path, and when the next one begins.
 func (k *pathKeeper) conclude(r punch.Reason) {

@@ -120,7 +120,7 @@ func TestPeerRelayHogGetsNoMoreThanItsShare(t *testing.T) {
 // Strangers have no state at the relay, and members no more than their slots.
 func TestPeerRelaySlotExhaustion(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRelayRig(t, 1, func(c *Config) { c.Relay.ChannelsPerPeer = 8 })
+		r := startRelayRig(t, &relayRig{noRouting: true}, 1, func(c *Config) { c.Relay.ChannelsPerPeer = 8 }) // channels are counted
 		r.registered(1, r.alice, r.bob)
 		relay := r.relays[0]
 		before := relay.relayHost.relay.Snapshot()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -48,8 +49,11 @@ const (
 // machines of package routing and those above it. What others call is do, poke
 // and take; everything else runs on the loop.
 type router struct {
-	node  *Node
-	cfg   RoutingConfig
+	node *Node
+	cfg  RoutingConfig
+
+	ledgerless bool // positions are those of the peer IDs alone
+
 	dirty chan struct{} // sessions or members have changed
 	calls chan func(now time.Time)
 	inbox chan carried
@@ -88,18 +92,20 @@ type memberInfo struct {
 // node hand over what peers send for it.
 func newRouter(n *Node) (*router, error) {
 	r := &router{
-		node: n, cfg: n.cfg.Routing,
+		node: n, cfg: n.cfg.Routing, ledgerless: n.grid.ledgerless(),
 		dirty: make(chan struct{}, 1), calls: make(chan func(time.Time), maxCalls), inbox: make(chan carried, maxInbox),
-		own:     n.grid.ownProof().Record,
 		key:     ed25519.NewKeyFromSeed(n.identity.Seed()),
 		members: make(map[routing.PeerID]*memberInfo), mailboxes: make(map[Key]*Mailbox),
 		leftAt: make(map[routing.PeerID]time.Time),
 	}
 	r.carrier.init(r)
-	self := memberOfRecord(r.own)
+	if r.own = n.grid.ownProof().Record; r.ledgerless {
+		r.own = recordWithoutLedger(n.grid.ownMember())
+	}
+	self := r.placeOf(r.own)
 	var err error
 	r.routing, err = routing.New(routing.Config{
-		Self: self, Messenger: protocolCarrier{r, protocolRouting}, Verify: r.verify,
+		Self: self, Messenger: protocolCarrier{r, protocolRouting}, Verify: r.verify, KnownOnly: r.ledgerless,
 		// Sessions are watched by the failure detector; asking contacts that
 		// have none would open sessions for nothing.
 		CheckInterval: -1,
@@ -115,6 +121,8 @@ func newRouter(n *Node) (*router, error) {
 		Verify:  r.signedBy,
 		Changed: r.stateChanged,
 		Heard:   r.carrier.heard,
+		// Keepalives tell of the others: an idle grid is silent (decision 0030).
+		OnDemand: true,
 	})
 	if err != nil {
 		return nil, err
@@ -132,6 +140,27 @@ func newRouter(n *Node) (*router, error) {
 	n.handlers.services[serviceRouting] = r.serveStream
 	r.seen.Store(r.snapshot(time.Now()))
 	return r, nil
+}
+
+// recordWithoutLedger stands for the ledger's record in a grid without a ledger:
+// nobody has signed it, and its nonce is zero. It never leaves the node.
+func recordWithoutLedger(m *membership.Member) *membership.Record {
+	return &membership.Record{Peer: m.Peer, Invite: m.Invite, Name: m.Name, Address: m.Address, Issued: m.Issued, Expires: m.Expires}
+}
+
+// ownMember returns the node as a member, nil while its membership does not hold.
+func (t *gridTable) ownMember() *membership.Member {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.me
+}
+
+// placeOf returns the member that a record makes.
+func (r *router) placeOf(rec *membership.Record) *routing.Member {
+	if r.ledgerless {
+		return routing.NewMember(routing.PeerID(rec.Peer), routing.Nonce{}, nil)
+	}
+	return memberOfRecord(rec)
 }
 
 // memberOfRecord returns the member that a ledger's record makes.
@@ -186,6 +215,10 @@ func (t *gridTable) checkRecord(now time.Time, rec *membership.Record) error {
 	return nil
 }
 
+// errUnknownMember reports a member of whom nothing but a message of routing says
+// that it is one, in a grid without a ledger.
+var errUnknownMember = errors.New("overlay: a member that has not shown its certificates here")
+
 // verify reports why m is no member: routing's Config.Verify.
 func (r *router) verify(m *routing.Member) error {
 	_, err := r.recordOf(m)
@@ -193,8 +226,19 @@ func (r *router) verify(m *routing.Member) error {
 }
 
 // recordOf returns the ledger's record of m, once it holds and says the same as
-// m does.
+// m does. In a grid without a ledger m has none, and its proof is the one that it
+// has shown us in a session, or on the local network.
 func (r *router) recordOf(m *routing.Member) (*membership.Record, error) {
+	if r.ledgerless {
+		known, _ := r.node.grid.proofOf(time.Now(), ri2n.PeerID(m.Peer))
+		if ri2n.PeerID(m.Peer) == r.own.Peer {
+			known = r.node.grid.ownMember()
+		}
+		if known == nil || len(m.Proof) > 0 || m.Nonce != (routing.Nonce{}) {
+			return nil, errUnknownMember
+		}
+		return recordWithoutLedger(known), nil
+	}
 	rec, err := membership.ParseRecord(m.Proof)
 	if err != nil {
 		return nil, err
@@ -208,7 +252,7 @@ func (r *router) recordOf(m *routing.Member) (*membership.Record, error) {
 // member returns what is known of peer as a member, nil if it is none.
 func (r *router) member(now time.Time, peer routing.PeerID) *memberInfo {
 	m, proof := r.node.grid.proofOf(now, ri2n.PeerID(peer))
-	if proof == nil || proof.Record == nil {
+	if proof == nil || proof.Record == nil && !r.ledgerless {
 		delete(r.members, peer)
 		return nil
 	}
@@ -222,7 +266,11 @@ func (r *router) member(now time.Time, peer routing.PeerID) *memberInfo {
 	if len(r.members) >= maxKnown {
 		clear(r.members) // they are made again as they are needed
 	}
-	info := &memberInfo{m: memberOfRecord(proof.Record), key: key, proof: proof, name: m.Name, roles: m.Roles}
+	rec := proof.Record
+	if r.ledgerless {
+		rec = recordWithoutLedger(m)
+	}
+	info := &memberInfo{m: r.placeOf(rec), key: key, proof: proof, name: m.Name, roles: m.Roles}
 	r.members[peer] = info
 	return info
 }
@@ -357,7 +405,7 @@ func (r *router) advance(now time.Time) {
 
 // keepHouse does what no event brings about.
 func (r *router) keepHouse(now time.Time) {
-	if own := r.node.grid.ownProof().Record; own != r.own {
+	if own := r.node.grid.ownProof().Record; own != nil && own != r.own {
 		r.own = own
 		if m := memberOfRecord(own); m.Position() == r.routing.Self().Position() {
 			r.routing.SetSelf(m)
@@ -397,6 +445,7 @@ func (r *router) receive(now time.Time, c carried) {
 		r.swim.Receive(now, from, c.msg)
 	case protocolMail:
 		r.carrier.used(now, from)
+		r.carrier.mailed(now, from)
 		r.mailArrived(now, info.m, c.msg)
 	case protocolAnnounce:
 		r.names.announced(now, info.m, c.msg)

@@ -59,7 +59,8 @@ func (c *crowd) startNode(h netsim.Host, i int, change func(i int, c *Config)) {
 // A wire is a socket that can be pulled out: then nothing passes either way.
 type wire struct {
 	udpConn
-	out atomic.Bool
+	out  atomic.Bool
+	sent atomic.Uint64 // packets
 }
 
 func (w *wire) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
@@ -75,7 +76,27 @@ func (w *wire) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if w.out.Load() {
 		return len(b), nil
 	}
+	w.sent.Add(1)
 	return w.udpConn.WriteToUDPAddrPort(b, to)
+}
+
+// converse opens a connection between any two nodes, so that each exchanges data
+// with each, and keeps it open.
+func (c *crowd) converse() {
+	c.t.Helper()
+	for i, n := range c.nodes {
+		writePolicy(c.t, c.dirs[i], "rules:\n  - names: [\"*\"]\n    ports: [7000]\n")
+		echo(c.t, n, ":7000")
+	}
+	time.Sleep(houseTime) // the policies are read
+	for i, n := range c.nodes {
+		for _, other := range c.nodes[:i] {
+			conn := dial(c.t, n, other.PeerID(), 7000)
+			c.t.Cleanup(func() { conn.Close() })
+			says(c.t, conn, "hello")
+		}
+	}
+	time.Sleep(time.Second)
 }
 
 // kill makes node i vanish without a word.
@@ -206,6 +227,32 @@ func TestNamesWithoutRendezvous(t *testing.T) {
 		}
 		if _, err := n.Resolve(t.Context(), "nobody"); err == nil {
 			t.Error("a name that nobody has")
+		}
+	})
+}
+
+// A node whose network is gone for so long that all others have removed it, and
+// that has no session left, finds its place again by itself.
+func TestBootstrapAfterTotalLoss(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCrowd(t, 3, nil, access)
+		c.wires[0].out.Store(true)
+		time.Sleep(4 * time.Minute)
+		n := c.nodes[0]
+		if got := len(n.Status().Routing.Sessions); got != 0 {
+			t.Errorf("%d sessions without a network", got)
+		}
+		before := n.Status().Routing.Counters.Bootstraps
+		c.wires[0].out.Store(false)
+		start := time.Now()
+		for len(n.Status().Routing.Sessions) == 0 && time.Since(start) < 3*time.Minute {
+			time.Sleep(time.Second)
+		}
+		t.Logf("the first session after %v, %d attempts", time.Since(start), n.Status().Routing.Counters.Bootstraps-before)
+		time.Sleep(20 * time.Second)
+		r := rand.New(rand.NewPCG(2, 2))
+		if right, all := c.lookups(2, r); right != all {
+			t.Errorf("%d of %d lookups right", right, all)
 		}
 	})
 }

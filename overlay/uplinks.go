@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -42,9 +44,34 @@ type Uplinks func(ctx context.Context, report func([]Uplink)) error
 var tunnels = []string{"tun", "tap", "utun", "wg", "tailscale", "zt", "nebula", "ipsec", "gre", "gretap", "sit", "ip6tnl", "vti", "vxlan", "geneve", "grid", "nordlynx", "proton", "mullvad"}
 
 // isTunnel reports whether an interface is a tunnel or leads to containers, by
-// its name.
+// its name and by what Linux says that it is.
 func isTunnel(name string) bool {
-	return links.Internal(name) || slices.ContainsFunc(tunnels, func(t string) bool {
+	return links.Internal(name) || tunnelNamed(name) || tunnelKind("/sys/class/net", name)
+}
+
+// tunnelKind reports whether the kernel says below dir that an interface is a
+// tunnel, whatever its name is: one of TUN or TAP, of WireGuard, or of IP in IP. An
+// interface without hardware addresses alone may be a modem. Elsewhere than on Linux
+// it knows nothing.
+func tunnelKind(dir, name string) bool {
+	if _, err := os.Stat(filepath.Join(dir, name, "tun_flags")); err == nil {
+		return true
+	}
+	// A file that is not there says nothing, and is empty here.
+	about, _ := os.ReadFile(filepath.Join(dir, name, "uevent"))
+	if slices.Contains(strings.Split(string(about), "\n"), "DEVTYPE=wireguard") {
+		return true
+	}
+	kind, _ := os.ReadFile(filepath.Join(dir, name, "type"))
+	switch strings.TrimSpace(string(kind)) {
+	case "768", "769", "776", "778", "823": // ARPHRD_TUNNEL, _TUNNEL6, _SIT, _IPGRE, _IP6GRE
+		return true
+	}
+	return false
+}
+
+func tunnelNamed(name string) bool {
+	return slices.ContainsFunc(tunnels, func(t string) bool {
 		rest, found := strings.CutPrefix(name, t)
 		return found && (rest == "" || rest[0] == '-' || rest[0] >= '0' && rest[0] <= '9' || t == "zt")
 	})

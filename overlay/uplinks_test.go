@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -320,5 +322,34 @@ func TestChooseUplinks(t *testing.T) {
 		if isTunnel(name) != want {
 			t.Errorf("isTunnel(%q) = %v", name, !want)
 		}
+	}
+}
+
+// A tunnel is known by what the kernel says of it where its name tells nothing.
+func TestTunnelKind(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		name, file, content string
+		want                bool
+	}{
+		{"office", "tun_flags", "0x1001\n", true}, // somebody's TUN
+		{"home", "uevent", "DEVTYPE=wireguard\nINTERFACE=home\n", true},
+		{"wwan", "type", "65534\n", false}, // a modem that has no hardware address
+		{"there", "type", "778\n", true},   // GRE
+		{"lan", "type", "1\n", false},      // Ethernet
+		{"modem", "type", "512\n", false},  // PPP
+	} {
+		if err := os.Mkdir(filepath.Join(dir, tt.name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, tt.name, tt.file), []byte(tt.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := tunnelKind(dir, tt.name); got != tt.want {
+			t.Errorf("%s is a tunnel: %v", tt.name, got)
+		}
+	}
+	if tunnelKind(dir, "absent") {
+		t.Error("an interface of which nothing is known")
 	}
 }

@@ -42,8 +42,9 @@ type MemberEvent struct {
 
 // Watch tells what becomes of the members that this node watches: first who is
 // there, then every change, until ctx or the node ends; then the channel is
-// closed. A dead member is suspected within 2 s and removed after 30 s; only
-// members with which there is or was a session are watched. At most 64 events
+// closed. A dead member is suspected within 2 s where data is exchanged with it,
+// and within 20 s otherwise, and removed after 30 s more; only members with which
+// there is or was a session are watched. At most 64 events
 // wait, and of a slow reader the oldest are dropped. The error is
 // [ErrNoRouting], [ErrClosed] or ctx's.
 func (n *Node) Watch(ctx context.Context) (<-chan MemberEvent, error) {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/instantgrid/instantgrid/rendezvous/internal/carrier"
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
@@ -18,27 +19,12 @@ import (
 type Session interface {
 	// OpenControl opens the stream that messages travel on.
 	OpenControl(ctx context.Context) (net.Conn, error)
-	// Remote is the server's transport address, as far as known.
-	Remote() netip.AddrPort
-
-	// SendDatagrams sends datagrams of one flow, and returns how many it took:
-	// those before the first that is too large.
-	SendDatagrams(flow uint64, list [][]byte) (int, error)
-	// Datagrams gives what arrives, as many at once as there are, to deliver,
-	// until ctx or the session ends. Deliver does not block; it may change the
-	// datagrams, and keeps none.
-	Datagrams(ctx context.Context, deliver func(list [][]byte))
-	MaxDatagramSize() int
-	Done() <-chan struct{}
+	carrier.Carrier
 	Err() error
-	CloseWithError(code uint64, reason string) error
 }
 
-// datagramBatch is how many datagrams are taken at once.
-const datagramBatch = 32
-
 // overRI2N is a Session over ri2n.
-type overRI2N struct{ *ri2n.Session }
+type overRI2N struct{ carrier.RI2N }
 
 func (s overRI2N) OpenControl(ctx context.Context) (net.Conn, error) {
 	st, err := s.OpenStream(ctx)
@@ -46,32 +32,6 @@ func (s overRI2N) OpenControl(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	return st, nil
-}
-
-func (s overRI2N) Datagrams(ctx context.Context, deliver func(list [][]byte)) {
-	list := make([][]byte, datagramBatch)
-	packets := make([][]byte, datagramBatch)
-	for {
-		n, err := s.ReceiveDatagrams(ctx, list)
-		if err != nil {
-			return
-		}
-		for i, b := range list[:n] {
-			packets[i] = b[ri2n.DatagramRoom:]
-		}
-		deliver(packets[:n])
-		clear(packets[:n])
-		ri2n.ReleaseDatagrams(list[:n])
-	}
-}
-
-func (s overRI2N) Remote() (remote netip.AddrPort) {
-	for _, p := range s.Paths() {
-		if p.Remote.IsValid() && (p.Sending || !remote.IsValid()) {
-			remote = p.Remote
-		}
-	}
-	return remote
 }
 
 // moveTime bounds the search for a new way of a session that has none.
@@ -137,7 +97,7 @@ func (c *Client) dial(ctx context.Context) (Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return overRI2N{s}, nil
+	return overRI2N{carrier.RI2N{Session: s}}, nil
 }
 
 func (c *Client) resolve(ctx context.Context) ([]netip.Addr, error) {

@@ -11,11 +11,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/instantgrid/instantgrid/netsim"
+	"github.com/xtaci/smux"
 )
 
 // A sessionListener is the net.Listener of the streams that a peer opens.
@@ -207,4 +209,64 @@ func TestCopyBothWays(t *testing.T) {
 			s.mu.Unlock()
 		}
 	})
+}
+
+// TestSmuxOverStream: a multiplexer that takes any net.Conn runs over one
+// stream, with streams of its own in both directions. In real time, since its
+// goroutines wait for mutexes.
+func TestSmuxOverStream(t *testing.T) {
+	client, server := loopbackPair(t)
+	a, b := streamPair(t, client, server)
+	cfg := smux.DefaultConfig()
+	cfg.Version = 2
+	ma, err := smux.Client(a, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mb, err := smux.Server(b, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const streams, size = 8, 1 << 18
+	var echoing, running sync.WaitGroup
+	echoing.Go(func() {
+		for range streams {
+			st, err := mb.AcceptStream()
+			if err != nil {
+				t.Errorf("accept: %v", err)
+				return
+			}
+			echoing.Go(func() {
+				defer st.Close()
+				io.CopyN(st, st, size)
+			})
+		}
+	})
+	for i := range streams {
+		running.Go(func() {
+			st, err := ma.OpenStream()
+			if err != nil {
+				t.Errorf("open: %v", err)
+				return
+			}
+			defer st.Close()
+			st.SetDeadline(time.Now().Add(time.Minute))
+			data := make([]byte, size)
+			rand.NewChaCha8([32]byte{byte(i)}).Read(data)
+			go st.Write(data)
+			got := make([]byte, size)
+			if n, err := io.ReadFull(st, got); err != nil || sha256.Sum256(got) != sha256.Sum256(data) {
+				t.Errorf("stream %d: %d of %d bytes came back, %v, or others", i, n, size, err)
+			}
+		})
+	}
+	running.Wait()
+	echoing.Wait()
+	if err := ma.Close(); err != nil {
+		t.Error(err)
+	}
+	if st, err := mb.AcceptStream(); err == nil { // Close is ours, too: the other end hears of it
+		t.Errorf("accepted stream %d after the end", st.ID())
+	}
+	mb.Close()
 }

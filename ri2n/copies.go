@@ -90,17 +90,30 @@ func (s *Session) copyTo(p *path, c copyRange) {
 	}
 }
 
+// takesCopies reports whether copies may leave on p: also for a while after it has
+// become suspect. On a path that loses packets, where copies are wanted most,
+// each loss of a lone message makes it that, and all but a few are mistaken.
+func (p *path) takesCopies(now time.Time) bool {
+	return p.carries || p.proven && (p.state == PathSuspect && now.Sub(p.suspectSince) < failAfter || p.shunned && now.Sub(p.lastReceived) < failAfter)
+}
+
 // otherCarriers returns the best paths for copies of what leaves on p, at most
-// n. The slice is scratch.
-func (s *Session) otherCarriers(p *path, n int) []*path {
-	list := s.others[:0]
+// n. They are appended to list, which is empty.
+func (s *Session) otherCarriers(list []*path, p *path, n int, now time.Time) []*path {
 	for _, q := range s.paths {
-		if q != p && q.carries {
+		if q != p && q.takesCopies(now) {
 			list = append(list, q)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *path) int { return cmp.Compare(a.rtt.srtt(), b.rtt.srtt()) })
-	s.others = list
+	slices.SortStableFunc(list, func(a, b *path) int {
+		switch {
+		case a.carries && !b.carries:
+			return -1
+		case b.carries && !a.carries:
+			return 1
+		}
+		return cmp.Compare(a.rtt.srtt(), b.rtt.srtt())
+	})
 	return list[:min(n, len(list))]
 }
 
@@ -161,9 +174,6 @@ func (s *Session) copyTails(now time.Time) {
 		return
 	}
 	s.tailDue = false
-	if s.carriers() < 2 {
-		return
-	}
 	for _, p := range s.paths {
 		if !p.carries {
 			continue
@@ -172,10 +182,10 @@ func (s *Session) copyTails(now time.Time) {
 		var fast *path
 		var fastView pathView
 		for _, q := range s.paths {
-			if q == p || !q.carries {
+			if q == p || !q.takesCopies(now) || fast != nil && fast.carries && !q.carries {
 				continue
 			}
-			if v := q.view(s, now); fast == nil || v.arrival(0) < fastView.arrival(0) {
+			if v := q.view(s, now); fast == nil || q.carries && !fast.carries || v.arrival(0) < fastView.arrival(0) {
 				fast, fastView = q, v
 			}
 		}
@@ -202,7 +212,7 @@ func (s *Session) copyTail(r frameRef, fast *path, slow, view *pathView, ago tim
 	switch pol := s.policyOf(r.stream); {
 	case pol == PolicyLatency:
 	case pol == PolicyAggregate:
-		if !worthCopying(slow, view, ago) || s.tailCopied > tailFree+s.sendUsed/tailCost {
+		if !fast.carries || !worthCopying(slow, view, ago) || s.tailCopied > tailFree+s.sendUsed/tailCost {
 			return
 		}
 		s.tailCopied += uint64(r.length)
@@ -212,10 +222,11 @@ func (s *Session) copyTail(r frameRef, fast *path, slow, view *pathView, ago tim
 	s.copyTo(fast, c)
 }
 
-// numbered gives a datagram that is to leave on several paths its number. It
+// numbered gives a datagram that is to leave on p and other paths its number. It
 // reports false if it leaves on one only, or room is too small for the number.
-func (s *Session) numbered(d []byte, room int) (datagramNumberedFrame, bool) {
-	if s.policy != PolicyLatency && s.policy.copies() < 2 || s.carriers() < 2 {
+func (s *Session) numbered(p *path, d []byte, room int, now time.Time) (datagramNumberedFrame, bool) {
+	var scratch [maxPaths]*path
+	if s.policy != PolicyLatency && s.policy.copies() < 2 || len(s.otherCarriers(scratch[:0], p, 1, now)) == 0 {
 		return datagramNumberedFrame{}, false
 	}
 	f := datagramNumberedFrame{number: s.datagramNumber, data: d}
@@ -228,7 +239,8 @@ func (s *Session) numbered(d []byte, room int) (datagramNumberedFrame, bool) {
 
 // copyDatagram queues f, which leaves on p, for the other paths.
 func (s *Session) copyDatagram(p *path, f datagramNumberedFrame, now time.Time) {
-	for _, q := range s.otherCarriers(p, max(s.policy.copies()-1, 1)) {
+	var scratch [maxPaths]*path
+	for _, q := range s.otherCarriers(scratch[:0], p, max(s.policy.copies()-1, 1), now) {
 		data := getDatagram(len(f.data))
 		copy(data, f.data)
 		s.copyTo(q, copyRange{datagram: data, number: f.number, at: now})

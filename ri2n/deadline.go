@@ -6,7 +6,8 @@ import (
 )
 
 // A deadline turns a point in time into a channel that is closed when it
-// passes. The zero value never passes.
+// passes. The zero value never passes, and holds no channel: a session may have
+// a thousand streams on which nobody waits.
 type deadline struct {
 	mu     sync.Mutex
 	timer  *time.Timer

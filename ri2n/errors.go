@@ -3,6 +3,7 @@ package ri2n
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"syscall"
 )
@@ -45,6 +46,8 @@ var (
 
 	// ErrTooManySessions reports that the endpoint's limit is reached.
 	ErrTooManySessions = errors.New("ri2n: too many sessions")
+
+	errEndpointClosed = fmt.Errorf("ri2n: endpoint closed: %w", net.ErrClosed)
 )
 
 // A VersionError reports that the peer speaks no version of ours.

@@ -43,8 +43,10 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 		}
 	}
 	p := s.pathByID(pkt.path)
-	if q := s.abandoned; p == nil && q != nil && q.id == pkt.path && len(s.paths) == 1 && now.Sub(s.abandonedAt) <= reopenWait {
-		p = q // if the peer abandons the other path, it says so on this one
+	if q := s.abandoned; p == nil && q != nil && q.id == pkt.path && now.Sub(s.abandonedAt) <= reopenWait {
+		// What was on its way is not lost: datagrams are not sent again. And if
+		// the peer abandons the other path, it says so on this one.
+		p = q
 	}
 	if p == nil {
 		if slices.Contains(s.retired, pkt.path) {
@@ -68,7 +70,7 @@ func (s *Session) packet(now time.Time, l *Link, pkt *receivedPacket) *violation
 	s.lastReceived, p.lastReceived = now, now
 	p.packetsReceived++
 	p.bytesReceived += uint64(pkt.size)
-	if newest && (p.link != l || p.remote != pkt.from) {
+	if newest && p.state != PathClosed && (p.link != l || p.remote != pkt.from) {
 		s.rebound(p, l, pkt.from, now)
 	}
 	p.received += pkt.size
@@ -431,11 +433,7 @@ func (s *Session) onPathStatus(now time.Time, f pathStatusFrame) {
 	}
 	if suspects != p.peerSuspects {
 		p.peerSuspects = suspects
-		if suspects && s.alternative(p) {
-			s.reinject(p)
-			p.ping = true // finds out whether our direction lives
-		}
-		s.choosePath()
+		s.shun(p, suspects && now.Sub(p.heardAt) > stallQuiet)
 	}
 }
 

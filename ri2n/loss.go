@@ -56,14 +56,12 @@ type lossDetector struct {
 	// cursor is the oldest number that may be outstanding; those in
 	// [ring.base, cursor) are resolved.
 	cursor   packetNumber
-	lastSent packetNumber // newest number given to sent
-	anySent  bool
-	anyAcked bool
+	lastSent packetNumber // newest number given to sent, with anySent
 	skipAt   packetNumber // number that will be skipped next; zero: not chosen
 
 	skipState uint64 // of drawSkip; zero: not seeded
 
-	largestAcked packetNumber
+	largestAcked packetNumber // with anyAcked
 
 	maxAckDelay    time.Duration // of the last ACK
 	inFlight       int           // bytes
@@ -79,19 +77,22 @@ type lossDetector struct {
 
 	// What reordering has taught; decays after quietEpisodes.
 	threshold packetNumber
-	patience  int // time threshold: eighths of the RTT beyond one RTT
-	quiet     int // loss episodes since the last spurious loss
+	patience  int32 // time threshold: eighths of the RTT beyond one RTT
+	quiet     int32 // loss episodes since the last spurious loss
 
 	// The latest loss episode: losses among packets sent after episodeFrom and
 	// up to episodeEnd, when the first of them was noticed.
 	episodeFrom, episodeEnd int64
-	episodeLost             int // not yet proven spurious
+	episodeLost             int32 // not yet proven spurious
+	anySent, anyAcked       bool
 
 	// Delivery rate.
-	delivered       uint64
+	delivered       uint64 // bytes that samples count
+	outlived        uint64 // bytes acknowledged of packets that had left before sampling began anew
 	lost            uint64 // bytes, PMTU probes excepted
 	deliveredAt     int64
 	firstSentAt     int64
+	sampledFrom     int64  // when sampling began anew: a packet left with nothing in flight
 	appLimitedUntil uint64 // samples are app limited until delivered passes it; zero: not
 	roundEnd        uint64 // delivered at which the current round trip ends
 }
@@ -288,7 +289,7 @@ func (d *lossDetector) sent(now time.Time, pn packetNumber, size int, ackEliciti
 		return
 	}
 	if d.eliciting == 0 {
-		d.firstSentAt, d.deliveredAt = t, t
+		d.firstSentAt, d.deliveredAt, d.sampledFrom = t, t, t
 	}
 	p.delivered = d.delivered
 	p.deliveredAt = d.deliveredAt
@@ -403,8 +404,7 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 	switch {
 	case p.state == sentGivenUp:
 		out.spurious++
-		d.delivered += uint64(p.size)
-		d.deliveredAt = t
+		d.deliver(t, p)
 	case p.lost():
 		out.spurious++
 		if p.sentAt > d.episodeFrom && d.episodeLost > 0 && !p.probe {
@@ -421,8 +421,7 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 		}
 		d.quiet = 0
 		d.congestionFrom = 0
-		d.delivered += uint64(p.size)
-		d.deliveredAt = t
+		d.deliver(t, p)
 	case p.ackEliciting:
 		d.inFlight -= int(p.size)
 		d.eliciting--
@@ -430,8 +429,7 @@ func (d *lossDetector) acknowledge(t int64, n packetNumber, p *sentPacket, prior
 		if !p.probe {
 			out.kind(p).acked++
 		}
-		d.delivered += uint64(p.size)
-		d.deliveredAt = t
+		d.deliver(t, p)
 		sample.add(p)
 	}
 	if p.first.kind != refNone {
@@ -451,7 +449,7 @@ func (d *lossDetector) detectLost(t int64, rtt *rttEstimator, out *ackOutcome) {
 	if !d.anyAcked {
 		return
 	}
-	delay := int64(rtt.lossDelay(d.patience))
+	delay := int64(rtt.lossDelay(int(d.patience)))
 	d.retention = int64(lostRetention * rtt.pto(d.maxAckDelay))
 	for d.advance(); d.cursor < d.ring.next && d.cursor < d.largestAcked; d.advance() {
 		p := d.ring.at(d.cursor)

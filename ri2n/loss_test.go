@@ -612,6 +612,32 @@ func TestDeliveryRate(t *testing.T) {
 	}
 }
 
+// TestDeliveryRateOfLateAcks: a path comes back, and the ACK of the first packet
+// that leaves on it acknowledges a whole window of before, too.
+func TestDeliveryRateOfLateAcks(t *testing.T) {
+	d := newLossDetector(nil)
+	var rtt rttEstimator
+	var out ackOutcome
+	now := sendN(d, t0, 20, ms).Add(10 * ms)
+	if err := d.onAck(now, ackOf(ackRange{0, 19}), &rtt, 0, &out); err != nil {
+		t.Fatal(err)
+	}
+	now = sendN(d, now, 100, 100*time.Microsecond).Add(100 * ms)
+	out.reset()
+	d.markAllLost(&out)
+	now = sendN(d, now, 1, 0).Add(10 * ms)
+	out.reset()
+	if err := d.onAck(now, ackOf(ackRange{20, 120}), &rtt, 0, &out); err != nil {
+		t.Fatal(err)
+	}
+	if out.spurious != 100 || out.deliveryRate != 100e3 {
+		t.Errorf("%d late ACKs and one of 1000 bytes after 10 ms: delivery rate = %.0f, want 100000", out.spurious, out.deliveryRate)
+	}
+	if got := d.delivered + d.outlived; got != 121e3 {
+		t.Errorf("%d bytes delivered, want 121000", got)
+	}
+}
+
 func FuzzOnAck(f *testing.F) {
 	f.Add(uint64(1), []byte{30, 0, 0, 5, 1, 3, 2, 9})
 	f.Add(uint64(2), []byte{255, 40, 250, 1, 1, 1, 200, 100, 50, 25})

@@ -156,6 +156,7 @@ type path struct {
 	probeAt      time.Time // next probe of a failed path
 	probeWait    time.Duration
 	peerSuspects bool      // the peer has told us so
+	shunned      bool      // and nothing told us then that the path lives
 	peerBackup   bool      // the peer asks for data elsewhere
 	stallSeen    time.Time // since when the path looks dead; zero: it does not
 	silenceAt    time.Time // a PING tells whether the sender has gone; zero: not armed
@@ -203,7 +204,7 @@ func (p *path) prove(s *Session, now time.Time) {
 
 // usable reports whether data may be sent on the path by choice.
 func (p *path) usable() bool {
-	return p.proven && !p.peerSuspects && (p.state == PathActive || p.state == PathStandby)
+	return p.proven && !p.shunned && (p.state == PathActive || p.state == PathStandby)
 }
 
 // allowance is how many bytes may leave now under the 3x limit on addresses
@@ -220,7 +221,7 @@ func (p *path) info(sending bool) PathInfo {
 	i := PathInfo{
 		ID: uint32(p.id), Link: p.link.name, Remote: p.remote, Carrier: p.link.IsCarrier(),
 		State: p.state, Sending: sending, PacingRate: p.cc.PacingRate(), DeliveryRate: p.deliveryRate,
-		BytesDelivered: p.loss.delivered, Bursts: p.bursts, PacketsSpurious: p.packetsSpurious, PacketsReinjected: p.packetsReinjected,
+		BytesDelivered: p.loss.delivered + p.loss.outlived, Bursts: p.bursts, PacketsSpurious: p.packetsSpurious, PacketsReinjected: p.packetsReinjected,
 		RTT: p.rtt.smoothed, RTTVar: p.rtt.variance, MinRTT: p.rtt.min,
 		MTU: p.mtu, CongestionWindow: p.cc.Cwnd(), BytesInFlight: p.loss.bytesInFlight(),
 		PacketsSent: p.packetsSent, PacketsReceived: p.packetsReceived, PacketsLost: p.packetsLost,

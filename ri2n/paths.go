@@ -258,6 +258,7 @@ func (s *Session) suspect(p *path, now time.Time) {
 	p.stallSince = time.Time{}
 	p.state = PathSuspect
 	p.suspectSince = now
+	p.rtt.outdate()
 	p.failovers++
 	s.endpoint.counters.pathFailovers.Add(1)
 	out := s.takeOutcome()
@@ -270,6 +271,23 @@ func (s *Session) suspect(p *path, now time.Time) {
 	s.setStatus(p)
 	s.choosePath()
 	s.notePathChange()
+}
+
+// shun moves our load off p, which the peer suspects, or back. A path on which
+// our packets are being acknowledged is not shunned: the peer, who has few of
+// its own in flight, may take a queue for silence.
+func (s *Session) shun(p *path, shunned bool) {
+	if shunned != p.shunned {
+		p.shunned = shunned
+		p.ptoCount = 0
+		if s.alternative(p) {
+			// What is in flight was lost with the path, or before it came back:
+			// a PING tells whether our direction lives now.
+			s.reinject(p)
+			p.ping = true
+		}
+	}
+	s.choosePath()
 }
 
 // rescueWait is how long the peer's reports may pause before all that left on

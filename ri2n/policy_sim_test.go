@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sort"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -202,6 +203,12 @@ func TestRedundantMessages(t *testing.T) {
 				if policy != PolicyBackup && p99 > roundTrip*12/10 {
 					t.Errorf("p99 = %v, want 1.2 round trips", p99)
 				}
+				// Four in 2000 lose both copies on either way. A path that is suspect
+				// for the loss of one message must not leave the next one alone.
+				slow := len(took) - sort.Search(len(took), func(i int) bool { return took[i] > roundTrip*12/10 })
+				if policy != PolicyBackup && slow > 10 {
+					t.Errorf("%d of %d messages took more than 1.2 round trips, want at most 10", slow, len(took))
+				}
 			})
 		})
 	}
@@ -289,10 +296,8 @@ func TestFlap(t *testing.T) {
 				if cc == CongestionCUBIC {
 					limit = 250 * time.Millisecond
 				}
-				// Rarely, once in some hundred cuts, the stream waits longer: at
-				// worst until the link is back (docs/performance.md).
-				if n := f.gapsAbove(limit, 0, length); n > 1 || gap > 600*time.Millisecond {
-					t.Errorf("%d gaps above %v, longest %v; want at most one in 60 cuts", n, limit, gap)
+				if gap > limit {
+					t.Errorf("%d gaps above %v, the longest %v at %v", f.gapsAbove(limit, 0, length), limit, gap, when)
 				}
 				if rate < 0.8*1.5*20*0.95 {
 					t.Errorf("%.1f Mbit/s, want four fifths of what the links carried", rate)
@@ -300,6 +305,48 @@ func TestFlap(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFlapTeachesNothingWrong: while one link goes and comes, the path of the
+// other one stays in use, and BBR does not believe that the first has become
+// faster. Before, the ACKs that came late for a whole window made it a path of
+// twice the rate, whose queue was then always full; and the receiver, with one
+// MAX_STREAM_DATA in flight against the data's queue, had its peer leave the
+// path that was never cut.
+func TestFlapTeachesNothingWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := simLine(20, 20*time.Millisecond)
+		w, client, server, hosts := simLinks(t, 1, func(c *Config) { c.Congestion = CongestionBBR }, up, up)
+		a, b := streamPair(t, client, server)
+		const length = 15 * time.Second
+		var flapping sync.WaitGroup
+		flapping.Go(func() {
+			for begun, cut := time.Now(), true; time.Since(begun) < length; cut = !cut {
+				l := up
+				l.Cut = cut
+				w.SetUplink(hosts[0], l)
+				for range 50 {
+					time.Sleep(10 * time.Millisecond)
+					for _, p := range client.Paths() {
+						if p.Link == hosts[1] && p.State != PathActive {
+							t.Errorf("after %v the path that is never cut is %v", time.Since(begun), p.State)
+						}
+						if rate := p.PacingRate * 8 / 1e6; rate > 1.5*20 && time.Since(begun) > 2*time.Second {
+							t.Errorf("after %v path %d is paced at %.0f of its 20 Mbit/s", time.Since(begun), p.ID, rate)
+						}
+					}
+				}
+			}
+		})
+		f := runFlow(t, a, b, length)
+		flapping.Wait()
+		if got := client.Paths()[1].Failovers; got != 0 {
+			t.Errorf("the path that is never cut was left %d times", got)
+		}
+		if rate := f.rate(0, length); rate < 25 {
+			t.Errorf("%.1f Mbit/s, want five sixths of what the links carried", rate)
+		}
+	})
 }
 
 // TestFlapAtAnyPhase: wherever in the transfer's own rhythm the link goes and
@@ -332,9 +379,8 @@ func TestFlapAtAnyPhase(t *testing.T) {
 		})
 	}
 	slices.Sort(gaps)
-	// One run in twenty has a longer one; see TestFlap.
-	if longest := gaps[len(gaps)-2]; longest > 150*time.Millisecond {
-		t.Errorf("longest gaps %v, want all but one at most 150 ms", gaps)
+	if longest := gaps[len(gaps)-1]; longest > 150*time.Millisecond {
+		t.Errorf("longest gaps %v, want at most 150 ms", gaps)
 	}
 	t.Logf("longest gaps: median %v, longest %v", percentile(gaps, 0.5), gaps[len(gaps)-1])
 }

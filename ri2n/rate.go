@@ -34,6 +34,19 @@ func (s *rateSample) add(p *sentPacket) {
 	}
 }
 
+// deliver counts an acknowledged packet. One that was given up, and left before
+// sampling began anew, was on its way during none of the intervals that samples
+// measure since: a path that comes back has the ACKs of a whole window for the
+// first packet, and would look several times as fast as it is.
+func (d *lossDetector) deliver(t int64, p *sentPacket) {
+	if p.sentAt < d.sampledFrom {
+		d.outlived += uint64(p.size)
+		return
+	}
+	d.delivered += uint64(p.size)
+	d.deliveredAt = t
+}
+
 // finishRate fills in the rate and the round trip of out.
 func (d *lossDetector) finishRate(s *rateSample, rtt *rttEstimator, out *ackOutcome) {
 	if d.appLimitedUntil != 0 && d.delivered > d.appLimitedUntil {

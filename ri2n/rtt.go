@@ -27,6 +27,7 @@ type rttEstimator struct {
 	variance time.Duration // rttvar
 	min      time.Duration // the smallest sample ever, ACK delay included
 	samples  int
+	stale    bool // the next sample begins anew, save for min
 }
 
 // sample adds a measurement: latest is the time from sending the packet to the
@@ -39,6 +40,10 @@ func (r *rttEstimator) sample(latest, ackDelay, maxAckDelay time.Duration) {
 	r.samples++
 	if r.samples == 1 {
 		r.min = latest
+	}
+	if r.samples == 1 || r.stale {
+		r.stale = false
+		r.min = min(r.min, latest)
 		r.smoothed = latest
 		r.variance = latest / 2
 		return
@@ -55,6 +60,10 @@ func (r *rttEstimator) sample(latest, ackDelay, maxAckDelay time.Duration) {
 	r.variance += (deviation - r.variance) / 4
 	r.smoothed += (adjusted - r.smoothed) / 8
 }
+
+// outdate makes the next sample count as the first: the path has been silent,
+// and the queue that the estimate tells of has gone.
+func (r *rttEstimator) outdate() { r.stale = r.samples > 0 }
 
 // stats is what congestion controllers see.
 func (r *rttEstimator) stats() RTTStats {

@@ -363,7 +363,7 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 				b, refs = s.appendDatagrams(p, b, limit, refs, now)
 			}
 			if streams {
-				b, refs = s.appendStreams(p, l, b, limit, refs)
+				b, refs = s.appendStreams(p, l, b, limit, refs, now)
 			}
 		}
 	}
@@ -552,7 +552,7 @@ func (s *Session) appendDatagrams(p *path, b []byte, limit int, refs []frameRef,
 			break
 		}
 		refs = append(refs, frameRef{kind: refDatagram, length: uint32(n)})
-		if f, ok := s.numbered(d, limit-len(b)); ok {
+		if f, ok := s.numbered(p, d, limit-len(b), now); ok {
 			b = appendDatagramNumberedFrame(b, f)
 			s.copyDatagram(p, f, now)
 		} else {
@@ -567,7 +567,7 @@ func (s *Session) appendDatagrams(p *path, b []byte, limit int, refs []frameRef,
 const minStreamRoom = 64
 
 // appendStreams adds stream data for p, of the streams that l names.
-func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []frameRef) ([]byte, []frameRef) {
+func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []frameRef, now time.Time) ([]byte, []frameRef) {
 	passed := 0 // streams that have nothing for this packet, at the end of the queue
 	for len(s.sendQueue) > passed && limit-len(b) >= minStreamRoom {
 		st := s.sendQueue[0]
@@ -599,7 +599,8 @@ func (s *Session) appendStreams(p *path, l load, b []byte, limit int, refs []fra
 		refs = append(refs, frameRef{kind: refStream, stream: st, offset: off, length: uint32(n), fin: fin})
 		s.tailDue = true
 		if k := pol.copies(); k > 1 {
-			for _, q := range s.otherCarriers(p, k-1) {
+			var scratch [maxPaths]*path
+			for _, q := range s.otherCarriers(scratch[:0], p, k-1, now) {
 				s.copyTo(q, copyRange{stream: st, off: off, n: uint32(n), fin: fin})
 			}
 		}

@@ -93,7 +93,6 @@ type Session struct {
 	wakes   [4]chan struct{} // to be signalled when the mutex is released
 	outcome *ackOutcome      // scratch, until flush has ended; see takeOutcome
 	refs    []frameRef       // scratch
-	others  []*path          // scratch
 }
 
 // peerTakes is what the peer's transport parameters say for the whole session.

@@ -745,3 +745,71 @@ func TestSmallUnderlay(t *testing.T) {
 		exchange(t, client, server, 200000)
 	})
 }
+
+// TestConnIDCollision: where another session has the connection ID that a path
+// would have, that path ID is lost and nothing else.
+func TestConnIDCollision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := netsim.Delay(5 * time.Millisecond)
+		w := netsim.New(t, 1)
+		a, b := newTestEndpoint(t), newTestEndpoint(t)
+		var la, lb [3]*Link
+		for i := range la {
+			la[i] = addSimulated(t, a, w.Host(up), 7000)
+			lb[i] = addSimulated(t, b, w.Host(up), 7000)
+		}
+		client, server := connectSessions(t, a, b, Remote{Link: la[0], Addr: linkAddr(lb[0])})
+		another, _ := connectSessions(t, a, b, Remote{Link: la[0], Addr: linkAddr(lb[0])})
+
+		taken := client.localIDs.cid(2, 0) // of the first path that the client opens
+		if !a.routes.addShort(taken, &route{session: another, path: 2}) {
+			t.Fatal("the connection ID is in use before the path is")
+		}
+		if _, err := client.AddPath(t.Context(), Remote{Link: la[1], Addr: linkAddr(lb[1])}); !errors.Is(err, ErrNoPath) {
+			t.Errorf("AddPath = %v, want %v", err, ErrNoPath)
+		}
+		info, err := client.AddPath(t.Context(), Remote{Link: la[1], Addr: linkAddr(lb[1])})
+		if err != nil || info.ID != 4 {
+			t.Errorf("the next path is %d, %v; want 4, nil", info.ID, err)
+		}
+		if r := a.routes.findShort(taken); r == nil || r.session != another {
+			t.Error("the other session has lost its connection ID")
+		}
+
+		// The same at the responder, which has registered what the peer may open.
+		of := server.localIDs.cid(6, 0)
+		b.routes.removeShort(of, server)
+		b.routes.addShort(of, &route{session: another, path: 6})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := client.AddPath(ctx, Remote{Link: la[2], Addr: linkAddr(lb[2])}); err == nil {
+			t.Error("a path whose packets reach another session is up")
+		}
+		if info, err := client.AddPath(t.Context(), Remote{Link: la[2], Addr: linkAddr(lb[2])}); err != nil || info.ID != 8 {
+			t.Errorf("the path after that is %d, %v; want 8, nil", info.ID, err)
+		}
+		x, y := streamPair(t, client, server)
+		transfer(t, x, y, 1<<20)
+	})
+}
+
+// TestLongRoundTrip: of 1.5 s, as over a satellite and back, with losses
+// (quic-interop-runner, longrtt). No time-out is mistaken for a loss.
+func TestLongRoundTrip(t *testing.T) {
+	for _, loss := range []float64{0, 0.02} {
+		synctest.Test(t, func(t *testing.T) {
+			_, client, server := simPair(t, 1, netsim.Link{Delay: 375 * time.Millisecond, Rate: 10e6, Loss: loss})
+			a, b := streamPair(t, client, server)
+			took := transfer(t, a, b, 4<<20)
+			p := client.Paths()[0]
+			t.Logf("4 MiB in %v, %d packets lost of %d, %d time-outs", took, p.PacketsLost, p.PacketsSent, p.ProbeTimeouts)
+			// 3.4 s of sending, a slow start of some ten round trips before it.
+			if took > 40*time.Second {
+				t.Errorf("took %v", took)
+			}
+			if sent, need := p.BytesSent, uint64(4<<20); loss == 0 && sent > need+need/5 {
+				t.Errorf("%d bytes sent for %d: what was on its way was sent again", sent, need)
+			}
+		})
+	}
+}

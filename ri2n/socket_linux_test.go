@@ -184,3 +184,45 @@ func TestReadBatchAdapts(t *testing.T) {
 		}
 	}
 }
+
+// FuzzReadSplit takes apart messages with any control data, as the kernel
+// might hand them over: nothing is lost, and nothing read that was not received.
+func FuzzReadSplit(f *testing.F) {
+	e := newTestEndpoint(keepTB{f})
+	f.Cleanup(func() { e.Close() })
+	r := &receiver{endpoint: e, link: newLink(e, "fuzz")}
+	r.link.other = newOtherConn(r.link)
+	b := &readBatch{r: r, hdrs: make([]mmsghdr, maxReadBatch), msgs: make([]message, maxReadBatch), bufs: make([][]byte, maxReadBatch)}
+	b.resize(1)
+	f.Fuzz(func(t *testing.T, control, data []byte) {
+		size := segmentSize(bytes.Clone(control)) // of any length; must not read beyond it
+		m, h := &b.msgs[0], &b.hdrs[0]
+		clear(m.control[:])
+		n := copy(m.control[:], control)
+		h.hdr.SetControllen(n)
+		if n < len(control) {
+			size = segmentSize(m.control[:])
+		}
+		data = bytes.Clone(data[:min(len(data), maxOtherQueue)]) // what Other keeps, if each byte is a datagram
+		for i := range data {
+			data[i] &= 0x3f // not RI2N: it comes out of Other
+		}
+		h.len = uint32(copy(b.bufs[0], data))
+		b.split(0)
+
+		var got []byte
+		for {
+			d, ok := r.link.other.pop()
+			if !ok {
+				break
+			}
+			if size > 0 && len(d.data) > size || len(d.data) == 0 {
+				t.Fatalf("a datagram of %d bytes, where each has %d", len(d.data), size)
+			}
+			got = append(got, d.data...)
+		}
+		if !bytes.Equal(got, data) {
+			t.Errorf("%x in segments of %d came out as %x", data, size, got)
+		}
+	})
+}

@@ -82,7 +82,7 @@ func (s *Session) shareOut() {
 		p.second = p != first && s.isSecond(p)
 		carries := p == first || p.second
 		p.carries = carries && (p == first || p.usable())
-		if !p.carries {
+		if !p.carries && p.state != PathSuspect && !p.shunned {
 			p.copies.clear()
 		}
 		state := p.state

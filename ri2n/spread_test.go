@@ -169,6 +169,27 @@ func TestAggregate(t *testing.T) {
 	}
 }
 
+// TestAggregateWithLossyLink: a second link that loses one packet in twenty is
+// worth half of the first at least.
+func TestAggregateWithLossyLink(t *testing.T) {
+	if raceEnabled {
+		t.Skip("long")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		clean := simLine(100, 10*time.Millisecond)
+		lossy := clean
+		lossy.Loss = 0.05
+		_, client, server, _ := simLinks(t, 1, func(c *Config) { c.Congestion = CongestionBBR }, clean, lossy)
+		a, b := streamPair(t, client, server)
+		got := runFlow(t, a, b, 4*time.Second).rate(time.Second, 4*time.Second)
+		t.Logf("%.1f Mbit/s", got)
+		logPaths(t, client)
+		if got < 1.5*94 {
+			t.Errorf("%.1f Mbit/s, want half as much again as the 94 of one link", got)
+		}
+	})
+}
+
 // TestLinkDies: of two links in use one goes silent. The reader must not wait
 // for long, and the other link must be used fully soon.
 func TestLinkDies(t *testing.T) {

@@ -27,6 +27,11 @@ type Config struct {
 	// Messenger carries the node's messages. Required.
 	Messenger Messenger
 
+	// KnownOnly says that Verify knows members from elsewhere, and nothing in
+	// them proves that the grid has them: then one that it refuses may be
+	// merely unknown here, and is left out of an answer.
+	KnownOnly bool
+
 	// Verify reports why m is no member of the grid: its proof does not belong
 	// to its peer ID and nonce, is not signed by the ledger, is out of date or
 	// revoked. It is called before m enters the table, is asked anything or is

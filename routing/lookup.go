@@ -291,7 +291,7 @@ func (l *lookup) idle() bool {
 }
 
 // believe returns the members of an answer to FIND. One that the grid does
-// not have makes the whole answer a lie.
+// not have makes the whole answer a lie, unless it may be merely unknown here.
 func (n *Node) believe(from *Member, answer *message, err error) (members []*Member, ok bool) {
 	if err != nil {
 		return nil, false
@@ -300,15 +300,18 @@ func (n *Node) believe(from *Member, answer *message, err error) (members []*Mem
 		n.counters.Lies++
 		return nil, false
 	}
-	for i, m := range answer.members {
+	members = answer.members[:0]
+	for _, m := range answer.members {
 		v := n.verifyParsed(m)
-		if v == nil {
+		switch {
+		case v != nil:
+			members = append(members, v)
+		case !n.cfg.KnownOnly:
 			n.counters.Lies++
 			return nil, false
 		}
-		answer.members[i] = v
 	}
-	return answer.members, true
+	return members, true
 }
 
 // crowdedBelow is the part of the expected radius within which the K nearest

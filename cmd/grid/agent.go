@@ -36,6 +36,8 @@ type agent struct {
 	doc     *upDocument    // what announce prints
 	changes *journal.Journal
 
+	services *serviceHost
+
 	running sync.WaitGroup // what ends with ctx
 	closers []func()       // called last to first
 
@@ -88,6 +90,9 @@ func (a *agent) start(o *options, address string) (err error) {
 		return err
 	}
 	a.control = newControl(a.node)
+	a.services = &serviceHost{node: a.node, changes: journaled{a.changes}}
+	serveServices(a.control.mux, a.services)
+	a.control.describe(func(s *agentStatus) { s.Services = a.services.status() })
 	a.serveAgent()
 	for _, p := range a.settings.parts {
 		if err := p.apply(a); err != nil {

@@ -208,9 +208,7 @@ func argumentOf(stdin io.Reader, text string, in []string) (_ rpc.Source, clean 
 	if len(in) == 0 {
 		return rpc.Bytes(text), clean, nil
 	}
-	name, file, named := strings.Cut(in[0], "=")
-	if len(in) == 1 && !named {
-		file = name
+	if file := in[0]; len(in) == 1 && !strings.Contains(file, "=") {
 		if file != "-" {
 			info, err := os.Stat(file)
 			if err == nil && !info.Mode().IsRegular() {

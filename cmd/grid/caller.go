@@ -63,7 +63,7 @@ func (o *options) withReach(cmd *cobra.Command, f func(r reach) error) error {
 	if !errors.Is(err, errNoAgent) {
 		return err
 	}
-	return o.withNode(cmd, dir, func(node *overlay.Node) error { return f(nodeReach(dir, node)) })
+	return o.withNode(cmd, dir, nodeUse{}, func(node *overlay.Node) error { return f(nodeReach(dir, node)) })
 }
 
 // workerSocket is the name in the state directory of the socket of a worker of

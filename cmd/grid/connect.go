@@ -51,7 +51,7 @@ grid connect --timeout 5s alice:22`,
 			if !errors.Is(err, errNoAgent) {
 				return err
 			}
-			return o.withNode(cmd, dir, func(node *overlay.Node) error {
+			return o.withNode(cmd, dir, nodeUse{}, func(node *overlay.Node) error {
 				return dial(func(ctx context.Context, to string) (net.Conn, error) {
 					return node.DialAccepted(ctx, "tcp", to)
 				})

@@ -91,7 +91,6 @@ func newControl(node *overlay.Node) *controlServer {
 	})
 	serveMembers(s.mux, node)
 	serveLookup(s.mux, node)
-	serveServices(s.mux, node)
 	return s
 }
 
@@ -99,7 +98,9 @@ func newControl(node *overlay.Node) *controlServer {
 // the agent add.
 type agentStatus struct {
 	overlay.Status
-	Interface *tun.Status `json:"interface,omitempty"` // nil: none was made
+	Interface *tun.Status     `json:"interface,omitempty"` // nil: none was made
+	Functions *functionStatus `json:"functions,omitempty"` // nil: nothing was called here
+	Services  []serviceStatus `json:"services"`            // that the agent runs
 }
 
 // describe has f add to the status, before serve.

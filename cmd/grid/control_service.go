@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
-	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/overlay/forward"
 )
 
@@ -47,7 +46,7 @@ type serviceEvent struct {
 	Text   string `json:"text,omitempty"`
 }
 
-func serveServices(mux *http.ServeMux, node *overlay.Node) {
+func serveServices(mux *http.ServeMux, host *serviceHost) {
 	places := make(chan struct{}, maxServices)
 	mux.HandleFunc("POST "+servicesPath, func(w http.ResponseWriter, r *http.Request) {
 		var spec serviceSpec
@@ -66,12 +65,12 @@ func serveServices(mux *http.ServeMux, node *overlay.Node) {
 			answerError(w, &cli.Error{Object: "the agent", Cause: "it runs as many services as it can", Next: "stop one of the grid forward, expose, proxy and dns commands"})
 			return
 		}
-		serveOne(w, r, node, spec)
+		serveOne(w, r, host, spec)
 	})
 	mux.HandleFunc("POST "+connectPath, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), connectTime)
 		defer cancel()
-		c, err := node.DialAccepted(ctx, "tcp", r.URL.Query().Get("to"))
+		c, err := host.node.DialAccepted(ctx, "tcp", r.URL.Query().Get("to"))
 		if err != nil {
 			answerError(w, err)
 			return
@@ -92,9 +91,9 @@ func serveServices(mux *http.ServeMux, node *overlay.Node) {
 }
 
 // serveOne runs one service until its command goes.
-func serveOne(w http.ResponseWriter, r *http.Request, node *overlay.Node, spec serviceSpec) {
+func serveOne(w http.ResponseWriter, r *http.Request, host *serviceHost, spec serviceSpec) {
 	lines := make(logLines, 64)
-	s, err := spec.open(r.Context(), node, slog.New(slog.NewTextHandler(lines, nil)))
+	s, err := host.open(r.Context(), spec, slog.New(slog.NewTextHandler(lines, nil)))
 	if err != nil {
 		answerError(w, err)
 		return

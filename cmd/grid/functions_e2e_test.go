@@ -218,6 +218,14 @@ func TestMapSurvivesItsMaster(t *testing.T) {
 		fmt.Fprintf(&lines, "%d\n", i)
 		fmt.Fprintf(&want, "did %d\n", i)
 	}
+	defer func() {
+		var status struct {
+			Functions struct{ Worker struct{ Calls int } }
+		}
+		if document(t, grid(t, desk, "", "status", "--json").want(t, cli.ExitOK), &status); status.Functions.Worker.Calls < 60 {
+			t.Errorf("the agent says that its worker had %d calls", status.Functions.Worker.Calls)
+		}
+	}()
 	acknowledged := make(map[string]bool)
 	kills := 0
 	for {

@@ -69,7 +69,7 @@ func logFields(t *testing.T) map[string][]string {
 		}
 		return true
 	}
-	for _, folder := range []string{"cmd/grid", "overlay", "punch", "rendezvous", "ri2n"} {
+	for _, folder := range []string{"cmd/grid", "gridapi/rpc", "overlay", "punch", "rendezvous", "ri2n"} {
 		err := filepath.WalkDir(filepath.Join("../..", folder), func(path string, e fs.DirEntry, err error) error {
 			if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.Contains(filepath.ToSlash(path), "rendezvous/server") {
 				return err

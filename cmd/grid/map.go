@@ -183,15 +183,14 @@ func (f *mapFlags) run(cmd *cobra.Command, r reach, m *master) error {
 	defer bar.Close()
 	begun := time.Now()
 	var sum sweep.Summary
-	err = f.output(cmd, func(emit func(*mapRow, sweep.Outcome) error) error {
+	err = f.output(cmd, bar.Above(cmd.OutOrStdout()), func(emit func(*mapRow, sweep.Outcome) error) error {
 		sum, err = sweep.Run(cmd.Context(), sweep.Config{
 			Tasks: len(m.lines), Journal: j, Window: f.window, Unordered: f.asTheyCome,
 			Do: m.do,
 			Emit: func(o sweep.Outcome) error {
 				row := m.row(o)
 				if o.Err != nil {
-					bar.Note(m.note())
-					cli.Note(cmd, "line %d: %s", row.Line, row.Error)
+					fmt.Fprintf(bar.Above(cmd.ErrOrStderr()), "line %d: %s\n", row.Line, row.Error)
 				}
 				return emit(row, o)
 			},
@@ -343,7 +342,7 @@ func (m *master) note() string {
 			busy += w.Running
 		}
 	}
-	return fmt.Sprintf("%d running on %d workers, %d repetitions", busy, workers, m.watch.again())
+	return fmt.Sprintf("%d running, workers: %d, repetitions: %d", busy, workers, m.watch.again())
 }
 
 func offers(w rpc.WorkerStatus, function string) bool {
@@ -356,7 +355,7 @@ func offers(w rpc.WorkerStatus, function string) bool {
 }
 
 // output runs f with what prints a result where the flags say.
-func (f *mapFlags) output(cmd *cobra.Command, run func(emit func(*mapRow, sweep.Outcome) error) error) error {
+func (f *mapFlags) output(cmd *cobra.Command, stdout io.Writer, run func(emit func(*mapRow, sweep.Outcome) error) error) error {
 	switch {
 	case f.outDir != "":
 		if err := os.MkdirAll(f.outDir, 0o755); err != nil {
@@ -372,7 +371,7 @@ func (f *mapFlags) output(cmd *cobra.Command, run func(emit func(*mapRow, sweep.
 				row.Value, row.Text, row.Bytes = nil, nil, nil
 			}
 			if cli.JSON(cmd) {
-				return cli.PrintJSONLine(cmd, "map", row)
+				return f.print(cmd, stdout, row, o)
 			}
 			return nil
 		})
@@ -381,7 +380,7 @@ func (f *mapFlags) output(cmd *cobra.Command, run func(emit func(*mapRow, sweep.
 			return run(func(row *mapRow, o sweep.Outcome) error { return f.print(cmd, w, row, o) })
 		})
 	}
-	return run(func(row *mapRow, o sweep.Outcome) error { return f.print(cmd, cmd.OutOrStdout(), row, o) })
+	return run(func(row *mapRow, o sweep.Outcome) error { return f.print(cmd, stdout, row, o) })
 }
 
 // print writes one result on a line.

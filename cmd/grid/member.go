@@ -339,7 +339,7 @@ rendezvous lists and the grid's key has not certified is left out.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var doc membersDocument
-			err := o.withMember(cmd.Context(), func(ctx context.Context, m gridMember) (err error) {
+			err := o.withMember(cmd, func(ctx context.Context, m gridMember) (err error) {
 				doc, err = m.members(ctx)
 				return err
 			})
@@ -396,7 +396,7 @@ grid revoke INVITE`,
 				return err
 			}
 			var doc revokeDocument
-			err = o.withMember(cmd.Context(), func(ctx context.Context, m gridMember) error {
+			err = o.withMember(cmd, func(ctx context.Context, m gridMember) error {
 				known, err := m.members(ctx)
 				if err != nil {
 					return err
@@ -459,33 +459,21 @@ type gridMember interface {
 
 // withMember runs f with the agent of the state directory if it runs, and
 // otherwise with a node that lives as long as f.
-func (o *options) withMember(ctx context.Context, f func(ctx context.Context, m gridMember) error) error {
+func (o *options) withMember(cmd *cobra.Command, f func(ctx context.Context, m gridMember) error) error {
 	dir, err := o.stateDir()
 	if err != nil {
 		return err
 	}
 	agent, err := findAgent(dir)
 	if err == nil {
-		return f(ctx, agent)
+		return f(cmd.Context(), agent)
 	}
 	if !errors.Is(err, errNoAgent) {
 		return err
 	}
-	address, err := o.meetingPoint(dir, "grid join TOKEN, or grid members")
-	if err != nil {
-		return err
-	}
-	release, err := takeIdentity(dir)
-	if err != nil {
-		return takenOr(err, dir, "wait for it, or run the agent, which serves several commands at once: grid up")
-	}
-	defer release()
-	node, err := startNode(ctx, overlay.Config{Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery})
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	return f(ctx, ownMember{node})
+	return o.withNode(cmd, dir, nodeUse{line: "grid join TOKEN, or grid members"}, func(node *overlay.Node) error {
+		return f(cmd.Context(), ownMember{node})
+	})
 }
 
 // ownMember is a node of this process.

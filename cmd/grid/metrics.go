@@ -65,9 +65,42 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 			gauge(metricExpiry, float64(g.Self.ValidUntil.Unix()))
 		}
 	}
+	if r := s.Routing; r != nil {
+		c.collectRouting(out, r)
+	}
 	gauge(metricBuild, 1, cli.Version("grid").Version)
 	eachCounter("", reflect.ValueOf(s.Counters), func(name string, n uint64) {
 		desc := prometheus.NewDesc("overlay_"+name+"_total", "The counter "+name+" of grid status --json.", nil, nil)
+		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n))
+	})
+}
+
+// collectRouting shows the node's part in key-based routing.
+func (c nodeCollector) collectRouting(out chan<- prometheus.Metric, r *overlay.RoutingStatus) {
+	suspected := 0
+	for _, s := range r.Sessions {
+		if s.State == overlay.MemberSuspected {
+			suspected++
+		}
+	}
+	for _, g := range []struct {
+		name, help string
+		value      int
+	}{
+		{"contacts", "Members in the routing table.", r.Contacts},
+		{"nodes", "Members of the grid, estimated.", r.Nodes},
+		{"sessions", "Sessions that routing may use.", len(r.Sessions)},
+		{"sessions_suspected", "Of these, with members that are suspected.", suspected},
+		{"shortcuts", "Sessions that traffic has earned.", r.Shortcuts},
+		{"objects", "Location objects kept for the grid.", r.Objects},
+		{"names", "Announcements kept for the grid.", r.Names},
+		{"mailboxes", "Mailboxes open.", r.Mailboxes},
+		{"health", "Local health: 0 is well, 8 the worst.", r.Health},
+	} {
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc("overlay_routing_"+g.name, g.help, nil, nil), prometheus.GaugeValue, float64(g.value))
+	}
+	eachCounter("", reflect.ValueOf(r.Counters), func(name string, n uint64) {
+		desc := prometheus.NewDesc("overlay_routing_"+name+"_total", "The counter routing.counters."+name+" of grid status --json.", nil, nil)
 		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n))
 	})
 }

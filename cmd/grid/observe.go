@@ -60,11 +60,12 @@ func listenMetrics(address string) (net.Listener, error) {
 	return ln, nil
 }
 
-// serveMetrics serves /metrics and /healthz until ctx ends.
-func serveMetrics(ctx context.Context, ln net.Listener, node *overlay.Node, log *slog.Logger) {
+// serveMetrics serves /metrics and /healthz until ctx ends. Status is that of the
+// agent.
+func serveMetrics(ctx context.Context, ln net.Listener, node *overlay.Node, status func() agentStatus, log *slog.Logger) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		metrics.New(node.Transport), nodeCollector{node.Status}, relayCollector{node},
+		metrics.New(node.Transport), nodeCollector{node.Status}, relayCollector{node}, serviceCollector{status},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	begun := time.Now()

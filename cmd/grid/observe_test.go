@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/overlay/tun"
 	"github.com/instantgrid/instantgrid/punch"
 	"github.com/instantgrid/instantgrid/ri2n/metrics"
 )
@@ -42,7 +43,7 @@ func TestListenMetrics(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
-		serveMetrics(ctx, ln, node, slog.New(slog.DiscardHandler))
+		serveMetrics(ctx, ln, node, func() agentStatus { return agentStatus{Status: node.Status()} }, slog.New(slog.DiscardHandler))
 		close(done)
 	}()
 	get := func(path string) (int, string) {
@@ -106,10 +107,27 @@ func gathered(t *testing.T) map[string]bool {
 		s := node.Status()
 		s.Rendezvous.Registered = true
 		s.Grid = &overlay.GridStatus{Self: new(overlay.MemberStatus)}
+		s.Routing = new(overlay.RoutingStatus)
 		s.Peers = []overlay.PeerStatus{{Path: relayPath(punch.Policy)}}
 		return s
 	}
-	registry.MustRegister(metrics.New(node.Transport), nodeCollector{full}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	host := &serviceHost{node: node}
+	for _, spec := range []serviceSpec{
+		{Kind: kindForward, Listen: "127.0.0.1:0", To: "bob:80"},
+		{Kind: kindForward, Listen: "127.0.0.1:0", To: "bob:80", UDP: true},
+		{Kind: kindExpose, Listen: ":80", To: "127.0.0.1:80"},
+		{Kind: kindExpose, Listen: ":80", To: "127.0.0.1:80", UDP: true},
+		{Kind: kindProxy, Listen: "127.0.0.1:0"},
+		{Kind: kindDNS, Listen: "127.0.0.1:0", GridOnly: true},
+	} {
+		s, err := host.open(t.Context(), spec, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+	}
+	parts := func() agentStatus { return agentStatus{Services: host.status(), Interface: new(tun.Status)} }
+	registry.MustRegister(metrics.New(node.Transport), nodeCollector{full}, serviceCollector{parts}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -129,13 +147,14 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := gathered(t)
-	for _, m := range regexp.MustCompile("(?m)^\\| `(overlay_[a-z_]+|grid_build_info)`").FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `(overlay_[a-z_]+|grid_build_info|grid_(?:forward|expose|proxy|dns|tun)_[a-z_]+)`").FindAllStringSubmatch(string(b), -1) {
 		if !names[m[1]] {
 			t.Errorf("docs/metrics.md lists %s, which is no metric", m[1])
 		}
 	}
 	for name := range names {
-		if (strings.HasPrefix(name, "overlay_") || strings.HasPrefix(name, "grid_")) && !strings.HasSuffix(name, "_total") && !strings.Contains(string(b), "| `"+name+"`") {
+		open := strings.HasPrefix(name, "overlay_") && strings.HasSuffix(name, "_total") // a counter of grid status
+		if (strings.HasPrefix(name, "overlay_") || strings.HasPrefix(name, "grid_")) && !open && !strings.Contains(string(b), "| `"+name+"`") {
 			t.Errorf("docs/metrics.md lacks %s", name)
 		}
 	}

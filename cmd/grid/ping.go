@@ -119,31 +119,14 @@ func (o *options) ping(cmd *cobra.Command, f pingFlags, to string) error {
 	if !errors.Is(err, errNoAgent) {
 		return err
 	}
-	address, err := o.meetingPoint(dir, "grid ping PEER")
-	if err != nil {
-		return err
-	}
-	release, err := takeIdentity(dir)
-	if err != nil {
-		return takenOr(err, dir, "wait for it, or run the agent, which serves several commands at once: grid up")
-	}
-	defer release()
-	trace, endTrace, err := o.beginTrace(cmd)
-	if err != nil {
-		return err
-	}
-	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery})
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	peer, err := node.Resolve(ctx, to)
-	if err != nil {
-		return err
-	}
-	return ping(cmd, f, peer, func(ctx context.Context, peer ri2n.PeerID) (time.Duration, overlay.PathStatus, error) {
-		return pingOnce(ctx, node, peer)
+	return o.withNode(cmd, dir, nodeUse{line: "grid ping PEER"}, func(node *overlay.Node) error {
+		peer, err := node.Resolve(ctx, to)
+		if err != nil {
+			return err
+		}
+		return ping(cmd, f, peer, func(ctx context.Context, peer ri2n.PeerID) (time.Duration, overlay.PathStatus, error) {
+			return pingOnce(ctx, node, peer)
+		})
 	})
 }
 

@@ -30,7 +30,7 @@ type home struct {
 // command returns a program that runs in the home. Programs of ours find their
 // state directory by its environment, also those that others start.
 func (h home) command(name string, args ...string) *kernel.Cmd {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience) // some last for the whole test
 	h.t.Cleanup(cancel)
 	cmd := h.host.Command(ctx, name, args...)
 	cmd.Env = append(os.Environ(), asWhat+"=grid", "XDG_STATE_HOME="+h.dir, rendezvousVariable+"=")
@@ -110,9 +110,17 @@ func needPrograms(t *testing.T, names ...string) {
 	}
 }
 
-// twoHomes makes the grid lab of two computers behind NATs, alice and bob, with
-// 10 ms to the Internet each.
-func twoHomes(t *testing.T) (alice, bob home) {
+// A lab is a rendezvous on the Internet of the kernel, and the computers alice and
+// bob in two homes behind NATs. There is no grid yet.
+type lab struct {
+	network *kernel.Network
+	public  home   // of the rendezvous
+	address string // of the rendezvous
+	claim   string // for grid init
+}
+
+// newLab makes one, where each home is delay away from the Internet.
+func newLab(t *testing.T, delay time.Duration) lab {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts real programs")
@@ -121,11 +129,11 @@ func twoHomes(t *testing.T) (alice, bob home) {
 	if err != nil {
 		t.Skip(err) // no Go tool here
 	}
-	access := netsim.Link{Delay: 10 * time.Millisecond, Rate: 200e6}
+	access := netsim.Link{Delay: delay, Rate: 200e6}
 	nat := netsim.NAT{Mapping: netsim.EndpointIndependent, Filtering: netsim.AddressAndPortDependent}
 	network, err := kernel.Start(netsim.Scenario{
 		Seed:  1,
-		Hosts: []netsim.HostNode{{Name: "rendezvous"}, {Name: "alice", Parent: "nat-a"}, {Name: "bob", Parent: "nat-b"}},
+		Hosts: []netsim.HostNode{{Name: "public"}, {Name: "alice", Parent: "nat-a"}, {Name: "bob", Parent: "nat-b"}},
 		NATs:  []netsim.NATNode{{Name: "nat-a", Uplink: access, NAT: nat}, {Name: "nat-b", Uplink: access, NAT: nat}},
 	})
 	if errors.Is(err, kernel.ErrNotPermitted) {
@@ -135,14 +143,36 @@ func twoHomes(t *testing.T) (alice, bob home) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { network.Close() })
-	public := home{t, network.Host("rendezvous").(*kernel.Host), t.TempDir()}
-	at := public.host.Addr().String()
-	line, _ := public.begin(public.command(program, "--json", "--admit", "key", "--dir", public.dir,
-		"--listen", at+":3478", "--stun-listen", at+":3479", "--metrics-listen", ""))
+	l := lab{network: network}
+	l.public = l.home(t, "public")
+	l.address, l.claim = l.public.serveRendezvous(program, 3478)
+	return l
+}
+
+// serveRendezvous runs one at a port and the next, and returns its address and
+// the code for grid init.
+func (h home) serveRendezvous(program string, port int) (address, claim string) {
+	h.t.Helper()
+	at := h.host.Addr().String()
+	line, _ := h.begin(h.command(program, "--json", "--admit", "key", "--dir", h.t.TempDir(), "--public-host", at, "--metrics-listen", "",
+		"--listen", fmt.Sprint(at, ":", port), "--stun-listen", fmt.Sprint(at, ":", port+1)))
 	var doc struct{ Address, Claim string }
-	document(t, line, &doc)
-	alice, bob = home{t, network.Host("alice").(*kernel.Host), t.TempDir()}, home{t, network.Host("bob").(*kernel.Host), t.TempDir()}
-	alice.output(alice.grid("init", "lab", "--name", "alice", "--rendezvous", doc.Address, "--claim", doc.Claim))
+	document(h.t, line, &doc)
+	return doc.Address, doc.Claim
+}
+
+// home returns a computer of the lab with a fresh state directory.
+func (l lab) home(t *testing.T, name string) home {
+	return home{t, l.network.Host(name).(*kernel.Host), t.TempDir()}
+}
+
+// twoHomes makes the grid lab of two computers behind NATs, alice and bob, with
+// 10 ms to the Internet each.
+func twoHomes(t *testing.T) (alice, bob home) {
+	t.Helper()
+	l := newLab(t, 10*time.Millisecond)
+	alice, bob = l.home(t, "alice"), l.home(t, "bob")
+	alice.output(alice.grid("init", "lab", "--name", "alice", "--rendezvous", l.address, "--claim", l.claim))
 	token := alice.output(alice.grid("invite"))
 	bob.output(bob.grid("join", "--name", "bob", token))
 	return alice, bob
@@ -213,9 +243,9 @@ func TestRealPrograms(t *testing.T) {
 	alice, bob := twoHomes(t)
 	web := bob.serveHTTP()
 	key := alice.makeKeys("id")
-	policyFor(t, filepath.Join(bob.dir, "instantgrid"), "rules:\n  - names: [alice]\n    ports: [22, 80, 5201]\n")
+	policyFor(t, filepath.Join(bob.dir, "instantgrid"), "rules:\n  - names: [alice]\n    ports: [22, 80, 5201, 7000]\n")
 	bob.begin(bob.grid("up", "--json", "--expose", "80="+web, "--expose", "22="+bob.serveSSH(key+".pub"), "--expose", "81="+web,
-		"--expose", "5201", "--expose", "5201/udp"))
+		"--expose", "5201", "--expose", "5201/udp", "--expose", "chess@7000="+web, "--expose", "closed@7001="+web))
 	// The agent of the other home runs the proxy and the resolver for good, and
 	// what the commands ask for while they last.
 	alice.begin(alice.grid("up", "--json", "--proxy", "1080", "--dns", "5300"))
@@ -303,6 +333,14 @@ func TestRealPrograms(t *testing.T) {
 		}
 		if got := dig("+short", "_ssh._tcp.bob.lab.grid", "SRV"); got != "0 0 22 bob.lab.grid." {
 			t.Errorf("SRV is %q", got)
+		}
+		// What members offer, to whom they open the port.
+		for name, want := range map[string]string{
+			"_http._tcp.lab.grid": "0 0 80 bob.lab.grid.", "_chess._tcp.lab.grid": "0 0 7000 bob.lab.grid.", "_closed._tcp.lab.grid": "",
+		} {
+			if got := dig("+short", name, "SRV"); got != want {
+				t.Errorf("SRV of %s is %q, want %q", name, got, want)
+			}
 		}
 		if got := dig("+short", "bob.lab.grid", "AAAA"); !strings.HasPrefix(got, "fd") {
 			t.Errorf("AAAA is %q", got)

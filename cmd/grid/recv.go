@@ -214,7 +214,6 @@ func explainGone(err error, t *rendezvous.Token) error {
 
 // recvFrom waits for a file of a peer that may send.
 func (o *options) recvFrom(cmd *cobra.Command, f recvFlags) error {
-	ctx := cmd.Context()
 	if err := f.checkOutput(); err != nil {
 		return err
 	}
@@ -237,25 +236,12 @@ func (o *options) recvFrom(cmd *cobra.Command, f recvFlags) error {
 	if len(allowed)+len(more)+len(listed) == 0 {
 		return cli.Usagef("grid recv", "grid recv TOKEN, or grid recv --allow PEERID with what grid id prints on the sender's computer", "nobody may send, since no token is given and no peer is allowed")
 	}
-	address, err := o.meetingPoint(dir, "grid recv")
-	if err != nil {
-		return err
-	}
-	release, err := takeIdentity(dir)
-	if err != nil {
-		return takenOr(err, dir, "have the agent receive: grid up --receive DIRECTORY; or stop the other command")
-	}
-	defer release()
-	trace, endTrace, err := o.beginTrace(cmd)
-	if err != nil {
-		return err
-	}
-	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery, Allow: append(allowed, more...)})
-	if err != nil {
-		return err
-	}
-	defer node.Close()
+	use := nodeUse{line: "grid recv", taken: "have the agent receive: grid up --receive DIRECTORY; or stop the other command", allow: append(allowed, more...)}
+	return o.withNode(cmd, dir, use, func(node *overlay.Node) error { return takeDelivery(cmd, f, node) })
+}
+
+// takeDelivery receives one file from the first peer that comes with one.
+func takeDelivery(cmd *cobra.Command, f recvFlags, node *overlay.Node) error {
 	ln, err := node.Listen("tcp", ":"+portText(portDeliver))
 	if err != nil {
 		return err
@@ -285,7 +271,7 @@ func (o *options) recvFrom(cmd *cobra.Command, f recvFlags) error {
 		lost:     func(err error) { noteLost(cmd, err, f.patience) },
 		patience: f.patience,
 	}
-	result, err := h.run(ctx)
+	result, err := h.run(cmd.Context())
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,6 @@ grid send photos.tar PEERID`,
 
 // sendTo delivers to a peer that waits for it.
 func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, to string) error {
-	ctx := cmd.Context()
 	dir, err := o.stateDir()
 	if err != nil {
 		return err
@@ -97,29 +96,18 @@ func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, 
 	if err := o.checkPeer(dir, to); err != nil {
 		return err
 	}
-	address, err := o.meetingPoint(dir, "grid send FILE PEER")
-	if err != nil {
-		return err
-	}
-	release, err := takeIdentity(dir)
-	if err != nil {
-		return takenOr(err, dir, "wait for it or stop it, or use another directory that the peer allows: --dir DIRECTORY")
-	}
-	defer release()
-	trace, endTrace, err := o.beginTrace(cmd)
-	if err != nil {
-		return err
-	}
-	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery})
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	peer, err := node.Resolve(ctx, to)
-	if err != nil {
-		return err
-	}
+	use := nodeUse{line: "grid send FILE PEER", taken: "wait for it or stop it, or use another directory that the peer allows: --dir DIRECTORY"}
+	return o.withNode(cmd, dir, use, func(node *overlay.Node) error {
+		peer, err := node.Resolve(cmd.Context(), to)
+		if err != nil {
+			return err
+		}
+		return deliver(cmd, f, src, node, peer)
+	})
+}
+
+// deliver sends to a peer, over as many connections as it takes.
+func deliver(cmd *cobra.Command, f sendFlags, src *transfer.Source, node *overlay.Node, peer ri2n.PeerID) error {
 	r := newReport(cmd, "send", f.watch)
 	defer r.closeBar()
 	p := &persister{
@@ -141,7 +129,7 @@ func (o *options) sendTo(cmd *cobra.Command, f sendFlags, src *transfer.Source, 
 		report:   r,
 		lost:     func(err error) { noteLost(cmd, err, f.patience) },
 	}
-	result, err := p.run(ctx)
+	result, err := p.run(cmd.Context())
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (o *options) runService(cmd *cobra.Command, spec serviceSpec, ready func(se
 	if !errors.Is(err, errNoAgent) {
 		return err
 	}
-	return o.withNode(cmd, dir, func(node *overlay.Node) error {
+	return o.withNode(cmd, dir, nodeUse{}, func(node *overlay.Node) error {
 		if host, err := remoteOf(spec); err != nil {
 			return err
 		} else if host != "" {
@@ -69,7 +69,17 @@ func (o *options) runService(cmd *cobra.Command, spec serviceSpec, ready func(se
 			}
 		}
 		logging := defaultLog()
-		s, err := spec.open(ctx, node, logging.newLogger(cmd, slog.LevelInfo))
+		log := logging.newLogger(cmd, slog.LevelInfo)
+		host := &serviceHost{node: node}
+		if spec.System {
+			changes, err := openJournal(dir, log)
+			if err != nil {
+				return err
+			}
+			defer closeJournal(changes, log)
+			host.changes = journaled{changes}
+		}
+		s, err := host.open(ctx, spec, log)
 		if err != nil {
 			return err
 		}
@@ -116,31 +126,6 @@ func remoteOf(spec serviceSpec) (string, error) {
 	return parseRemote(spec.To, "grid forward LOCALPORT NAME:PORT")
 }
 
-// withNode runs f with a node under this computer's identity.
-func (o *options) withNode(cmd *cobra.Command, dir string, f func(node *overlay.Node) error) error {
-	ctx := cmd.Context()
-	address, err := o.needRendezvous(dir, cmd.CommandPath())
-	if err != nil {
-		return err
-	}
-	release, err := takeIdentity(dir)
-	if err != nil {
-		return takenOr(err, dir, "wait for it, or run the agent, which serves several commands at once: grid up")
-	}
-	defer release()
-	trace, endTrace, err := o.beginTrace(cmd)
-	if err != nil {
-		return err
-	}
-	defer endTrace()
-	node, err := startNode(ctx, overlay.Config{Trace: trace, Dir: dir, Rendezvous: address.String()})
-	if err != nil {
-		return err
-	}
-	defer node.Close()
-	return f(node)
-}
-
 // completePeers completes the argument at a place with peers.
 func (o *options) completePeers(at int) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -165,7 +150,7 @@ The agent does it if it runs, otherwise this command itself; both until the
 command is interrupted. grid up --forward makes it last.`,
 		Example: `grid forward 8080 alice:80
 # Then, on this computer: curl http://127.0.0.1:8080/
-grid forward 5353 alice:53 --udp`,
+grid forward 9000 alice:9000 --udp`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: o.completePeers(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -187,7 +172,7 @@ grid forward 5353 alice:53 --udp`,
 
 func exposeCommand(o *options) *cobra.Command {
 	var udp bool
-	var to string
+	var to, name string
 	cmd := &cobra.Command{
 		Use:   "expose PORT",
 		Short: "Offer a local port to members",
@@ -196,17 +181,21 @@ computer, the same one on loopback unless --to says otherwise. Who may connect i
 decided by the file policy.yaml in the state directory: without a rule that opens
 the port, no member may. With --udp it leads packets, of up to 1500 bytes.
 
+Members find the port by the service's name, --name or else that of a usual port,
+as an SRV record of grid dns: _http._tcp.NAME.GRID.grid.
+
 The agent does it if it runs, otherwise this command itself; both until the
 command is interrupted. grid up --expose makes it last.`,
 		Example: `grid expose 8080
-grid expose 80 --to 127.0.0.1:8080`,
+grid expose 80 --to 127.0.0.1:8080
+grid expose 7000 --name chess`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target := to
 			if target == "" {
 				target = args[0]
 			}
-			spec, err := exposeSpec(args[0], target, udp, "grid expose PORT --to 127.0.0.1:PORT")
+			spec, err := exposeSpec(name, args[0], target, udp, "grid expose PORT --to 127.0.0.1:PORT")
 			if err != nil {
 				return err
 			}
@@ -216,6 +205,7 @@ grid expose 80 --to 127.0.0.1:8080`,
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "`HOST:PORT` on this computer (default the same port on 127.0.0.1)")
+	cmd.Flags().StringVar(&name, "name", "", "`SERVICE` that members find it by, such as http (default that of a usual port)")
 	cmd.Flags().BoolVar(&udp, "udp", false, "offer packets (UDP) instead of connections (TCP)")
 	return cmd
 }
@@ -255,7 +245,7 @@ listener uses the grid in this node's name. Keep it on loopback.`,
 func dnsCommand(o *options) *cobra.Command {
 	var listen string
 	var upstream []string
-	var gridOnly bool
+	var gridOnly, system bool
 	cmd := &cobra.Command{
 		Use:   "dns",
 		Short: "Run a DNS resolver for .grid",
@@ -265,31 +255,38 @@ at the resolvers of this computer, or at those of --upstream, or refused with
 --grid-only. On an address that is not loopback, others get answers for the
 grid's names alone, and only so many a second.
 
-The addresses lead somewhere where grid up --tun runs; the proxy and grid forward
-take the names as they are. To have this computer ask for .grid here:
+With --system all programs of this computer ask it (Linux, as root): by a setting
+of systemd-resolved for the interface of grid up --tun, or as the resolver in
+/etc/resolv.conf, then at ` + systemDNS + `. That is undone when the command ends; if it
+was killed, by the next grid up, or by grid down. grid up --dns-system makes it
+last.
 
-  systemd-resolved  /etc/systemd/resolved.conf.d/grid.conf:
-                    [Resolve]
-                    DNS=127.0.0.1:5300
-                    Domains=~grid
-  dnsmasq           server=/grid/127.0.0.1#5300
-  macOS             /etc/resolver/grid: nameserver 127.0.0.1, port 5300`,
+The addresses lead somewhere where grid up --tun runs; the proxy and grid forward
+take the names as they are. To have another resolver of this computer ask for
+.grid here instead:
+
+  dnsmasq  server=/grid/127.0.0.1#5300
+  macOS    /etc/resolver/grid: nameserver 127.0.0.1, port 5300`,
 		Example: `grid dns
 # Then: dig @127.0.0.1 -p 5300 alice.lab.grid
 grid dns --listen 127.0.0.1:5400 --upstream 192.0.2.53`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if system && !cmd.Flags().Changed("listen") {
+				listen = systemDNS
+			}
 			at, err := parseLocal(listen, "grid dns --listen "+defaultDNS)
 			if err != nil {
 				return err
 			}
-			spec := serviceSpec{Kind: kindDNS, Listen: at, Upstream: upstream, GridOnly: gridOnly}
+			spec := serviceSpec{Kind: kindDNS, Listen: at, Upstream: upstream, GridOnly: gridOnly, System: system}
 			return o.serve(cmd, spec, digLine)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", defaultDNS, "`HOST:PORT` to listen on, UDP and TCP; a port alone is one of loopback")
 	cmd.Flags().StringSliceVar(&upstream, "upstream", nil, "`ADDRESS` of a resolver for other names; may be repeated (default those of this computer)")
 	cmd.Flags().BoolVar(&gridOnly, "grid-only", false, "refuse names outside the grid")
+	cmd.Flags().BoolVar(&system, "system", false, "have all programs of this computer ask it (root)")
 	return cmd
 }
 

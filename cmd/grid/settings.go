@@ -55,15 +55,15 @@ func newSettings() *settings {
 		&s.log,
 		defaultControl(),
 		defaultEvents(),
-		defaultMetrics(),
 		defaultReceive(),
 		defaultRelay(),
 		defaultDiscovery(),
-		defaultServices(),
+		defaultTUN(),
+		defaultServices(), // the resolver may need the interface
 		s.store,
 		defaultHTTP(),
 		defaultWorker(),
-		defaultTUN(),
+		defaultMetrics(), // of all that is above
 	}
 	for _, p := range s.parts {
 		s.sections = append(s.sections, p.section())

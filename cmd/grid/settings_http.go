@@ -91,6 +91,20 @@ func (h *httpSettings) configure(a *agent, _ *overlay.Config) error {
 	return nil
 }
 
+// functionStatus is what the agent has to do with functions.
+type functionStatus struct {
+	HTTP   *gateway.Counters   `json:"http,omitempty"`   // calls of programs of this computer
+	Worker *rpc.WorkerCounters `json:"worker,omitempty"` // calls of members, of the worker in the settings
+}
+
+// functions returns the part of a status, which it makes.
+func (s *agentStatus) functions() *functionStatus {
+	if s.Functions == nil {
+		s.Functions = new(functionStatus)
+	}
+	return s.Functions
+}
+
 func (h *httpSettings) apply(a *agent) error {
 	finder := &workerFinder{reach: nodeReach(a.dir, a.node), port: h.port}
 	calls := &sharedCaller{open: func(ctx context.Context) (*rpc.Client, error) {
@@ -101,6 +115,11 @@ func (h *httpSettings) apply(a *agent) error {
 	for _, pattern := range []string{"POST /v1/functions/{name}", "GET /v1/functions", "GET /v1/workers", "GET /openapi.json"} {
 		a.control.handle(pattern, g.ServeHTTP)
 	}
+	a.control.describe(func(s *agentStatus) {
+		if c := g.Counters(); c.Calls > 0 || h.web != nil {
+			s.functions().HTTP = &c
+		}
+	})
 	if h.web == nil {
 		return nil
 	}

@@ -50,6 +50,8 @@ func (m *metricsSettings) apply(a *agent) error {
 	}
 	a.doc.Metrics = "http://" + m.web.Addr().String() + "/metrics"
 	cli.Note(a.cmd, "metrics: %s", a.doc.Metrics)
-	a.running.Go(func() { serveMetrics(a.ctx, m.web, a.node, a.log) })
+	a.running.Go(func() {
+		serveMetrics(a.ctx, m.web, a.node, func() agentStatus { return a.control.status(a.node) }, a.log)
+	})
 	return nil
 }

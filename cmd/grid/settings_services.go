@@ -12,6 +12,7 @@ type servicesSettings struct {
 	proxyOutside    bool
 	dns             string
 	dnsUpstream     []string
+	dnsSystem       bool
 }
 
 func defaultServices() *servicesSettings { return new(servicesSettings) }
@@ -29,8 +30,8 @@ func (s *servicesSettings) section() config.Section {
 			},
 			{
 				Name: "expose", Value: &s.expose,
-				Doc:  "Local ports offered to members: PORT or PORT=HOST:PORT, with /udp behind it for packets.",
-				Flag: "expose", Usage: "offer a local port to members: `PORT[=HOST:PORT]`, with /udp behind it for packets; may be repeated",
+				Doc:  "Local ports offered to members: PORT or PORT=HOST:PORT, with /udp behind it for packets, and SERVICE@ before it for the name that members find it by: http@8080.",
+				Flag: "expose", Usage: "offer a local port to members: `[SERVICE@]PORT[=HOST:PORT]`, with /udp behind it for packets; may be repeated",
 				Check: func() error { return checkAll(s.expose, parseExpose) },
 			},
 			{
@@ -53,6 +54,11 @@ func (s *servicesSettings) section() config.Section {
 			{
 				Name: "dns_upstream", Value: &s.dnsUpstream,
 				Doc: "Resolvers for other names. Empty: those of this computer.",
+			},
+			{
+				Name: "dns_system", Value: &s.dnsSystem,
+				Doc:  "Whether all programs of this computer ask that resolver, at " + systemDNS + " unless dns says otherwise. It takes root, and with systemd-resolved the network interface (tun.enabled). It is undone when the agent ends.",
+				Flag: "dns-system", Usage: "have all programs of this computer ask a DNS resolver for .grid, until the agent ends (root)",
 			},
 		},
 	}
@@ -93,9 +99,13 @@ func (s *servicesSettings) specs() (list []serviceSpec, err error) {
 		listen, err := parseLocal(s.proxy, "grid up --proxy "+defaultProxy)
 		add(serviceSpec{Kind: kindProxy, Listen: listen, AllowOutside: s.proxyOutside}, err)
 	}
-	if s.dns != "" {
-		listen, err := parseLocal(s.dns, "grid up --dns "+defaultDNS)
-		add(serviceSpec{Kind: kindDNS, Listen: listen, Upstream: s.dnsUpstream}, err)
+	dns := s.dns
+	if dns == "" && s.dnsSystem {
+		dns = systemDNS
+	}
+	if dns != "" {
+		listen, err := parseLocal(dns, "grid up --dns "+defaultDNS)
+		add(serviceSpec{Kind: kindDNS, Listen: listen, Upstream: s.dnsUpstream, System: s.dnsSystem}, err)
 	}
 	return list, err
 }
@@ -109,7 +119,7 @@ func (s *servicesSettings) apply(a *agent) error {
 	}
 	var opened []*service
 	for _, spec := range specs {
-		o, err := spec.open(a.ctx, a.node, a.log)
+		o, err := a.services.open(a.ctx, spec, a.log)
 		if err != nil {
 			for _, o := range opened {
 				o.close()

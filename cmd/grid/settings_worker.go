@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"time"
 
@@ -80,16 +81,24 @@ func (w *workerSettings) apply(a *agent) error {
 	if err != nil {
 		return err
 	}
-	worker, err := spec.start(a.log)
-	if err != nil {
-		return err
-	}
-	a.onClose(func() { worker.Close() })
 	local, path, err := listenLocal(a.dir, w.port)
 	if err != nil {
 		return err
 	}
 	a.onClose(func() { removeLocal(a.dir, path, w.port) })
+	worker, err := spec.start(a.dir, a.log)
+	if err != nil {
+		local.Close()
+		return err
+	}
+	a.control.describe(func(s *agentStatus) {
+		c := worker.Counters()
+		s.functions().Worker = &c
+	})
+	a.onClose(func() {
+		worker.Close()
+		os.Remove(spec.Dir)
+	})
 	ln, err := a.node.Listen("tcp", ":"+strconv.Itoa(int(w.port)))
 	if err != nil {
 		local.Close()

@@ -131,6 +131,9 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 	if s.Interface != nil {
 		writeTUN(w, s.Interface)
 	}
+	for _, x := range s.Services {
+		fmt.Fprintf(w, "service     %s  %s\n", x.Does, x.countsText())
+	}
 	if len(s.Peers) == 0 {
 		_, err := fmt.Fprintln(w, "peers       none now")
 		return err

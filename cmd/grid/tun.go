@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"path/filepath"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
+	"github.com/instantgrid/instantgrid/cmd/grid/internal/hostdns"
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/journal"
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/overlay/tun"
@@ -83,7 +85,7 @@ func (t *tunSettings) apply(a *agent) error {
 		status := i.Status()
 		s.Interface = &status
 	})
-	a.doc.Interface = i.Status().Device
+	a.doc.Interface, a.services.link = i.Status().Device, i.Status().Device
 	a.log.Info("interface up", "interface", t.name, "addresses", addressesText(i.Status()))
 	return nil
 }
@@ -94,6 +96,7 @@ func journalKinds() map[string]journal.Kind {
 	for _, k := range tun.Kinds() {
 		kinds[k.Name] = journal.Kind{Undo: k.Undo, UntilReboot: true}
 	}
+	maps.Copy(kinds, hostdns.Kinds())
 	return kinds
 }
 
@@ -121,7 +124,7 @@ func closeJournal(j *journal.Journal, log *slog.Logger) {
 	}
 }
 
-// journaled is a journal as package tun wants it.
+// journaled is a journal as packages tun and hostdns want it.
 type journaled struct{ *journal.Journal }
 
 func (j journaled) Make(kind string, data any, make func() error) (func() error, error) {

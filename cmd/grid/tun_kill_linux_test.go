@@ -92,10 +92,23 @@ func TestKillChild(t *testing.T) {
 	}
 }
 
-// Contract, line 17: an agent that is killed at any step leaves addresses,
-// routes, rules and resolver as they were, after grid down or the next start.
-func TestKilledWhileChanging(t *testing.T) {
-	t.Parallel()
+// isKilled runs a child and reports whether it was killed. Any other failure is
+// one of the test.
+func isKilled(t *testing.T, child *kernel.Cmd) bool {
+	t.Helper()
+	out, err := child.CombinedOutput()
+	if err == nil {
+		return false
+	}
+	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+		t.Fatalf("%v: %v, %s", child.Env[len(child.Env)-1], err, out)
+	}
+	return true
+}
+
+// aHost returns a computer of the kernel's that may be changed at will.
+func aHost(t *testing.T) *kernel.Host {
+	t.Helper()
 	pair, err := kernel.StartPair(1, netsim.Link{})
 	if errors.Is(err, kernel.ErrNotPermitted) {
 		t.Skip(err)
@@ -103,8 +116,15 @@ func TestKilledWhileChanging(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pair.Close()
-	h := pair.Host(0)
+	t.Cleanup(func() { pair.Close() })
+	return pair.Host(0)
+}
+
+// Contract, line 17: an agent that is killed at any step leaves addresses,
+// routes, rules and resolver as they were, after grid down or the next start.
+func TestKilledWhileChanging(t *testing.T) {
+	t.Parallel()
+	h := aHost(t)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -119,16 +139,12 @@ func TestKilledWhileChanging(t *testing.T) {
 	for step := 1; ; step++ {
 		child := h.Command(t.Context(), exe, "-test.run", "^TestKillChild$")
 		child.Env = append(os.Environ(), killPlan+"="+dir+" "+resolver+" "+strconv.Itoa(step))
-		out, err := child.CombinedOutput()
-		if err == nil {
+		if !isKilled(t, child) {
 			if step < 20 {
-				t.Fatalf("only %d steps: %s", step-1, out)
+				t.Fatalf("only %d steps", step-1)
 			}
 			t.Logf("killed at %d steps", step-1)
 			break
-		}
-		if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-			t.Fatalf("step %d: %v, %s", step, err, out)
 		}
 		if step%2 == 0 {
 			down := gridCommand(t, dir, "", "down")

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
-	"github.com/instantgrid/instantgrid/netsim"
 	"github.com/instantgrid/instantgrid/netsim/kernel"
 )
 
@@ -32,36 +30,12 @@ type tunRig struct {
 
 func newTUNRig(t *testing.T) *tunRig {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts real programs")
-	}
-	program, err := buildRendezvous()
-	if err != nil {
-		t.Skip(err)
-	}
-	access := netsim.Link{Delay: 2 * time.Millisecond, Rate: 200e6}
-	nat := netsim.NAT{Mapping: netsim.EndpointIndependent, Filtering: netsim.AddressAndPortDependent}
-	network, err := kernel.Start(netsim.Scenario{
-		Seed:  1,
-		Hosts: []netsim.HostNode{{Name: "public"}, {Name: "alice", Parent: "nat-a"}, {Name: "bob", Parent: "nat-b"}},
-		NATs:  []netsim.NATNode{{Name: "nat-a", Uplink: access, NAT: nat}, {Name: "nat-b", Uplink: access, NAT: nat}},
-	})
-	if errors.Is(err, kernel.ErrNotPermitted) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { network.Close() })
-	r := &tunRig{t: t, network: network, dirs: make(map[string]string), agents: make(map[string]*process), address: make(map[string]string)}
-	public := r.host("public").Addr().String()
-	var doc struct{ Address, Claim string }
-	document(t, r.start("public", program, "--json", "--admit", "key", "--dir", t.TempDir(), "--listen", public+":3478", "--stun-listen", public+":3479",
-		"--metrics-listen", "", "--public-host", public).line(t), &doc)
+	l := newLab(t, 2*time.Millisecond)
+	r := &tunRig{t: t, network: l.network, dirs: make(map[string]string), agents: make(map[string]*process), address: make(map[string]string)}
 	for _, name := range []string{"public", "alice", "bob"} {
 		r.dirs[name] = t.TempDir()
 	}
-	r.grid("public", "--rendezvous", doc.Address, "init", "lab", "--claim", doc.Claim, "--name", "desk").want(t, cli.ExitOK)
+	r.grid("public", "--rendezvous", l.address, "init", "lab", "--claim", l.claim, "--name", "desk").want(t, cli.ExitOK)
 	token := strings.TrimSpace(r.grid("public", "invite", "--uses", "2").want(t, cli.ExitOK))
 	for _, name := range []string{"alice", "bob"} {
 		r.grid(name, "join", "--name", name, token).want(t, cli.ExitOK)
@@ -136,21 +110,11 @@ func (r *tunRig) status(name string) (s tunStatus) {
 	return s
 }
 
-// needs skips the test where a program of Debian's is missing.
-func needs(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			t.Skipf("%v; scripts/setup installs it", err)
-		}
-	}
-}
-
 // Programs that know nothing of grid, over IPv4 and IPv6, through two NATs, while
 // the path below them changes from the relay to a direct one.
 func TestProgramsThroughTUN(t *testing.T) {
 	t.Parallel()
-	needs(t, "ping", "curl", "ssh", "/usr/sbin/sshd", "ssh-keygen", "iperf3", "mpirun", "mpicc")
+	needPrograms(t, "ping", "curl", "ssh", "sshd", "ssh-keygen", "iperf3", "mpirun", "mpicc")
 	r := newTUNRig(t)
 	if err := r.network.Block("nat-a", "nat-b"); err != nil {
 		t.Fatal(err)

@@ -37,8 +37,16 @@ func (w *workerSpec) function() string {
 	return strings.TrimSuffix(base, filepath.Ext(base))
 }
 
-// start returns a worker, which has no listener yet.
-func (w *workerSpec) start(log *slog.Logger) (*rpc.Worker, error) {
+// start returns a worker, which has no listener yet. Calls run below the state
+// directory; what a worker that was killed has left there is removed.
+func (w *workerSpec) start(dir string, log *slog.Logger) (*rpc.Worker, error) {
+	w.Dir = w.callsDir(dir)
+	if err := os.RemoveAll(w.Dir); err != nil {
+		log.Warn("calls of a worker that was killed are not removed", "path", w.Dir, "err", err)
+	}
+	if err := os.MkdirAll(w.Dir, 0o700); err != nil {
+		return nil, err
+	}
 	f, err := program.New(w.Config)
 	if err != nil {
 		return nil, &cli.Error{Object: "--exec " + w.Path, Cause: strings.TrimPrefix(err.Error(), "program: "), Next: "check the names: grid worker --help", Code: cli.ExitUsage, Err: err}
@@ -48,6 +56,11 @@ func (w *workerSpec) start(log *slog.Logger) (*rpc.Worker, error) {
 		return nil, cli.Usagef("--name "+w.function(), "grid worker --exec ./codeml --name codeml", "%s", strings.TrimPrefix(err.Error(), "rpc: "))
 	}
 	return worker, nil
+}
+
+// callsDir returns where the directories of calls are made.
+func (w *workerSpec) callsDir(dir string) string {
+	return filepath.Join(dir, fmt.Sprintf("calls-%d", w.port))
 }
 
 // listenLocal opens the socket of a worker in the state directory, in place of
@@ -170,16 +183,18 @@ func (o *options) work(cmd *cobra.Command, w *workerSpec) error {
 		return err
 	}
 	logging := defaultLog()
-	worker, err := w.start(logging.newLogger(cmd, slog.LevelInfo))
-	if err != nil {
-		return err
-	}
-	defer worker.Close()
 	ln, path, err := listenLocal(dir, w.port)
 	if err != nil {
 		return err
 	}
 	defer removeLocal(dir, path, w.port)
+	worker, err := w.start(dir, logging.newLogger(cmd, slog.LevelInfo))
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	defer os.Remove(w.Dir)
+	defer worker.Close()
 	served := make(chan error, 1)
 	go func() { served <- worker.Serve(ln) }()
 

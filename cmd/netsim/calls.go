@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -184,7 +183,7 @@ func (r *callRun) end() {
 	for name, list := range r.programs {
 		if name == sleepingWorker {
 			for _, p := range list {
-				p.cmd.Process.Signal(syscall.SIGCONT)
+				p.cmd.Process.Signal(wakeSignal)
 			}
 		}
 		r.others = append(r.others, list...)
@@ -355,7 +354,7 @@ func (r *callRun) happen(rows int) {
 		r.say("  %d results: %s is killed", rows, killedWorker)
 	case max(n/5, 2):
 		for _, p := range r.programs[sleepingWorker] {
-			p.cmd.Process.Signal(syscall.SIGSTOP)
+			p.cmd.Process.Signal(sleepSignal)
 		}
 		r.fate(sleepingWorker, fmt.Sprintf("put to sleep after %d results", rows))
 		r.say("  %d results: %s falls asleep", rows, sleepingWorker)

@@ -24,6 +24,6 @@ times of 64-byte messages, and the time from dial to the first echoed byte.
 "local" needs nothing else; "server" and "client" measure between machines.`,
 		Example: "ri2n-bench local --rounds 3 --seconds 3",
 	}
-	root.AddCommand(newLocal(), newServer(), newClient(), newCompare(), newTwoLinks(), newFlood(), newPlot(), newTunnels(), newWorker(), newWireguard())
+	root.AddCommand(newLocal(), newServer(), newClient(), newCompare(), newTwoLinks(), newFlood(), newPlot(), newTunnels(), newWorker(), newWireguard(), newRelay())
 	return root
 }

@@ -30,11 +30,15 @@ import (
 // A tunnelRow is what one way between the two hosts carried, the median of the
 // rounds.
 type tunnelRow struct {
-	Way      string     `json:"way"`
-	Goodput  cli.Number `json:"goodput_bps"`
-	CPUPerGB cli.Number `json:"cpu_per_gb"` // of the whole machine, kernel included
-	Rounds   int        `json:"rounds"`
-	Error    string     `json:"error,omitempty"`
+	Way         string     `json:"way"`
+	Goodput     cli.Number `json:"goodput_bps"`
+	GoodputLow  cli.Number `json:"goodput_low_bps"` // of the worst round, and High of the best
+	GoodputHigh cli.Number `json:"goodput_high_bps"`
+	CPUPerGB    cli.Number `json:"cpu_per_gb"` // of the whole machine, kernel included
+	CPULow      cli.Number `json:"cpu_low_per_gb"`
+	CPUHigh     cli.Number `json:"cpu_high_per_gb"`
+	Rounds      int        `json:"rounds"`
+	Error       string     `json:"error,omitempty"`
 
 	goodputs, cpus []float64
 }
@@ -57,11 +61,13 @@ func newTunnels() *cobra.Command {
 	var p tunnelPlan
 	cmd := &cobra.Command{
 		Use:   "tunnels",
-		Short: "Measure TCP through grid's network interface and through wireguard-go",
+		Short: "Measure TCP through all that grid offers programs, and through wireguard-go",
 		Long: `tunnels measures with iperf3 what one TCP connection carries between two network
-namespaces (root): over the bare veth pair, through a tunnel of wireguard-go, and
-through the interface of grid up --tun, over IPv4 and IPv6; beside them one stream
-of ri2n. The programs grid and rendezvous must be beside this one. The CPU time is
+namespaces (root): over the bare veth pair, through a tunnel of wireguard-go,
+through the interface of grid up --tun, over IPv4 and IPv6, and to an exposed port
+through a forwarded one, through SOCKS5 (a small relay speaks it for iperf3) and
+through the pipe of grid connect; beside them one stream of ri2n. They take turns.
+The programs grid and rendezvous must be beside this one. The CPU time is
 that of the whole machine, kernel and iperf3 included, so nothing else should run.`,
 		Example: "sudo ri2n-bench tunnels --rounds 3",
 		Args:    cobra.NoArgs,
@@ -146,6 +152,8 @@ func (p *tunnelPlan) run(cmd *cobra.Command) error {
 		r := &d.Rows[i]
 		r.Rounds = len(r.goodputs)
 		r.Goodput, r.CPUPerGB = middle(r.goodputs), middle(r.cpus)
+		r.GoodputLow, r.GoodputHigh = cli.Number(quantile(r.goodputs, 0)), cli.Number(quantile(r.goodputs, 1))
+		r.CPULow, r.CPUHigh = cli.Number(quantile(r.cpus, 0)), cli.Number(quantile(r.cpus, 1))
 	}
 	d.goals()
 	if cli.JSON(cmd) {
@@ -167,9 +175,10 @@ func (d *tunnelDocument) goals() {
 
 func (d tunnelDocument) write(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "way\tGbit/s\tCPU-s/GB\t")
+	fmt.Fprintln(tw, "way\tGbit/s\tfrom\tto\tCPU-s/GB\tfrom\tto\t")
 	for _, r := range d.Rows {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", r.Way, show(r.Goodput/1e9, 2), show(r.CPUPerGB, 2), r.Error)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Way, show(r.Goodput/1e9, 2), show(r.GoodputLow/1e9, 2), show(r.GoodputHigh/1e9, 2),
+			show(r.CPUPerGB, 2), show(r.CPULow, 2), show(r.CPUHigh, 2), r.Error)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -211,15 +220,18 @@ func (p *tunnelPlan) iperf(ctx context.Context, pair *kernel.Pair, name string, 
 		return nil, err
 	}
 	time.Sleep(300 * time.Millisecond)
-	return []tunnelWay{{name, pair, p.transfer(pair, to)}}, nil
+	return []tunnelWay{{name, pair, p.transfer(pair, netip.AddrPortFrom(to, iperfPort))}}, nil
 }
 
+// iperfPort is where iperf3 listens.
+const iperfPort = 5201
+
 // transfer measures with iperf3.
-func (p *tunnelPlan) transfer(pair *kernel.Pair, to netip.Addr) func(context.Context) (float64, float64, error) {
+func (p *tunnelPlan) transfer(pair *kernel.Pair, to netip.AddrPort) func(context.Context) (float64, float64, error) {
 	return func(ctx context.Context) (bps, bytes float64, err error) {
 		ctx, cancel := context.WithTimeout(ctx, time.Duration(p.seconds+20)*time.Second)
 		defer cancel()
-		out, err := pair.Host(0).Command(ctx, "iperf3", "-J", "-c", to.String(), "-t", strconv.Itoa(p.seconds)).Output()
+		out, err := pair.Host(0).Command(ctx, "iperf3", "-J", "-c", to.Addr().String(), "-p", strconv.Itoa(int(to.Port())), "-t", strconv.Itoa(p.seconds)).Output()
 		var doc struct {
 			Error string `json:"error"`
 			End   struct {
@@ -319,12 +331,13 @@ func (p *tunnelPlan) grid(ctx context.Context, pair *kernel.Pair, dir string) ([
 	if err := grid(1, "join", "--name", "b", strings.TrimSpace(string(token))).Run(); err != nil {
 		return nil, fmt.Errorf("grid join: %w", err)
 	}
+	services := [2][]string{{"--forward", "5301=b:5201", "--proxy", "1080"}, {"--expose", "5201"}}
 	for host := range 2 {
 		policy := filepath.Join(dir, string(rune('a'+host)), "policy.yaml")
 		if err := os.WriteFile(policy, []byte("rules:\n  - names: [\"*\"]\n    ports: [all]\n"), 0o600); err != nil {
 			return nil, err
 		}
-		if _, err := firstLine(grid(host, "up", "--tun", "--json", "--tun-mtu", strconv.Itoa(p.mtu))); err != nil {
+		if _, err := firstLine(grid(host, append([]string{"up", "--tun", "--json", "--tun-mtu", strconv.Itoa(p.mtu)}, services[host]...)...)); err != nil {
 			return nil, fmt.Errorf("grid up: %w", err)
 		}
 	}
@@ -347,7 +360,28 @@ func (p *tunnelPlan) grid(ctx context.Context, pair *kernel.Pair, dir string) ([
 		return nil, fmt.Errorf("grid ping: %w", err)
 	}
 	time.Sleep(2 * time.Second)
-	return append(ways, tunnelWay{"grid IPv6", pair, p.transfer(pair, status.Interface.Address6)}), nil
+	ways = append(ways, tunnelWay{"grid IPv6", pair, p.transfer(pair, netip.AddrPortFrom(status.Interface.Address6, iperfPort))})
+	here := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port) }
+	ways = append(ways, tunnelWay{"grid forward", pair, p.transfer(pair, here(5301))})
+	connect := grid(0, "connect", "b:5201")
+	for _, relay := range []struct {
+		way  string
+		args []string
+	}{
+		{"grid proxy (SOCKS5)", []string{"--socks", "127.0.0.1:1080", "--to", "b.bench.grid:5201"}},
+		{"grid connect", append([]string{"--"}, connect.Args...)},
+	} {
+		line, err := firstLine(pair.Host(0).Command(ctx, p.program, append([]string{"relay"}, relay.args...)...))
+		if err != nil {
+			return nil, fmt.Errorf("relay: %w", err)
+		}
+		at, err := netip.ParseAddrPort(strings.TrimSpace(line))
+		if err != nil {
+			return nil, err
+		}
+		ways = append(ways, tunnelWay{relay.way, pair, p.transfer(pair, at)})
+	}
+	return ways, nil
 }
 
 // firstLine starts a program that goes on and returns its first line.

@@ -12,7 +12,7 @@ import (
 func newTunnels() *cobra.Command {
 	return &cobra.Command{
 		Use:     "tunnels",
-		Short:   "Measure TCP through grid's network interface and through wireguard-go (Linux)",
+		Short:   "Measure TCP through all that grid offers programs, and through wireguard-go (Linux)",
 		Example: "sudo ri2n-bench tunnels",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

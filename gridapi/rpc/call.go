@@ -197,7 +197,7 @@ func Call[In, Out any](ctx context.Context, c *Client, function string, in In, o
 // CallAsync begins a call and returns once it is queued. It waits only while
 // ClientConfig.MaxOutstanding calls are. The call ends with ctx.
 func CallAsync[In, Out any](ctx context.Context, c *Client, function string, in In, options ...Option) (*Session[Out], error) {
-	p := &pending{signature: signatureOf[In, Out](), spec: callSpec{function: function}, codec: c.cfg.Codec}
+	p := &pending{signature: signature[In, Out](c), spec: callSpec{function: function}, codec: c.cfg.Codec}
 	for _, o := range options {
 		o(p)
 	}

@@ -73,6 +73,8 @@ const (
 	dialTime    = 15 * time.Second
 	// keptConns is how many idle connections to one worker are kept.
 	keptConns = 16
+	// keptRunners is how many goroutines wait for attempts.
+	keptRunners = 64
 	// doubtTime is how long a call whose connection broke waits for the news
 	// that its worker is gone.
 	doubtTime = 2 * time.Second
@@ -90,6 +92,12 @@ type Client struct {
 	running sync.WaitGroup
 	room    chan struct{} // a token for each call without a result
 
+	// Goroutines that have carried out an attempt take the next one from here:
+	// their stacks have grown as far as a connection needs.
+	handoff chan *try
+	parked  atomic.Int32
+
+	signatures      sync.Map // of types
 	resultsTooLarge atomic.Uint64
 
 	mu      sync.Mutex // guards what follows; where it is held there is now
@@ -133,6 +141,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	c := &Client{
 		cfg: cfg, log: cfg.Logger, room: make(chan struct{}, cfg.MaxOutstanding),
 		calls: make(map[uint64]*pending), remotes: make(map[string]*remote), known: make(chan struct{}),
+		handoff: make(chan *try),
 		plan: newPlan(planConfig{
 			suspectAfter: cfg.SuspectAfter, lostAfter: cfg.LostAfter, deadly: deadlyCalls,
 			mostAttempts: mostAttempts, isolateAfter: isolateAfter, spotCheck: cfg.SpotCheck,
@@ -295,6 +304,24 @@ func (c *Client) carry() {
 	}
 }
 
+// carryOut runs attempts: the first one, and those that are handed to it.
+func (c *Client) carryOut(t *try) {
+	for {
+		t.run()
+		t = nil
+		if c.parked.Add(1) > keptRunners {
+			c.parked.Add(-1)
+			return
+		}
+		select {
+		case t = <-c.handoff:
+			c.parked.Add(-1)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
 func (c *Client) do(d decision) {
 	p := c.calls[d.call]
 	switch d.kind {
@@ -306,7 +333,11 @@ func (c *Client) do(d decision) {
 		t := &try{client: c, remote: r, call: p, number: d.attempt}
 		p.tries[d.attempt] = t
 		c.emit(Event{Kind: EventStarted, Worker: d.worker, Call: d.call, Function: p.spec.function})
-		c.running.Go(t.run)
+		select {
+		case c.handoff <- t:
+		default:
+			c.running.Go(func() { c.carryOut(t) })
+		}
 	case stopAttempt:
 		if p != nil && p.tries[d.attempt] != nil {
 			p.tries[d.attempt].stop()

@@ -66,6 +66,20 @@ func (c binaryCodec) Unmarshal(b []byte, v any) error { return c.dec.Unmarshal(b
 // maxSignature bounds the text of a signature, in bytes.
 const maxSignature = 2048
 
+// A typePair is the types of a function.
+type typePair struct{ in, out reflect.Type }
+
+// signature is signatureOf, which it calls once for each pair of types.
+func signature[In, Out any](c *Client) string {
+	key := typePair{reflect.TypeFor[In](), reflect.TypeFor[Out]()}
+	if s, known := c.signatures.Load(key); known {
+		return s.(string)
+	}
+	s := signatureOf[In, Out]()
+	c.signatures.Store(key, s)
+	return s
+}
+
 // signatureOf describes a function's types by their structure, so that both
 // sides see before the call whether they mean the same.
 func signatureOf[In, Out any]() string {

@@ -87,7 +87,7 @@ func (e *AttemptsError) Cause() string {
 }
 
 // Next says what to do.
-func (e *AttemptsError) Next() string { return "look at the workers: grid workers" }
+func (e *AttemptsError) Next() string { return "look at the workers: grid workers --all" }
 
 // A MaybeExecutedError is a call that may be carried out once at the most, and
 // whose worker was lost: it may or may not have been.
@@ -177,7 +177,7 @@ func (e *NoWorkerError) Cause() string {
 }
 
 // Next says what to do.
-func (e *NoWorkerError) Next() string { return "see who offers what, and why not: grid workers" }
+func (e *NoWorkerError) Next() string { return "see who offers what, and why not: grid workers --all" }
 
 // A ResultError is a result that is not of the type that the caller wants.
 type ResultError struct {

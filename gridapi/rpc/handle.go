@@ -28,7 +28,7 @@ const openTries = 3
 func Open[In any](ctx context.Context, c *Client, module string, in In, options ...Option) (*Handle, error) {
 	for try := 1; ; try++ {
 		p := &pending{
-			signature: signatureOf[In, struct{}](), codec: c.cfg.Codec, handle: &handleConn{},
+			signature: signature[In, struct{}](c), codec: c.cfg.Codec, handle: &handleConn{},
 			spec: callSpec{function: module, once: true},
 		}
 		for _, o := range options {
@@ -66,7 +66,7 @@ func CallHandle[In, Out any](ctx context.Context, h *Handle, function string, in
 		return out, &HandleLostError{Function: function, Worker: h.bound.worker, Reason: "it was closed"}
 	}
 	p := &pending{
-		signature: signatureOf[In, Out](), codec: c.cfg.Codec, handle: h.bound,
+		signature: signature[In, Out](c), codec: c.cfg.Codec, handle: h.bound,
 		spec: callSpec{function: function, bound: h.bound.worker},
 	}
 	if p.argument, err = p.codec.Marshal(in); err != nil {

@@ -663,18 +663,21 @@ func (p *plan) worthwhile(now time.Time, c *planCall, w *planWorker) bool {
 	if own == 0 {
 		return true
 	}
-	type slot struct{ after, each time.Duration }
-	var slots []slot
+	type slot struct {
+		after, each time.Duration
+		count       int // free slots of a worker are alike
+	}
+	slots := make([]slot, 0, 2*len(p.workers))
 	for _, o := range p.workers {
 		if !o.usable(now) || !o.functions[c.spec.function] {
 			continue
 		}
 		each := p.expect(now, c.spec.function, o)
 		for _, a := range o.running {
-			slots = append(slots, slot{p.remaining(now, a), each})
+			slots = append(slots, slot{p.remaining(now, a), each, 1})
 		}
-		for range o.slots - len(o.running) {
-			slots = append(slots, slot{0, each})
+		if free := o.slots - len(o.running); free > 0 {
+			slots = append(slots, slot{0, each, free})
 		}
 	}
 	waiting := len(p.retries) + len(p.fresh)
@@ -682,7 +685,7 @@ func (p *plan) worthwhile(now time.Time, c *planCall, w *planWorker) bool {
 	done := func(t time.Duration) (n int) {
 		for _, s := range slots {
 			if t > s.after && s.each > 0 {
-				n += int((t - s.after) / s.each)
+				n += s.count * int((t-s.after)/s.each)
 			}
 		}
 		return n
@@ -691,7 +694,18 @@ func (p *plan) worthwhile(now time.Time, c *planCall, w *planWorker) bool {
 	if done(high) < waiting {
 		return true
 	}
+	if waiting == 1 { // the usual case, without a search
+		for _, s := range slots {
+			if s.each > 0 {
+				high = min(high, s.after+s.each)
+			}
+		}
+		low = high
+	}
 	for range 32 {
+		if low >= high-high/64 {
+			break
+		}
 		middle := (low + high) / 2
 		if done(middle) >= waiting {
 			high = middle

@@ -206,9 +206,13 @@ func (t *try) exchange(conn *clientConn) (a answer, err error) {
 				return a, fmt.Errorf("%w: a result of more than %d bytes", errMalformed, most)
 			}
 			t.heard()
-			if _, err := io.CopyN(io.MultiWriter(out, sum), conn.r, int64(n)); err != nil {
+			b, err := conn.r.Peek(n) // the buffer holds the largest
+			if err != nil {
 				return a, err
 			}
+			sum.Write(b)
+			out.Write(b) // which keeps its error
+			conn.r.Discard(n)
 			continue
 		}
 		if k == frameWelcome {

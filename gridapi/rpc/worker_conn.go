@@ -25,6 +25,7 @@ type workerConn struct {
 	r *bufio.Reader
 
 	run      *execution     // the last call; nil: none yet
+	runs     chan func()    // to the goroutine that carries calls out; nil: none yet
 	stream   *io.PipeWriter // takes DATA; nil: no stream is under way
 	dropping bool           // DATA of a call that was refused comes
 
@@ -82,6 +83,9 @@ func (c *workerConn) serveFrames() (err error) {
 			c.stream.CloseWithError(errAborted)
 		}
 		<-c.run.done
+	}
+	if c.runs != nil {
+		close(c.runs)
 	}
 	return err
 }
@@ -157,8 +161,9 @@ func (c *workerConn) call(n int) error {
 	return nil
 }
 
-// begin carries a call out on a goroutine of its own, while this one reads on.
-// The slot is taken.
+// begin has a call carried out on another goroutine, while this one reads on.
+// That goroutine is the same for all calls of the connection: its stack has
+// grown as far as they need. The slot is taken.
 func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
 	run := &execution{number: x.number, done: make(chan struct{})}
 	run.progress.Store(progressUnknown)
@@ -172,7 +177,15 @@ func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
 	if f.stream != nil {
 		body, c.stream = io.Pipe()
 	}
-	c.w.running.Go(func() {
+	if c.runs == nil {
+		c.runs = make(chan func())
+		c.w.running.Go(func() {
+			for f := range c.runs {
+				f()
+			}
+		})
+	}
+	c.runs <- func() {
 		defer close(run.done)
 		defer stop()
 		defer run.cancel(nil)
@@ -194,7 +207,7 @@ func (c *workerConn) begin(x call, f *function, codec Codec, argument []byte) {
 		if err != nil {
 			c.c.Close()
 		}
-	})
+	}
 }
 
 // greet exchanges HELLO and WELCOME.

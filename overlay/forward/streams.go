@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -20,16 +19,6 @@ const (
 	// many open files.
 	acceptPause = 50 * time.Millisecond
 )
-
-// Counters count what a [Streams] or [Packets] has done.
-type Counters struct {
-	Taken    atomic.Uint64 // connections, or sources of packets
-	Failed   atomic.Uint64 // that could not be passed on
-	Dropped  atomic.Uint64 // packets, and connections and sources beyond the limit
-	Sent     atomic.Uint64 // bytes towards what was dialed
-	Received atomic.Uint64 // bytes from there
-	Open     atomic.Int64  // now
-}
 
 // Streams joins each connection that arrives with one that it dials.
 type Streams struct {

@@ -12,12 +12,16 @@
 //
 //	NAME.GRID.grid                A, AAAA, TXT (peer, roles)
 //	PEERID.grid                   the same, of a member
-//	_SERVICE._tcp.NAME.GRID.grid  SRV: the usual port of a service (_ssh, _http),
-//	                              or a number (_7000)
-//	_SERVICE._tcp.GRID.grid       SRV: one record for each member, at most 16
+//	_SERVICE._tcp.NAME.GRID.grid  SRV: the ports where the member offers a service
+//	                              (_ssh, _http), else its usual port, or a number
+//	                              (_7000)
+//	_SERVICE._tcp.GRID.grid       SRV: the members that offer it, else one record
+//	                              for each member, of 16 members at most
 //	GRID.grid                     SOA, NS, TXT (grid, members)
 //	the addresses' reverse names  PTR
 //
 // A name that nobody is known by makes the server ask the grid's ledger, at most
-// once in five seconds. Names of other grids do not exist.
+// once in five seconds. A question for a service, from this computer, makes it
+// ask the member what it offers ([overlay.Node.Offers]), at most once in 20 s.
+// Names of other grids do not exist.
 package resolver

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +30,9 @@ type fakeGrid struct {
 	late    []overlay.MemberStatus
 	asked   atomic.Int32
 	known   atomic.Bool
+
+	offers    map[ri2n.PeerID][]overlay.Offer
+	questions atomic.Int32
 }
 
 func member(n byte, name string) overlay.MemberStatus {
@@ -52,6 +56,14 @@ func (g *fakeGrid) Members(context.Context) ([]overlay.MemberStatus, error) {
 	g.asked.Add(1)
 	g.known.Store(true)
 	return g.KnownMembers(), nil
+}
+
+func (g *fakeGrid) Offers(_ context.Context, peer ri2n.PeerID) ([]overlay.Offer, error) {
+	g.questions.Add(1)
+	if g.offers[peer] == nil {
+		return nil, syscall.EHOSTUNREACH
+	}
+	return g.offers[peer], nil
 }
 
 func newGrid() *fakeGrid {
@@ -364,5 +376,47 @@ func TestOneSide(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A service is where members say that it is, else at its usual port.
+func TestOfferedServices(t *testing.T) {
+	g := newGrid()
+	g.late = nil
+	alice, bob := ri2n.PeerID{1}, ri2n.PeerID{2}
+	g.offers = map[ri2n.PeerID][]overlay.Offer{
+		alice: {{Name: "http", Network: "tcp", Port: 8080}, {Name: "http", Network: "tcp", Port: 8081}, {Name: "chess", Network: "udp", Port: 700}},
+	}
+	_, at := serve(t, Config{Grid: g})
+	for _, tt := range []struct {
+		name string
+		want []string // port and target of each answer
+		code int
+	}{
+		{"_http._tcp.alice.lab.grid.", []string{"8080 alice.lab.grid.", "8081 alice.lab.grid."}, dns.RcodeSuccess},
+		{"_http._tcp.lab.grid.", []string{"8080 alice.lab.grid.", "8081 alice.lab.grid."}, dns.RcodeSuccess},
+		{"_chess._udp.lab.grid.", []string{"700 alice.lab.grid."}, dns.RcodeSuccess},
+		{"_chess._tcp.lab.grid.", nil, dns.RcodeNameError},
+		{"_chess._udp.bob.lab.grid.", nil, dns.RcodeNameError},
+		{"_http._tcp.bob.lab.grid.", []string{"80 bob.lab.grid."}, dns.RcodeSuccess}, // it does not answer
+		{"_7000._tcp.alice.lab.grid.", []string{"7000 alice.lab.grid."}, dns.RcodeSuccess},
+		{"_ssh._tcp." + bob.String() + ".grid.", []string{"22 bob.lab.grid."}, dns.RcodeSuccess},
+	} {
+		r := ask(t, "udp", at, tt.name, dns.TypeSRV)
+		var got []string
+		for _, rr := range r.Answer {
+			srv, ok := rr.(*dns.SRV)
+			if !ok {
+				t.Fatalf("%s: %v", tt.name, rr)
+			}
+			got = append(got, fmt.Sprint(srv.Port, " ", srv.Target))
+		}
+		if r.Rcode != tt.code || !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %s %q, want %s %q", tt.name, dns.RcodeToString[r.Rcode], got, dns.RcodeToString[tt.code], tt.want)
+		}
+	}
+	// What they say is kept for a while.
+	if n := g.questions.Load(); n > 4 { // once each, and once more where a test took long
+		t.Errorf("members were asked %d times", n)
 	}
 }

@@ -6,12 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"github.com/instantgrid/instantgrid/overlay"
+	"github.com/instantgrid/instantgrid/ri2n"
 )
 
 const (
@@ -44,6 +44,8 @@ type Grid interface {
 	KnownMembers() []overlay.MemberStatus
 	// Members asks for those who have come since, and returns all.
 	Members(ctx context.Context) ([]overlay.MemberStatus, error)
+	// Offers asks a member which services it offers to this node.
+	Offers(ctx context.Context, peer ri2n.PeerID) ([]overlay.Offer, error)
 }
 
 // Config configures a [Server]. Grid must be set.
@@ -58,18 +60,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Counters count since the server was made.
-type Counters struct {
-	Answered   atomic.Uint64 // for names of the grid
-	Missing    atomic.Uint64 // that do not exist
-	Forwarded  atomic.Uint64 // to another resolver
-	Unanswered atomic.Uint64 // by any other resolver
-	Refused    atomic.Uint64 // ANY, other names, other classes and operations
-	Limited    atomic.Uint64 // dropped: too many of one network
-	Malformed  atomic.Uint64 // that make no sense
-	Truncated  atomic.Uint64 // answers over UDP that did not fit
-}
-
 // A Server answers for a grid.
 type Server struct {
 	cfg      Config
@@ -78,6 +68,7 @@ type Server struct {
 
 	places chan struct{} // of questions that are forwarded
 	limit  limiter
+	offers offers
 
 	mu        sync.Mutex // guards what follows
 	refreshed time.Time
@@ -219,9 +210,10 @@ func (s *Server) answer(ctx context.Context, q *dns.Msg, local, udp bool) *dns.M
 	}
 	if z := s.zone(); z.holds(x.Name) {
 		m.Authoritative = true
+		z = s.withOffers(ctx, z, x, local)
 		found := z.answer(m, x)
 		if !found && z.mayAppear(x.Name) && s.ask(ctx) {
-			z = s.zone()
+			z = s.withOffers(ctx, s.zone(), x, local)
 			found = z.answer(m, x)
 		}
 		if found {

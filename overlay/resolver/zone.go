@@ -27,9 +27,12 @@ const (
 type zone struct {
 	grid    string // its name; empty: none
 	members []overlay.MemberStatus
+	offers  map[ri2n.PeerID][]overlay.Offer // of those that were asked
 }
 
-func (s *Server) zone() zone { return zone{s.cfg.Grid.GridName(), s.cfg.Grid.KnownMembers()} }
+func (s *Server) zone() zone {
+	return zone{grid: s.cfg.Grid.GridName(), members: s.cfg.Grid.KnownMembers()}
+}
 
 // apex is the name of the grid's zone.
 func (z zone) apex() string {
@@ -164,38 +167,66 @@ func (z zone) answer(m *dns.Msg, x dns.Question) bool {
 	return true
 }
 
-// services answers for "_ssh._tcp.": a record of the member, or of each member.
+// services answers for "_ssh._tcp.": where the member, or each member, offers the
+// service. Where none says that it does, a number is a port, and a name stands for
+// its usual port, since what listens behind a network interface is not known here.
 func (z zone) services(m *dns.Msg, x dns.Question, service, owner string) bool {
 	labels := strings.Split(service, ".")
-	port, ok := portOf(strings.TrimPrefix(labels[0], "_"), strings.TrimPrefix(labels[1], "_"))
-	if !ok {
-		return false
-	}
+	name, protocol := strings.TrimPrefix(labels[0], "_"), strings.TrimPrefix(labels[1], "_")
 	var list []overlay.MemberStatus
 	if owner == "" {
 		list = z.members[:min(len(z.members), maxServers)]
 	} else if member := z.member(owner); member != nil {
 		list = []overlay.MemberStatus{*member}
 	}
-	if len(list) == 0 {
+	servers := z.offering(list, name, protocol)
+	if len(servers) == 0 {
+		port, ok := portOf(name, protocol)
+		if !ok {
+			return false
+		}
+		for _, member := range list {
+			servers = append(servers, server{member, port})
+		}
+	}
+	if len(servers) == 0 {
 		return false
 	}
 	if x.Qtype != dns.TypeSRV {
 		return true
 	}
-	for _, member := range list {
+	for i, s := range servers {
+		target := z.full(s.member.Name)
 		m.Answer = append(m.Answer, &dns.SRV{
 			Hdr:  dns.RR_Header{Name: x.Name, Rrtype: dns.TypeSRV, Class: dns.ClassINET, Ttl: answerTTL},
-			Port: port, Target: z.full(member.Name),
+			Port: s.port, Target: target,
 		})
-		if member.Address.Is4() && len(list) == 1 {
+		if i == 0 && s.member.Address.Is4() && len(list) == 1 {
 			m.Extra = append(m.Extra, &dns.A{
-				Hdr: dns.RR_Header{Name: z.full(member.Name), Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: answerTTL},
-				A:   net.IP(member.Address.AsSlice()),
+				Hdr: dns.RR_Header{Name: target, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: answerTTL},
+				A:   net.IP(s.member.Address.AsSlice()),
 			})
 		}
 	}
 	return true
+}
+
+// A server is a port of a member.
+type server struct {
+	member overlay.MemberStatus
+	port   uint16
+}
+
+// offering returns who of list offers a service, at most maxServers.
+func (z zone) offering(list []overlay.MemberStatus, name, protocol string) (servers []server) {
+	for _, member := range list {
+		for _, o := range z.offers[member.Peer] {
+			if o.Name == name && o.Network == protocol && len(servers) < maxServers {
+				servers = append(servers, server{member, o.Port})
+			}
+		}
+	}
+	return servers
 }
 
 // portOf returns the port of a service by number, or by the name that this

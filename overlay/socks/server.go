@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,21 +51,6 @@ type Config struct {
 
 	// Logger is told what was refused, and why. Nil: nobody.
 	Logger *slog.Logger
-}
-
-// Counters count since the server was made.
-type Counters struct {
-	Connected   atomic.Uint64 // connections made
-	Associated  atomic.Uint64 // clients that send packets
-	Outside     atomic.Uint64 // refused: outside the grid
-	Failed      atomic.Uint64 // that could not be made
-	Malformed   atomic.Uint64 // requests and packets that make no sense
-	Slow        atomic.Uint64 // clients that took too long to ask
-	Dropped     atomic.Uint64 // packets that could not be passed on
-	Unsupported atomic.Uint64 // commands that we do not know
-	Sent        atomic.Uint64 // bytes to the grid
-	Received    atomic.Uint64 // bytes from it
-	Open        atomic.Int64  // clients now
 }
 
 // A Server is a SOCKS5 proxy.

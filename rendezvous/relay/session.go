@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/instantgrid/instantgrid/rendezvous/internal/carrier"
 	"github.com/instantgrid/instantgrid/rendezvous/internal/protocol"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
@@ -16,30 +17,15 @@ import (
 type Session interface {
 	// Peer is who the agent has proven to be.
 	Peer() ri2n.PeerID
-	// Remote is where the agent is seen, as far as known.
-	Remote() netip.AddrPort
 	// AcceptControl returns the stream that messages travel on.
 	AcceptControl(ctx context.Context) (net.Conn, error)
-
-	// SendDatagrams sends datagrams of one flow, and returns how many it took:
-	// those before the first that is too large.
-	SendDatagrams(flow uint64, list [][]byte) (int, error)
-	// Datagrams gives what arrives, as many at once as there are, to deliver,
-	// until ctx or the session ends. Deliver does not block; it may change the
-	// datagrams, and keeps none.
-	Datagrams(ctx context.Context, deliver func(list [][]byte))
-	MaxDatagramSize() int
-	Done() <-chan struct{}
-	CloseWithError(code uint64, reason string) error
+	carrier.Carrier
 }
 
 // OverRI2N returns the Session of an ri2n session that is for the relay alone.
-func OverRI2N(s *ri2n.Session) Session { return overRI2N{s} }
+func OverRI2N(s *ri2n.Session) Session { return overRI2N{carrier.RI2N{Session: s}} }
 
-// datagramBatch is how many datagrams are taken at once.
-const datagramBatch = 32
-
-type overRI2N struct{ *ri2n.Session }
+type overRI2N struct{ carrier.RI2N }
 
 // AcceptControl returns the agent's first stream.
 func (s overRI2N) AcceptControl(ctx context.Context) (net.Conn, error) {
@@ -50,31 +36,9 @@ func (s overRI2N) AcceptControl(ctx context.Context) (net.Conn, error) {
 	return st, nil
 }
 
-// Datagrams reads the session's datagrams.
-func (s overRI2N) Datagrams(ctx context.Context, deliver func(list [][]byte)) {
-	list := make([][]byte, datagramBatch)
-	packets := make([][]byte, datagramBatch)
-	for {
-		n, err := s.ReceiveDatagrams(ctx, list)
-		if err != nil {
-			return
-		}
-		for i, b := range list[:n] {
-			packets[i] = b[ri2n.DatagramRoom:]
-		}
-		deliver(packets[:n])
-		clear(packets[:n])
-		ri2n.ReleaseDatagrams(list[:n])
-	}
-}
-
 // Remote returns where the agent is seen on the path that it is answered on.
-func (s overRI2N) Remote() (remote netip.AddrPort) {
-	for _, p := range s.Paths() {
-		if p.Remote.IsValid() && (p.Sending || !remote.IsValid()) {
-			remote = p.Remote
-		}
-	}
+func (s overRI2N) Remote() netip.AddrPort {
+	remote := s.RI2N.Remote()
 	return netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 }
 

@@ -43,6 +43,17 @@ type Config struct {
 	// not probed: its data say that it lives. Nil: everybody is probed.
 	Heard func(peer routing.PeerID) time.Time
 
+	// OnDemand leaves members alone unless there is a reason to ask them: that
+	// Engage names them, that Doubt does, or that they are suspected. Then the
+	// sessions' own keepalives say that the others live, and a detector with
+	// nothing to do sends nothing. Suspected members are asked every 7 Periods.
+	// Otherwise all are probed in turn, in ring order and by chance.
+	OnDemand bool
+
+	// MaxEngaged is how many of the members that Engage names are probed in a
+	// period, in turn, if OnDemand is set. Zero means 16.
+	MaxEngaged int
+
 	// Rand chooses whom to ask. Nil means one seeded by the system.
 	Rand *rand.Rand
 
@@ -90,6 +101,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.Period, 600*time.Millisecond)
 	def(&c.Successors, 2)
 	def(&c.Helpers, 3)
+	def(&c.MaxEngaged, 16)
 	def(&c.MaxProbeTimeout, 500*time.Millisecond)
 	def(&c.MaxIndirectTimeout, 850*time.Millisecond)
 	def(&c.RemoveAfter, 30*time.Second)
@@ -140,6 +152,7 @@ type Counters struct {
 
 	Probes    uint64 `json:"probes"`    // members asked directly
 	Spared    uint64 `json:"spared"`    // members not asked, since their session brought something just now
+	Doubted   uint64 `json:"doubted"`   // members asked since something spoke against them
 	Indirect  uint64 `json:"indirect"`  // of those, asked through helpers as well
 	Suspected uint64 `json:"suspected"` // suspicions of our own
 	Accused   uint64 `json:"accused"`   // suspicions heard of

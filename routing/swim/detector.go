@@ -18,7 +18,8 @@ var ErrFull = errors.New("swim: too many members")
 type Detector struct {
 	cfg    Config
 	rand   *rand.Rand
-	pulse  Pulse // our own
+	pulse  Pulse     // our own
+	beatAt time.Time // when it was signed
 	health health
 	left   bool
 
@@ -26,6 +27,8 @@ type Detector struct {
 	ring    []*member // by position
 	turn    []*member // in random order: whom to probe in turn
 	next    int       // into turn
+	engaged []*member // in random order: whom to probe when Config.OnDemand is set
+	nextOf  int       // into engaged
 
 	suspects []*member
 	probes   []*probe
@@ -47,8 +50,10 @@ type member struct {
 	heard time.Time // when a message of its own came last
 	srtt  time.Duration
 
+	engaged  bool
 	state    State
 	removeAt time.Time // when suspected
+	askAt    time.Time // when suspected, and Config.OnDemand is set: it is asked again
 }
 
 // A probe waits for a sign of life.
@@ -78,8 +83,9 @@ const maxHelping = 64
 
 // A news is a rumour that still has to be told.
 type news struct {
-	r    rumour
-	left int // how many more messages shall carry it
+	r     rumour
+	left  int // how many more messages shall carry it
+	until time.Time
 }
 
 // maxNews bounds the rumours under way; the one told most often goes first.
@@ -141,10 +147,61 @@ func (d *Detector) Add(now time.Time, m *routing.Member) error {
 	// Somewhere into what is left of this round.
 	at := d.next + d.rand.IntN(len(d.turn)-d.next+1)
 	d.turn = slices.Insert(d.turn, at, n)
-	if d.tickAt.IsZero() {
+	d.keepTicking(now)
+	return nil
+}
+
+// keepTicking begins the periods, at a moment of chance, if there is something
+// to do in them.
+func (d *Detector) keepTicking(now time.Time) {
+	if d.tickAt.IsZero() && !d.left && d.busy() {
 		d.tickAt = now.Add(time.Duration(d.rand.Int64N(int64(d.cfg.Period))))
 	}
-	return nil
+}
+
+// busy reports whether periods are of use.
+func (d *Detector) busy() bool {
+	if d.cfg.OnDemand {
+		return len(d.engaged) > 0 || len(d.news) > 0 && len(d.ring) > 0
+	}
+	return len(d.ring) > 0
+}
+
+// Engage says whether this node exchanges data with peer, so that it has to
+// know within two seconds of its death. It matters with Config.OnDemand alone.
+func (d *Detector) Engage(now time.Time, peer routing.PeerID, engaged bool) {
+	m := d.members[peer]
+	if m == nil || m.engaged == engaged {
+		return
+	}
+	m.engaged = engaged
+	if !engaged {
+		d.disengage(m)
+		return
+	}
+	// Somewhere into what is left of this round.
+	at := d.nextOf + d.rand.IntN(len(d.engaged)-d.nextOf+1)
+	d.engaged = slices.Insert(d.engaged, at, m)
+	d.keepTicking(now)
+}
+
+func (d *Detector) disengage(m *member) {
+	if i := slices.Index(d.engaged, m); i >= 0 {
+		d.engaged = slices.Delete(d.engaged, i, i+1)
+		if i < d.nextOf {
+			d.nextOf--
+		}
+	}
+}
+
+// Doubt says that something speaks against peer, say the silence of its
+// session. It is asked at once.
+func (d *Detector) Doubt(now time.Time, peer routing.PeerID) {
+	if m := d.members[peer]; m != nil && m.state == Alive && !d.left {
+		d.awake(now)
+		d.counters.Doubted++
+		d.ask(now, m)
+	}
 }
 
 // Drop stops watching peer: it was revoked, or watching it is no longer ours.
@@ -163,12 +220,13 @@ func (d *Detector) Drop(peer routing.PeerID) {
 			d.next--
 		}
 	}
+	d.disengage(m)
 	isIt := func(s *member) bool { return s == m }
 	d.suspects = slices.DeleteFunc(d.suspects, isIt)
 	d.probes = slices.DeleteFunc(d.probes, func(p *probe) bool { return p.of == m })
 	d.helping = slices.DeleteFunc(d.helping, func(h help) bool { return h.by == m })
 	d.news = slices.DeleteFunc(d.news, func(n news) bool { return n.r.peer == peer && !n.r.pulse.Leaving })
-	if len(d.ring) == 0 {
+	if !d.busy() {
 		d.tickAt = time.Time{}
 	}
 }
@@ -191,6 +249,7 @@ func (d *Detector) Leave(now time.Time) {
 
 // beat signs a new pulse.
 func (d *Detector) beat(now time.Time, leaving bool) {
+	d.beatAt = now
 	d.pulse = Pulse{Number: max(d.pulse.Number+1, uint64(now.UnixMilli())), Leaving: leaving}
 	d.pulse.Signature = d.cfg.Sign(d.pulse.signed(d.cfg.Self.Peer))
 }
@@ -214,6 +273,7 @@ func (d *Detector) Deadline() time.Time {
 	}
 	for _, s := range d.suspects {
 		first(s.removeAt)
+		first(s.askAt)
 	}
 	return at
 }
@@ -232,6 +292,9 @@ func (d *Detector) awake(now time.Time) {
 	d.probes, d.helping = nil, nil
 	for _, s := range d.suspects {
 		s.removeAt = s.removeAt.Add(late)
+		if !s.askAt.IsZero() {
+			s.askAt = now
+		}
 	}
 	if !d.tickAt.IsZero() {
 		d.tickAt = now
@@ -246,10 +309,11 @@ func (d *Detector) Advance(now time.Time) {
 	}
 	for i := range d.helping {
 		if h := &d.helping[i]; due(now, &h.nackAt) {
-			d.send(h.by, &message{kind: kindNack, sequence: h.theirs, subject: h.subject})
+			d.send(now, h.by, &message{kind: kindNack, sequence: h.theirs, subject: h.subject})
 		}
 	}
 	d.helping = slices.DeleteFunc(d.helping, func(h help) bool { return !now.Before(h.forgetAt) })
+	d.askSuspects(now)
 	for _, s := range slices.Clone(d.suspects) {
 		if s.state != Suspected || now.Before(s.removeAt) {
 			continue
@@ -271,8 +335,46 @@ func (d *Detector) Advance(now time.Time) {
 // that this node is cut off than that everybody else died. Then nobody is
 // removed.
 func (d *Detector) isolated(now time.Time) bool {
+	if d.cfg.Heard != nil {
+		for peer := range d.members {
+			if at := d.cfg.Heard(peer); at.After(d.heard) {
+				d.heard = at
+			}
+		}
+	}
 	return now.Sub(d.heard) > 10*d.cfg.Period
 }
+
+// askSuspects asks suspected members now and then whether they live after all,
+// and some others, so that this node knows whether it is cut off itself. With
+// Config.OnDemand nobody else does so.
+func (d *Detector) askSuspects(now time.Time) {
+	asked := false
+	for _, s := range d.suspects {
+		if !due(now, &s.askAt) {
+			continue
+		}
+		s.askAt = now.Add(d.askAgain())
+		d.sequence++
+		d.ping(now, s, d.sequence)
+		asked = true
+	}
+	if asked {
+		for _, o := range d.others(askOthers, nil) {
+			d.sequence++
+			d.ping(now, o, d.sequence)
+		}
+	}
+}
+
+// askOthers is how many members that are not suspected are asked along with
+// those who are.
+const askOthers = 2
+
+// askAgain is the pause between two questions to a suspected member: seven
+// until it is removed, and the last of the answers within what isolated takes
+// for hearing somebody.
+func (d *Detector) askAgain() time.Duration { return 7 * d.cfg.Period }
 
 // due reports whether the timer at has run out, and stops it.
 func due(now time.Time, at *time.Time) bool {
@@ -286,12 +388,15 @@ func due(now time.Time, at *time.Time) bool {
 // tick begins a period: the successors are probed, and every other time
 // somebody in turn.
 func (d *Detector) tick(now time.Time) {
-	if d.left || len(d.ring) == 0 {
+	if d.left || !d.busy() {
 		return
 	}
 	d.tickAt = now.Add(d.cfg.Period)
 	d.ticks++
-	d.beat(now, false)
+	if d.cfg.OnDemand {
+		d.tickOnDemand(now)
+		return
+	}
 	start, _ := d.search(d.cfg.Self.Position())
 	for i := range min(d.cfg.Successors, len(d.ring)) {
 		d.probe(now, d.ring[(start+i)%len(d.ring)])
@@ -307,14 +412,41 @@ func (d *Detector) tick(now time.Time) {
 	}
 }
 
-// probe asks m whether it lives, unless it is being asked.
-func (d *Detector) probe(now time.Time, m *member) {
-	if slices.ContainsFunc(d.probes, func(p *probe) bool { return p.of == m }) {
-		return
+// tickOnDemand begins a period in which those are probed with whom data is
+// exchanged, and in which news that no message has carried is told to somebody.
+func (d *Detector) tickOnDemand(now time.Time) {
+	for range min(d.cfg.MaxEngaged, len(d.engaged)) {
+		if d.nextOf >= len(d.engaged) {
+			d.rand.Shuffle(len(d.engaged), func(i, j int) { d.engaged[i], d.engaged[j] = d.engaged[j], d.engaged[i] })
+			d.nextOf = 0
+		}
+		m := d.engaged[d.nextOf]
+		d.nextOf++
+		if m.state == Alive {
+			d.probe(now, m)
+		}
 	}
+	d.news = slices.DeleteFunc(d.news, func(n news) bool { return now.After(n.until) })
+	if len(d.news) > 0 {
+		for _, o := range d.others(1, nil) {
+			d.send(now, o, &message{kind: kindRumour})
+		}
+	}
+}
+
+// probe asks m whether it lives, unless it was heard just now.
+func (d *Detector) probe(now time.Time, m *member) {
 	if d.cfg.Heard != nil && m.state == Alive && now.Sub(d.cfg.Heard(m.m.Peer)) < d.cfg.Period/6 {
 		d.counters.Spared++
 		d.heard = now
+		return
+	}
+	d.ask(now, m)
+}
+
+// ask asks m whether it lives, unless it is being asked.
+func (d *Detector) ask(now time.Time, m *member) {
+	if slices.ContainsFunc(d.probes, func(p *probe) bool { return p.of == m }) {
 		return
 	}
 	d.counters.Probes++
@@ -322,7 +454,7 @@ func (d *Detector) probe(now time.Time, m *member) {
 	first, then := d.timeouts(m)
 	p := &probe{of: m, sequence: d.sequence, sent: now, indirect: now.Add(first), again: now.Add(first), verdict: now.Add(first + then)}
 	d.probes = append(d.probes, p)
-	d.ping(m, p.sequence)
+	d.ping(now, m, p.sequence)
 }
 
 // timeouts returns how long m may take to answer, and how long the helpers
@@ -338,12 +470,12 @@ func (d *Detector) timeouts(m *member) (direct, indirect time.Duration) {
 
 // ping sends PING, with the suspicion if there is one, so that the member
 // learns of it from us at once (Lifeguard's buddy system).
-func (d *Detector) ping(m *member, sequence uint64) {
+func (d *Detector) ping(now time.Time, m *member, sequence uint64) {
 	msg := &message{kind: kindPing, sequence: sequence}
 	if m.state == Suspected {
 		msg.rumours = append(msg.rumours, rumour{peer: m.m.Peer, pulse: m.pulse, accused: true, accuser: d.cfg.Self.Peer})
 	}
-	d.send(m, msg)
+	d.send(now, m, msg)
 }
 
 // advanceProbe goes on with p, whose member has not answered.
@@ -363,11 +495,11 @@ func (d *Detector) advanceProbe(now time.Time, p *probe) {
 		d.counters.Indirect++
 		for _, h := range d.others(d.cfg.Helpers, p.of) {
 			p.helpers++
-			d.send(h, &message{kind: kindPingReq, sequence: p.sequence, subject: p.of.m.Peer})
+			d.send(now, h, &message{kind: kindPingReq, sequence: p.sequence, subject: p.of.m.Peer})
 		}
 	}
 	if due(now, &p.again) {
-		d.ping(p.of, p.sequence)
+		d.ping(now, p.of, p.sequence)
 		if next := now.Add(p.verdict.Sub(p.sent) / 4); next.Before(p.verdict) {
 			p.again = next
 		}
@@ -411,7 +543,7 @@ func (d *Detector) Receive(now time.Time, from routing.PeerID, msg []byte) {
 	d.alive(now, sender, &m.pulse)
 	switch m.kind {
 	case kindPing:
-		d.send(sender, &message{kind: kindAck, sequence: m.sequence})
+		d.send(now, sender, &message{kind: kindAck, sequence: m.sequence})
 	case kindAck:
 		d.acked(now, sender, &m)
 	case kindPingReq:
@@ -457,7 +589,7 @@ func (d *Detector) acked(now time.Time, sender *member, m *message) {
 	}
 	for i := range d.helping {
 		if h := &d.helping[i]; h.ours == m.sequence && h.subject == sender.m.Peer {
-			d.send(h.by, &message{kind: kindAck, sequence: h.theirs, subject: h.subject,
+			d.send(now, h.by, &message{kind: kindAck, sequence: h.theirs, subject: h.subject,
 				rumours: []rumour{{peer: h.subject, pulse: sender.pulse}}})
 			d.helping = slices.Delete(d.helping, i, i+1)
 			break
@@ -470,7 +602,7 @@ func (d *Detector) help(now time.Time, by *member, m *message) {
 	subject := d.members[m.subject]
 	if subject == nil || subject == by {
 		d.counters.Strangers++
-		d.send(by, &message{kind: kindNack, sequence: m.sequence, subject: m.subject})
+		d.send(now, by, &message{kind: kindNack, sequence: m.sequence, subject: m.subject})
 		return
 	}
 	if len(d.helping) >= maxHelping {
@@ -485,7 +617,7 @@ func (d *Detector) help(now time.Time, by *member, m *message) {
 		nackAt:   now.Add(min(direct, 100*time.Millisecond)),
 		forgetAt: now.Add(d.cfg.MaxIndirectTimeout),
 	})
-	d.ping(subject, d.sequence)
+	d.ping(now, subject, d.sequence)
 }
 
 // rumoured takes r, which sender told us.
@@ -502,7 +634,7 @@ func (d *Detector) rumoured(now time.Time, sender *member, r *rumour) {
 	if r.pulse.Number < m.pulse.Number {
 		if r.accused && sender != m {
 			// We know better: it lived after that.
-			d.send(sender, &message{kind: kindRumour, rumours: []rumour{{peer: r.peer, pulse: m.pulse}}})
+			d.send(now, sender, &message{kind: kindRumour, rumours: []rumour{{peer: r.peer, pulse: m.pulse}}})
 		}
 		return
 	}
@@ -545,7 +677,7 @@ func (d *Detector) defend(now time.Time, sender *member, r *rumour) {
 		}
 		d.beat(now, false)
 	}
-	d.send(sender, &message{kind: kindRumour, rumours: []rumour{{peer: d.cfg.Self.Peer, pulse: d.pulse}}})
+	d.send(now, sender, &message{kind: kindRumour, rumours: []rumour{{peer: d.cfg.Self.Peer, pulse: d.pulse}}})
 	d.tell(now, rumour{peer: d.cfg.Self.Peer, pulse: d.pulse}, fanout)
 }
 
@@ -553,6 +685,9 @@ func (d *Detector) defend(now time.Time, sender *member, r *rumour) {
 func (d *Detector) suspect(now time.Time, m *member, r rumour) {
 	m.state = Suspected
 	m.removeAt = now.Add(d.cfg.RemoveAfter)
+	if d.cfg.OnDemand {
+		m.askAt = now.Add(d.askAgain() / 2)
+	}
 	d.suspects = append(d.suspects, m)
 	d.tell(now, r, fanout)
 	d.cfg.Changed(now, m.m, Suspected)
@@ -563,7 +698,7 @@ func (d *Detector) refute(now time.Time, m *member) {
 	if m.state != Suspected {
 		return
 	}
-	m.state, m.removeAt = Alive, time.Time{}
+	m.state, m.removeAt, m.askAt = Alive, time.Time{}, time.Time{}
 	d.suspects = slices.DeleteFunc(d.suspects, func(s *member) bool { return s == m })
 	d.counters.Refuted++
 	d.tell(now, rumour{peer: m.m.Peer, pulse: m.pulse}, fanout)
@@ -588,21 +723,29 @@ func (d *Detector) tell(now time.Time, r rumour, n int) {
 		d.news = slices.Delete(d.news, least, least+1)
 	}
 	// SWIM, section 4.1: a small multiple of log n tells everybody.
-	d.news = append(d.news, news{r, 3 * bits.Len(uint(len(d.ring)+1))})
+	times := 3 * bits.Len(uint(len(d.ring)+1))
+	if d.cfg.OnDemand {
+		times = n + bits.Len(uint(len(d.ring)+1)) // messages are sent for it
+	}
+	d.news = append(d.news, news{r, times, now.Add(d.cfg.RemoveAfter)})
+	d.keepTicking(now)
 	if r.accused {
 		if m := d.members[r.peer]; m != nil {
-			d.send(m, &message{kind: kindRumour, rumours: []rumour{r}})
+			d.send(now, m, &message{kind: kindRumour, rumours: []rumour{r}})
 		}
 	}
 	for _, o := range d.others(n, d.members[r.peer]) {
-		d.send(o, &message{kind: kindRumour})
+		d.send(now, o, &message{kind: kindRumour})
 	}
 }
 
-// send sends msg with our pulse and as much news as fits, the least told
-// first.
-func (d *Detector) send(to *member, msg *message) {
+// send sends msg with our pulse, which is renewed once in a period, and as much
+// news as fits, the least told first.
+func (d *Detector) send(now time.Time, to *member, msg *message) {
 	d.counters.Sent++
+	if !d.left && now.Sub(d.beatAt) >= d.cfg.Period {
+		d.beat(now, false)
+	}
 	msg.pulse = d.pulse
 	if len(msg.rumours) < maxRumours && len(d.news) > 0 {
 		slices.SortStableFunc(d.news, func(a, b news) int { return b.left - a.left })

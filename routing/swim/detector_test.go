@@ -15,8 +15,8 @@ import (
 // members makes the simulated groups larger: go test ./routing/swim -members 50.
 var members = flag.Int("members", 7, "members of each simulated group")
 
-// A change is one call of Config.Changed.
-type change struct {
+// A noted change is one call of Config.Changed.
+type noted struct {
 	at     time.Duration
 	by, of int
 	state  swim.State
@@ -29,8 +29,11 @@ type group struct {
 	detectors []*swim.Detector
 	members   []*routing.Member
 	index     map[routing.PeerID]int
-	changes   []change
+	changes   []noted
 }
+
+// onDemand has the detectors of a group ask nobody without a reason.
+func onDemand(cfg *swim.Config) { cfg.OnDemand = true }
 
 type carrier struct {
 	g *group
@@ -51,14 +54,14 @@ func sign(by routing.PeerID, msg []byte) (s [64]byte) {
 	return s
 }
 
-func newGroup(t *testing.T, seed uint64, n int) *group {
+func newGroup(t *testing.T, seed uint64, n int, change ...func(*swim.Config)) *group {
 	t.Helper()
 	g := &group{World: sim.NewWorld(seed), t: t, index: make(map[routing.PeerID]int)}
 	for i := range n {
 		m := sim.MakeMember(uint64(i))
 		g.index[m.Peer] = i
 		g.members = append(g.members, m)
-		d, err := swim.New(swim.Config{
+		cfg := swim.Config{
 			Self: m, Messenger: carrier{g, i},
 			Rand: rand.New(rand.NewPCG(seed, uint64(i))),
 			Sign: func(msg []byte) [64]byte { return sign(m.Peer, msg) },
@@ -66,9 +69,13 @@ func newGroup(t *testing.T, seed uint64, n int) *group {
 				return s == sign(by.Peer, msg)
 			},
 			Changed: func(now time.Time, of *routing.Member, s swim.State) {
-				g.changes = append(g.changes, change{g.Elapsed(), i, g.index[of.Peer], s})
+				g.changes = append(g.changes, noted{g.Elapsed(), i, g.index[of.Peer], s})
 			},
-		})
+		}
+		for _, f := range change {
+			f(&cfg)
+		}
+		d, err := swim.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,5 +229,70 @@ func TestDeathIsSuspectedWithinTwoSeconds(t *testing.T) {
 			}
 			t.Logf("suspected by the first after at most %v, by the last after %v", worst, worstAll)
 		})
+	}
+}
+
+// Without a reason nobody is asked. With one, a death is known to those engaged
+// within two seconds, to all others soon after, and nobody else is removed.
+func TestOnDemand(t *testing.T) {
+	for seed := range uint64(5) {
+		g := newGroup(t, seed, 30, onDemand)
+		g.Loss = 0.05
+		g.Run(5 * time.Minute)
+		if g.Sent != 0 {
+			t.Errorf("%d messages without a reason", g.Sent)
+		}
+		g.detectors[1].Engage(g.Now(), g.members[6].Peer, true)
+		g.Touch(1)
+		g.Run(time.Minute)
+		if got := g.count(swim.Suspected, -1); got > 1 {
+			t.Errorf("%d suspicions", got)
+		}
+		at := g.Elapsed()
+		g.Kill(6)
+		g.Run(2 * time.Second)
+		if one, _ := g.first(swim.Suspected, 6, at); one == 0 {
+			t.Errorf("not suspected within 2 s")
+		}
+		g.Run(2 * time.Minute)
+		one, all := g.first(swim.Suspected, 6, at)
+		t.Logf("seed %d: suspected by the first after %v, by the last after %v; %d messages", seed, one, all, g.Sent)
+		if got := g.count(swim.Removed, 6); got != 29 {
+			t.Errorf("seed %d: removed by %d, want all", seed, got)
+		}
+		if got := g.count(swim.Removed, -1); got != 29 {
+			t.Errorf("seed %d: removed %d in all", seed, got)
+		}
+		quiet := g.Sent
+		g.Run(5 * time.Minute)
+		if g.Sent != quiet {
+			t.Errorf("%d messages after it was over", g.Sent-quiet)
+		}
+	}
+}
+
+// Somebody who lives and is doubted for no reason is not suspected; the doubt
+// about one who is dead reaches all.
+func TestDoubt(t *testing.T) {
+	g := newGroup(t, 1, 10, onDemand)
+	g.Run(time.Minute)
+	g.detectors[0].Doubt(g.Now(), g.members[3].Peer)
+	g.Touch(0)
+	g.Run(time.Minute)
+	if got := g.count(swim.Suspected, -1); got != 0 {
+		t.Errorf("%d suspicions", got)
+	}
+	at := g.Elapsed()
+	g.Kill(3)
+	g.detectors[0].Doubt(g.Now(), g.members[3].Peer)
+	g.Touch(0)
+	g.Run(10 * time.Second)
+	if got := g.count(swim.Suspected, 3); got != 9 {
+		t.Errorf("suspected by %d, want 9", got)
+	}
+	one, all := g.first(swim.Suspected, 3, at)
+	t.Logf("suspected after %v to %v", one, all)
+	if one > 2*time.Second {
+		t.Errorf("suspected after %v", one)
 	}
 }

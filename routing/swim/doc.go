@@ -10,6 +10,10 @@
 // [Config.RemoveAfter]. Every node decides that for itself: no message can
 // remove anybody.
 //
+// With [Config.OnDemand] nobody is asked without a reason: [Detector.Engage] says
+// whose death has to be known soon, and [Detector.Doubt] that something else, such
+// as the keepalives of a session, speaks against a member.
+//
 // What refutes a suspicion is a [Pulse]: a number that grows, signed by the
 // member itself. Each message carries the pulse of its sender, so whoever
 // hears a suspected member, even one that itself hears nothing, can prove to

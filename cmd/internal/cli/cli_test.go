@@ -281,6 +281,24 @@ func useProgress(w io.Writer) {
 	p.Close()
 }
 
+func TestTallyText(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		done, left int64
+		elapsed    time.Duration
+		want       string
+	}{
+		{"nothing yet", 0, 100, time.Second, ""},
+		{"fast", 50, 100, 5 * time.Second, "10.0/s  10s left"},
+		{"slow", 2, 3, time.Minute, "30.0 s each  1m30s left"},
+		{"done", 10, 0, 5 * time.Second, "2.0/s"},
+	} {
+		if got := tallyText(tt.done, tt.left, tt.elapsed); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestPaceText(t *testing.T) {
 	for _, tt := range []struct {
 		name        string

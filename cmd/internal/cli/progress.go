@@ -72,6 +72,15 @@ func (p *Progress) Set(done int64) {
 // Note replaces the text at the end of the line.
 func (p *Progress) Note(text string) { p.note.Store(&text) }
 
+// Above returns what writes whole lines to w, above the bar where there is one
+// and w is a terminal as well. It may be used until Close.
+func (p *Progress) Above(w io.Writer) io.Writer {
+	if p.container != nil && IsTerminal(w) {
+		return p.container
+	}
+	return w
+}
+
 // Close ends the bar where it stands and waits until the terminal has its last
 // line. It may be called twice.
 func (p *Progress) Close() {

@@ -82,12 +82,22 @@ type Error struct {
 	Stderr  string // the end of what it wrote there
 }
 
-func (e *Error) Error() string {
-	text := e.Program + ": " + e.Problem
+func (e *Error) Error() string { return e.Program + ": " + e.Cause() }
+
+// Object names the program.
+func (e *Error) Object() string { return "program " + e.Program }
+
+// Cause says what went wrong, with the end of what it wrote.
+func (e *Error) Cause() string {
 	if e.Stderr != "" {
-		text += "; it said: " + e.Stderr
+		return e.Problem + "; it said: " + e.Stderr
 	}
-	return text
+	return e.Problem
+}
+
+// Next says what to do.
+func (e *Error) Next() string {
+	return "run it there by hand with the same input, or raise its bounds (program.Config)"
 }
 
 // New returns a function for rpc.RegisterStream. It fails if the program is not

@@ -13,8 +13,8 @@ import (
 	"syscall"
 )
 
-// kindFile is the kind of ReplaceFile's changes.
-const kindFile = "file"
+// KindFile is the kind of changes that replace a file. Every journal knows it.
+const KindFile = "file"
 
 // maxFile bounds the files that may be replaced, in bytes.
 const maxFile = 1 << 20
@@ -36,8 +36,18 @@ type fileChange struct {
 // there, by one with this content. Undoing it brings back what was there,
 // unless somebody else has written to the file since.
 func (j *Journal) ReplaceFile(path string, content []byte) (*Change, error) {
+	data, replace, err := Replacement(path, content)
+	if err != nil {
+		return nil, err
+	}
+	return j.Make(KindFile, data, replace)
+}
+
+// Replacement returns what Make wants for a change of KindFile: ReplaceFile is
+// both. Between the two calls nobody else should change the file.
+func Replacement(path string, content []byte) (data any, replace func() error, err error) {
 	if len(content) > maxFile {
-		return nil, fmt.Errorf("journal: replace %s: %d bytes, at most %d", path, len(content), maxFile)
+		return nil, nil, fmt.Errorf("journal: replace %s: %d bytes, at most %d", path, len(content), maxFile)
 	}
 	c := fileChange{Path: path, After: content}
 	info, err := os.Lstat(path)
@@ -45,24 +55,24 @@ func (j *Journal) ReplaceFile(path string, content []byte) (*Change, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		c.Absent = true
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case info.Mode().Type() == fs.ModeSymlink:
 		if c.Link, err = os.Readlink(path); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	case info.Mode().IsRegular():
 		c.Mode = info.Mode().Perm()
 		if c.Before, err = readFile(path, maxFile); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	default:
-		return nil, fmt.Errorf("journal: %s is no file", path)
+		return nil, nil, fmt.Errorf("journal: %s is no file", path)
 	}
 	mode := c.Mode
 	if mode == 0 {
 		mode = 0o644
 	}
-	return j.Make(kindFile, c, func() error { return putFile(path, content, mode) })
+	return c, func() error { return putFile(path, content, mode) }, nil
 }
 
 // putFile gives path this content at once or, where another file system is

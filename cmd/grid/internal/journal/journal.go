@@ -112,7 +112,7 @@ func Open(path string, kinds map[string]Kind, log *slog.Logger) (*Journal, error
 	for name, k := range kinds {
 		j.kinds[name] = k
 	}
-	j.kinds[kindFile] = Kind{Undo: func(data json.RawMessage) error { return undoFile(data, log) }}
+	j.kinds[KindFile] = Kind{Undo: func(data json.RawMessage) error { return undoFile(data, log) }}
 	b, err := readFile(path, maxJournal)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, &Error{What: path, Err: err}

@@ -126,6 +126,30 @@ func TestJournalOfAnother(t *testing.T) {
 	}
 }
 
+// A disk that takes no more ends the sweep, and what was kept stays.
+func TestJournalThatFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := open(t, path)
+	if err := j.Append(0, []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	j.file.Close()
+	_, err := Run(t.Context(), Config{
+		Tasks: 10, Journal: j,
+		Do:   func(context.Context, int) ([]byte, error) { return nil, nil },
+		Emit: func(o Outcome) error { t.Errorf("task %d is emitted", o.Task); return nil }, Unordered: false,
+	})
+	if !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a sweep whose journal fails: %v", err)
+	}
+	if err := j.Append(5, nil); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a journal that has failed takes more: %v", err)
+	}
+	if j := open(t, path); j.Done() != 1 || !j.Has(0) {
+		t.Errorf("%d results are left", j.Done())
+	}
+}
+
 func TestJournalTogether(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j := open(t, path)
