@@ -34,7 +34,6 @@ type node struct {
 	alters  bool
 	full    bool
 	guard   *Guard
-	stop    context.CancelFunc
 }
 
 func newWorld(t testing.TB, members int, change ...func(*Config)) *world {

@@ -35,8 +35,6 @@ type conn struct {
 	nc     net.Conn
 	r      *bufio.Reader
 	name   string
-	site   string
-	local  bool
 	dialed bool
 	born   time.Time
 	wake   chan struct{} // of the writer, one slot
@@ -45,6 +43,7 @@ type conn struct {
 	once   sync.Once
 
 	bytesIn, bytesOut atomic.Uint64
+	local             atomic.Bool // of our site
 	ending            atomic.Bool // the writer's next write is its last
 
 	mu      sync.Mutex
@@ -58,6 +57,7 @@ type conn struct {
 	err     error               // why it closed
 
 	// The Swarm's mutex guards the rest.
+	site  string
 	lists map[uint32][]chunk.ID // what the peer wants
 	sent  map[uint32]bool       // our lists that it knows
 	plan  bool                  // it is in the plan
@@ -166,7 +166,7 @@ func (c *conn) have(list uint32, index uint16) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.haves[list] = append(c.haves[list], index)
-	if c.local {
+	if c.local.Load() {
 		notify(c.wake)
 		return
 	}

@@ -92,6 +92,7 @@ type wanted struct {
 	at       time.Time
 	started  bool // its bytes come
 	cancel   bool // a CANCEL is under way
+	promised bool // others wait for us, since we claimed it
 	tie      uint32
 	verdict  peerSet // who may be asked
 	void     bool    // verdict is
@@ -174,16 +175,37 @@ func (p *plan) expect(name, site string) bool {
 	if slot < 0 {
 		return false
 	}
-	q := &planPeer{
-		name: name, site: site, key: hrw.NameOf(name), siteKey: hrw.NameOf(site), slot: slot,
-		local: site != "" && site == p.cfg.site,
-	}
-	if site == "" {
-		q.siteKey = q.key
-	}
+	q := &planPeer{name: name, key: hrw.NameOf(name), slot: slot}
+	p.settleIn(q, site)
 	p.byName[name], p.slots[slot] = q, q
 	p.epoch++
 	return true
+}
+
+// settleIn puts a peer into its site. Who has none is a site of his own.
+func (p *plan) settleIn(q *planPeer, site string) {
+	q.site, q.local = site, site != "" && site == p.cfg.site
+	if q.siteKey = q.key; site != "" {
+		q.siteKey = hrw.NameOf(site)
+	}
+}
+
+// move notes the site of a peer, or our own.
+func (p *plan) move(name, site string) {
+	if name == p.cfg.self {
+		if site != p.cfg.site {
+			p.cfg.site, p.site = site, hrw.NameOf(site)
+			p.epoch++
+			for _, q := range p.byName {
+				p.settleIn(q, q.site)
+			}
+		}
+		return
+	}
+	if q := p.byName[name]; q != nil && q.site != site {
+		p.settleIn(q, site)
+		p.epoch++
+	}
 }
 
 // join notes that a peer is connected.
@@ -308,10 +330,16 @@ func (p *plan) disclaim(name string, id chunk.ID) {
 	}
 }
 
-// inFlight reports whether a chunk is being fetched from outside our site.
-func (p *plan) inFlight(id chunk.ID) bool {
+// claim reports whether a chunk is being fetched from outside our site. If so, a
+// peer is told, and waits for us: we fetch it even when the elections, or the
+// connection that it was to come by, turn out otherwise.
+func (p *plan) claim(id chunk.ID) bool {
 	w := p.chunks[id]
-	return w != nil && w.asked != nil && !w.asked.local
+	if w == nil || w.asked == nil || w.asked.local {
+		return false
+	}
+	w.promised = true
+	return true
 }
 
 // started notes that a chunk's bytes begin to come.
@@ -569,7 +597,7 @@ func (p *plan) judge(now time.Time, w *wanted) peerSet {
 		return 0
 	}
 	// Within the site: one of those that want it fetches it.
-	for set := w.wanters & local; set != 0; set &= set - 1 {
+	for set := w.wanters & local; set != 0 && !w.promised; set &= set - 1 {
 		q := p.slots[bits.TrailingZeros64(uint64(set))]
 		if p.stuck(now, q, w) {
 			continue
@@ -584,7 +612,7 @@ func (p *plan) judge(now time.Time, w *wanted) peerSet {
 		return again
 	}
 	// One site takes it from its source.
-	for set := w.wanters & live &^ local; set != 0; set &= set - 1 {
+	for set := w.wanters & live &^ local; set != 0 && !w.promised; set &= set - 1 {
 		q := p.slots[bits.TrailingZeros64(uint64(set))]
 		if p.stuck(now, q, w) {
 			continue

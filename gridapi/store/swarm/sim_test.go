@@ -133,6 +133,14 @@ func (n *simNet) kill(name string) {
 	}
 }
 
+// end breaks everything and waits until what is on its way has arrived.
+func (n *simNet) end() {
+	for _, m := range n.all() {
+		n.kill(m.Name)
+	}
+	time.Sleep(3 * time.Minute)
+}
+
 // deafen cuts a node off without telling anybody, as a laptop that sleeps.
 func (n *simNet) deafen(name string) {
 	n.mu.Lock()

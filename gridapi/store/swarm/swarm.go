@@ -298,6 +298,7 @@ func (s *Swarm) converse(c *conn) {
 // register makes c the connection with its peer, unless there is a better one.
 func (s *Swarm) register(c *conn) bool {
 	now := time.Now()
+	s.refresh(now) // it may be new
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	refuse := func(reason byeReason, text string) bool {
@@ -332,11 +333,8 @@ func (s *Swarm) register(c *conn) bool {
 		s.detach(old)
 		old.refuse(byeSecond, "there is another connection between us")
 	}
-	if s.sites[c.name] == "" && now.Sub(s.refreshed) > time.Second {
-		s.refreshLocked(now, s.cfg.Members()) // a member that is new
-	}
 	c.site = s.sites[c.name]
-	c.local = c.site != "" && c.site == s.plan.cfg.site
+	c.local.Store(c.site != "" && c.site == s.plan.cfg.site)
 	s.conns[c.name] = c
 	c.plan = s.plan.join(now, c.name, c.site)
 	for _, l := range s.lists {
@@ -414,7 +412,7 @@ func (s *Swarm) Peers() []PeerCounters {
 	defer s.mu.Unlock()
 	out := make([]PeerCounters, 0, len(s.conns))
 	for _, c := range s.conns {
-		x := PeerCounters{Member: c.name, Site: c.site, Local: c.local, BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load()}
+		x := PeerCounters{Member: c.name, Site: c.site, Local: c.local.Load(), BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load()}
 		if q := s.plan.byName[c.name]; q != nil {
 			x.InFlight, x.RateBytesSec = len(q.flight), uint64(q.rate)
 		}
@@ -470,6 +468,16 @@ func (s *Swarm) refreshLocked(now time.Time, members []Member) {
 	clear(s.sites)
 	for _, m := range members {
 		s.sites[m.Name] = m.Site
+	}
+	if s.plan != nil {
+		s.plan.move(s.cfg.Self, s.sites[s.cfg.Self])
+		for _, m := range members {
+			s.plan.move(m.Name, m.Site)
+		}
+	}
+	for _, c := range s.conns {
+		c.site = s.sites[c.name]
+		c.local.Store(c.site != "" && c.site == s.sites[s.cfg.Self])
 	}
 	for name, t := range s.banned {
 		if now.After(t) {
@@ -648,7 +656,7 @@ func (s *Swarm) wantedBy(c *conn, w want) error {
 	for i, id := range w.ids {
 		s.subs[id] = append(s.subs[id], sub{c, w.list, uint16(i)})
 		s.plan.wants(now, c.name, id)
-		if s.plan.inFlight(id) {
+		if s.plan.claim(id) {
 			claims = append(claims, uint16(i))
 		}
 	}
@@ -800,7 +808,7 @@ func (s *Swarm) receive(c *conn, r *request, sealed []byte) error {
 	c.bytesIn.Add(uint64(len(sealed)))
 	s.count(func(n *Counters) {
 		n.ChunksIn++
-		if c.local {
+		if c.local.Load() {
 			n.LANBytesIn += uint64(len(sealed))
 		} else {
 			n.WANBytesIn += uint64(len(sealed))
@@ -849,7 +857,7 @@ func (s *Swarm) served(c *conn, size int) {
 	c.bytesOut.Add(uint64(size))
 	s.count(func(n *Counters) {
 		n.ChunksOut++
-		if c.local {
+		if c.local.Load() {
 			n.LANBytesOut += uint64(size)
 		} else {
 			n.WANBytesOut += uint64(size)

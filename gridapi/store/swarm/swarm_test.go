@@ -128,7 +128,7 @@ func TestOneTransferASite(t *testing.T) {
 // TestPlainForComparison is what the same costs when everybody asks the source.
 func TestPlainForComparison(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHomes(t, 20, 250_000, func(c *Config) { c.Plain = true })
+		h := newHomes(t, 8, 250_000, func(c *Config) { c.Plain = true })
 		defer h.close()
 		for i, err := range h.fetch(t.Context()) {
 			if err != nil {
@@ -143,16 +143,16 @@ func TestPlainForComparison(t *testing.T) {
 
 // TestDeaths: members go at the worst moments, and the others get it all.
 func TestDeaths(t *testing.T) {
-	const chunks, size = 60, 100_000
+	const chunks, size = 60, 60_000
 	for _, tt := range []struct {
 		name string
-		at   time.Duration // of the bound of one copy
+		at   time.Duration
 		do   func(h *homes) (gone []int)
 		up   float64
 	}{
-		{"a fetcher is killed", 2 * time.Second, func(h *homes) []int { h.net.kill("worker00"); return []int{0} }, 1.30},
-		{"a fetcher falls asleep", 2 * time.Second, func(h *homes) []int { h.net.deafen("worker00"); return []int{0} }, 1.40},
-		{"a home is cut off", 2 * time.Second, func(h *homes) []int {
+		{"a fetcher is killed", time.Second, func(h *homes) []int { h.net.kill("worker00"); return []int{0} }, 1.30},
+		{"a fetcher falls asleep", time.Second, func(h *homes) []int { h.net.deafen("worker00"); return []int{0} }, 1.40},
+		{"a home is cut off", time.Second, func(h *homes) []int {
 			for j := range 4 {
 				h.net.kill(fmt.Sprintf("worker1%d", j))
 			}
