@@ -81,6 +81,11 @@ func (u *upnp) look(ctx context.Context) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	return u.describe(ctx, location)
+}
+
+// describe reads the router's description and asks for the outside address.
+func (u *upnp) describe(ctx context.Context, location *url.URL) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*httpTimeout)
 	defer cancel()
 	b, err := u.fetch(ctx, http.MethodGet, location, "", nil, maxDescription)
