@@ -121,7 +121,7 @@ func TestPortMappingInTheKernel(t *testing.T) {
 		}
 		return pc
 	}
-	s, err := server.New(server.Config{Identity: identity(t, serverIdentity), Listen: []net.PacketConn{far(3478)}, Alternate: []net.PacketConn{far(3479)}, Mode: server.Open})
+	s, err := server.New(server.Config{Identity: identity(t, serverIdentity), Listen: []net.PacketConn{far(3478)}, Alternate: []net.PacketConn{far(3479)}, Witness: []net.PacketConn{far(0)}, Mode: server.Open})
 	if err != nil {
 		t.Fatal(err)
 	}
