@@ -24,7 +24,7 @@ const (
 
 	dataChunk  = 512 << 10 // of a long message; others get between two
 	maxControl = 8192      // control frames that wait for one rank
-	maxEarly   = 1024      // of communicators that we do not have yet
+	maxEarly   = 1024      // of one rank, of communicators that we do not have yet
 )
 
 // Config describes a process. The zero value works.

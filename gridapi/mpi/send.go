@@ -23,6 +23,7 @@ type peer struct {
 	// receiving
 	held     int64 // bytes of credit that the peer has used
 	owed     int64 // bytes of it to give back
+	early    int   // of its frames in Process.early
 	incoming map[uint64]*Request
 	current  current
 }
