@@ -352,3 +352,90 @@ func TestAgreementIsUniform(t *testing.T) {
 		}
 	}
 }
+
+// A recorder is an endpoint of rank 0 of three that keeps what it is told to do.
+type recorder struct {
+	silent
+	mu  sync.Mutex
+	did map[int][]string // for each rank
+}
+
+func (r *recorder) note(to int, what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.did == nil {
+		r.did = make(map[int][]string)
+	}
+	r.did[to] = append(r.did[to], what)
+}
+
+func (r *recorder) Send(to int, head, _ []byte) error {
+	h, err := parseHeader(head)
+	r.note(to, fmt.Sprintf("frame %d of %d", h.kind, h.id))
+	return err
+}
+
+func (r *recorder) Drop(to int) { r.note(to, "drop") }
+
+// TestLastWord: a rank that is held for dead on another's word hears so before it is cut
+// off. Cut off without a word it would tell those that still hear it that we are dead.
+func TestLastWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := new(recorder)
+		p, err := Init(r, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if err := put(p, 1, header{kind: frameDead, id: 2}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * farewellTime)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if want := []string{fmt.Sprintf("frame %d of 2", frameDead), "drop"}; !slices.Equal(r.did[2], want) {
+			t.Errorf("to the rank that is held for dead: %q", r.did[2])
+		}
+	})
+}
+
+// TestCauseBeforeWithdrawal: who withdraws a message because its call has failed elsewhere
+// says so first, or the receiver would take the withdrawal for the cause.
+func TestCauseBeforeWithdrawal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := new(recorder)
+		p, err := Init(r, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		req, err := Ibcast(p.World(), make([]byte, 100_000), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := put(p, 2, header{kind: frameAbort, context: worldContext, check: uint32(ErrProcFailed), id: 2}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := req.Wait(ctx); !errors.Is(err, ErrProcFailed) {
+			t.Errorf("Ibcast: %v", err)
+		}
+		synctest.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		withdrawn := 0
+		for to, did := range r.did {
+			i := slices.Index(did, fmt.Sprintf("frame %d of 1", frameWithdraw))
+			if i < 0 {
+				continue
+			}
+			withdrawn++
+			if j := slices.Index(did, fmt.Sprintf("frame %d of 2", frameAbort)); j < 0 || j > i {
+				t.Errorf("to rank %d: %q", to, did)
+			}
+		}
+		if withdrawn == 0 {
+			t.Errorf("nothing was withdrawn: %v", r.did)
+		}
+	})
+}

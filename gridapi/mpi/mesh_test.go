@@ -126,7 +126,7 @@ func (d *doomed) Close() error {
 func TestMeshFates(t *testing.T) {
 	for f, name := range fates {
 		t.Run(name, func(t *testing.T) {
-			for round := range 20 {
+			for round := range 8 {
 				rng := rand.New(rand.NewPCG(uint64(f), uint64(round)))
 				n := 3 + round%3
 				s := &strike{fate: f, victim: rng.IntN(n), at: 2*n*n + rng.IntN(300)}
