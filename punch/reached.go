@@ -29,8 +29,8 @@ var (
 
 // Reached proves that packets to outside arrive at the mux's socket: each of the
 // servers is asked, from via, to answer to the port of outside (RESPONSE-PORT,
-// RFC 5780, section 7.5), and the answer has to come in here and name the
-// address of outside as ours. Via is another socket behind the same NAT; it is
+// RFC 5780, section 7.5), and the answer has to come in here, from any port of the
+// server, and name the address of outside as ours. Via is another socket behind the same NAT; it is
 // closed. A server that answers to via heeds no RESPONSE-PORT and proves
 // nothing.
 //
@@ -51,7 +51,7 @@ func (m *Mux) Reached(ctx context.Context, via net.PacketConn, servers []netip.A
 			return fmt.Errorf("punch: read transaction ID: %w", err)
 		}
 		asked[id] = s
-		m.binds[id] = &binding{server: s, source: s, answer: answer}
+		m.binds[id] = &binding{server: s, source: s, anyPort: true, answer: answer}
 	}
 	m.mu.Unlock()
 	defer func() {
