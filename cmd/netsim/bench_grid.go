@@ -301,7 +301,15 @@ func runManyCalls(ctx context.Context, b *gridBench) (*benchSection, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := programs.tellCalls(ctx, b.calls, filepath.Join(b.dir, "calls"), func(format string, args ...any) { b.progress("200-calls: "+format, args...) })
+	h, err := programs.newHomes(filepath.Join(b.dir, "calls"), homeAccess, workersInHome)
+	if err != nil {
+		return nil, err
+	}
+	defer h.end()
+	if err := h.startForCalls(ctx, b.calls); err != nil {
+		return nil, err
+	}
+	s, err := h.tellCalls(ctx, b.calls, func(format string, args ...any) { b.progress("200-calls: "+format, args...) })
 	if err != nil {
 		return nil, err
 	}
