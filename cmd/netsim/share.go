@@ -111,11 +111,16 @@ func (h *homes) share(ctx context.Context, name string, size int64, say func(str
 	}
 	s.Seconds = cli.Number(time.Since(begun).Round(time.Millisecond).Seconds())
 	s.Uplinks = h.uplinksSince(before)
-	s.SourceCopies = cli.Number(float64(s.Uplinks[0].Sent) / float64(size))
-	for _, u := range s.Uplinks[1:] {
-		s.HomeCopies = max(s.HomeCopies, cli.Number(float64(u.Received)/float64(size)))
-	}
+	s.count()
 	return s, nil
+}
+
+// count computes the copies.
+func (s *shareStory) count() {
+	s.SourceCopies = cli.Number(float64(s.Uplinks[0].Sent) / float64(s.Size))
+	for _, u := range s.Uplinks[1:] {
+		s.HomeCopies = max(s.HomeCopies, cli.Number(float64(u.Received)/float64(s.Size)))
+	}
 }
 
 // get has a worker get the data, and compares them.
