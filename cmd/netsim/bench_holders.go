@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	holderCount    = 8 // an object has six of them
+	holderCount    = 8 // an object has six of them, and none is its author
 	holderObjects  = 20
 	holderChunks   = 8
-	holderBytes    = 250_000 // of a chunk
-	holderUrgency  = 2 * time.Second
+	holderBytes    = 250_000         // of a chunk
+	holderWait     = 2 * time.Second // before a repair; else an hour, or a minute when two are lost
 	holderLook     = 200 * time.Millisecond
 	holderRepairIn = 2 * time.Minute
 )
@@ -116,7 +116,7 @@ func (h *holders) add(name string) (x *holder, err error) {
 	go x.swarm.Serve(ln) // ends with Close
 	x.guard, err = durable.New(durable.Config{
 		Self: name, Holdings: x.disk, Wire: x.swarm, Register: h.register, Duties: x.ledger,
-		Every: holderLook, Patience: time.Hour, Urgency: holderUrgency, Audit: -1,
+		Every: holderLook, Patience: holderWait, Urgency: holderWait, Audit: -1,
 		Members: func() (list []durable.Member) {
 			for _, m := range h.members() {
 				list = append(list, durable.Member{Name: m.Name, Site: m.Site})
@@ -178,6 +178,10 @@ func runHolders(ctx context.Context, b *gridBench) (*benchSection, error) {
 		all = append(all, x)
 	}
 	b.progress("holders: %d objects are protected", holderObjects)
+	author, err := h.add("author")
+	if err != nil {
+		return nil, err
+	}
 	d := &lostHolders{Objects: holderObjects, Bytes: holderObjects * holderChunks * holderBytes}
 	var objects [holderObjects][]chunk.ID
 	rng := rand.NewChaCha8([32]byte{7})
@@ -186,16 +190,16 @@ func runHolders(ctx context.Context, b *gridBench) (*benchSection, error) {
 		for range holderChunks {
 			rng.Read(content)
 			id := chunk.Sum(content)
-			if err := all[i%2].disk.Put(id, content); err != nil { // those who go
+			if err := author.disk.Put(id, content); err != nil {
 				return nil, err
 			}
 			objects[i] = append(objects[i], id)
 		}
-		if _, err := all[i%2].guard.Protect(ctx, objectKey(i), objects[i]); err != nil {
+		if _, err := author.guard.Protect(ctx, objectKey(i), objects[i]); err != nil {
 			return nil, err
 		}
 	}
-	gone := []string{all[0].name, all[1].name}
+	gone := []string{all[0].name, all[1].name, author.name}
 	lost := func(i int) (n int, err error) {
 		record, err := h.register.Get(ctx, objectKey(i))
 		if err != nil {
@@ -221,14 +225,15 @@ func runHolders(ctx context.Context, b *gridBench) (*benchSection, error) {
 			d.TwoLost++
 		}
 	}
-	h.remove(all[0])
-	h.remove(all[1])
+	for _, x := range []*holder{all[0], all[1], author} { // who has put all of it goes as well
+		h.remove(x)
+	}
 	all = all[2:]
 	begun := time.Now()
 	for _, x := range all {
 		guards.Go(func() { x.guard.Run(working) })
 	}
-	b.progress("holders: two are gone; all is read back")
+	b.progress("holders: they are gone; all is read back")
 	reader, err := h.add("reader")
 	if err != nil {
 		return nil, err
