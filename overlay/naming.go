@@ -291,6 +291,9 @@ func (ls *nodeLinks) announced() (list []netip.AddrPort) {
 	}
 	links := ls.all()
 	for _, l := range links {
+		if m := l.mapped(); m.IsValid() {
+			add(m)
+		}
 		if o := l.outside(); o.IsValid() {
 			add(o)
 		}

@@ -82,6 +82,44 @@ func everyCall(c *Comm) error {
 	return nil
 }
 
+// endure makes every call once; with those that live it then goes on, until a sum of
+// ones comes out at all of them. It returns that sum, zero at a rank that is out, and
+// the error of the first call that failed.
+func endure(c *Comm) (sum int, err error) {
+	if err = everyCall(c); err != nil {
+		c.Revoke()
+	}
+	ok := uint64(1)
+	if err != nil {
+		ok = 0
+	}
+	// Whether or not this rank saw a failure, all must come here.
+	for {
+		c.AckFailed()
+		if _, aerr := c.Agree(ctx, ok); aerr != nil && !errors.Is(aerr, ErrProcFailed) {
+			return 0, errors.Join(err, aerr)
+		}
+		d, serr := c.Shrink(ctx)
+		if serr != nil {
+			return 0, errors.Join(err, serr)
+		}
+		ones, flag := make([]int, 1), uint64(1)
+		if Allreduce(ctx, d, []int{1}, ones, Sum[int]()) != nil {
+			d.Revoke()
+			flag = 0
+		}
+		if all, _ := d.Agree(ctx, flag); all == 1 {
+			return ones[0], err
+		}
+		c = d
+	}
+}
+
+// failure reports whether err is what a failure elsewhere, or of this rank, may give.
+func failure(err error) bool {
+	return errors.Is(err, ErrProcFailed) || errors.Is(err, ErrRevoked) || errors.Is(err, ErrFenced) || errors.Is(err, ErrClosed)
+}
+
 // TestKilledAnywhere kills a rank at many points of a program that makes every
 // call: all calls of the others return, with an error that says why, and the
 // ranks that live agree and go on.
@@ -116,41 +154,9 @@ func TestKilledAnywhere(t *testing.T) {
 			sums := make([]int, n)
 			for i, p := range procs {
 				wg.Go(func() {
-					c := p.World()
-					err := everyCall(c)
-					if err != nil && i != victim && !errors.Is(err, ErrProcFailed) && !errors.Is(err, ErrRevoked) {
+					var err error
+					if sums[i], err = endure(p.World()); err != nil && i != victim && !errors.Is(err, ErrProcFailed) && !errors.Is(err, ErrRevoked) {
 						t.Errorf("round %d (%d ranks, rank %d killed at frame %d): rank %d: %v", round, n, victim, at, i, err)
-					}
-					if err != nil {
-						c.Revoke()
-					}
-					// Whether or not this rank saw a failure, all must come here.
-					for {
-						c.AckFailed()
-						ok := uint64(1)
-						if err != nil {
-							ok = 0
-						}
-						if _, aerr := c.Agree(ctx, ok); aerr != nil && !errors.Is(aerr, ErrProcFailed) {
-							return // the victim
-						}
-						d, serr := c.Shrink(ctx)
-						if serr != nil {
-							if i != victim {
-								t.Errorf("round %d: rank %d: shrink: %v", round, i, serr)
-							}
-							return
-						}
-						sum, flag := make([]int, 1), uint64(1)
-						if Allreduce(ctx, d, []int{1}, sum, Sum[int]()) != nil {
-							d.Revoke()
-							flag = 0
-						}
-						if all, _ := d.Agree(ctx, flag); all == 1 {
-							sums[i] = sum[0]
-							return
-						}
-						c = d
 					}
 				})
 			}

@@ -327,7 +327,11 @@ func (s *Server) answer(pc net.PacketConn, at origin) {
 		if a.from != at.at {
 			out = at.set.sockets[a.from]
 		}
-		if _, err := out.WriteTo(a.response, from); err == nil {
+		to := from
+		if a.port != 0 {
+			to = net.UDPAddrFromAddrPort(netip.AddrPortFrom(addrPortOf(from).Addr(), a.port))
+		}
+		if _, err := out.WriteTo(a.response, to); err == nil {
 			s.stunSent.Add(uint64(len(a.response)))
 		}
 	}
