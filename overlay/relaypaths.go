@@ -258,7 +258,7 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 	var via *ri2n.PathInfo
 	var have ways
 	for i := range paths {
-		usable := paths[i].State == ri2n.PathActive || paths[i].State == ri2n.PathStandby
+		usable := (paths[i].State == ri2n.PathActive || paths[i].State == ri2n.PathStandby) && !(paths[i].Sending && paths[i].Carrier && unanswered(&paths[i], now))
 		id, member := relayOf(paths[i].Link)
 		switch {
 		case member:
@@ -344,7 +344,7 @@ func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, kept time.Dura
 		return bad && now.Sub(*t) >= patience
 	}
 	bad := via == nil || via.State == ri2n.PathSuspect || via.State == ri2n.PathFailed || via.State == ri2n.PathClosed ||
-		via.BytesInFlight > 0 && now.Sub(via.LastReceived) >= relaySilent/2 // the last path that there is stays active
+		unanswered(via, now)
 	if half := k.halvesLocked(c.now); !bad && half > 0 {
 		bad = via.RTT > half+relayLate
 	}
@@ -366,6 +366,12 @@ func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, kept time.Dura
 	}
 	c.use(ri2n.PeerID{}, now)
 	return leave
+}
+
+// unanswered reports whether nothing answers on a path though it should: the last
+// path that there is stays active.
+func unanswered(p *ri2n.PathInfo, now time.Time) bool {
+	return p.BytesInFlight > 0 && now.Sub(p.LastReceived) >= relaySilent/2
 }
 
 // losesLocked reports whether the path lost many packets lately.
