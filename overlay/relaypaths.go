@@ -43,6 +43,10 @@ const (
 	// relayLookSpare while it stands by.
 	relayLook      = time.Second
 	relayLookSpare = 10 * time.Second
+	// viaPatience is how long a session does not try a relay again that did not
+	// carry it, at first; it doubles up to legPatienceMost. A full queue loses all
+	// probes of a path within less than a second.
+	viaPatience = 2 * time.Second
 	// unknownHalf is what a relay counts as that the peer has not named.
 	unknownHalf = time.Second
 )
@@ -306,6 +310,13 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 	case needed || !c.now.IsZero():
 		next = relayLookSpare
 	}
+	if needed && c.now.IsZero() && !c.adding {
+		for _, t := range c.trouble {
+			if now.Before(t.until) {
+				next = min(next, t.until.Sub(now))
+			}
+		}
+	}
 	k.mu.Unlock()
 
 	if leave != (ri2n.PeerID{}) {
@@ -395,7 +406,7 @@ func (k *pathKeeper) troubledLocked(id ri2n.PeerID, now time.Time) {
 		t = new(trouble)
 		c.trouble[id] = t
 	}
-	t.later(now)
+	t.later(now, viaPatience)
 }
 
 // halvesLocked returns the round trip to the peer through a relay as both
