@@ -495,7 +495,8 @@ func (c *carrier) wasOpened(now time.Time, peer routing.PeerID, err error) {
 	}
 }
 
-// look makes the sessions true again: those with members that may be used.
+// look makes the sessions true again: those with members that may be used. A
+// member that has said farewell is back before farewellTime is over if it dials.
 func (c *carrier) look(now time.Time) {
 	current := make(map[routing.PeerID]bool, len(c.sessions))
 	c.r.node.eachPeer(func(p *Peer) {
@@ -508,8 +509,11 @@ func (c *carrier) look(now time.Time) {
 		if info == nil {
 			return
 		}
-		current[peer] = true
 		s := c.sessions[peer]
+		if left := c.r.leftAt[peer]; s == nil && !left.IsZero() && (a.client || !a.since.After(left)) {
+			return // we dialed as it left, and it is about to end this session too
+		}
+		current[peer] = true
 		switch {
 		case s == nil:
 			c.met(now, a, info)

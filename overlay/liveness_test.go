@@ -96,8 +96,7 @@ func TestDeath(t *testing.T) {
 		leaver := c.nodes[4].PeerID()
 		c.nodes[4].Close()
 		time.Sleep(5 * time.Second)
-		// A packet of a session that is ending may bring it back for a moment.
-		if left := w.of(leaver, MemberLeft); len(left) == 0 || len(w.of(leaver, MemberAlive)) > len(left) {
+		if left := w.of(leaver, MemberLeft); len(left) != 1 || len(w.of(leaver, MemberAlive)) > 1 || len(w.of(leaver, MemberRemoved)) > 0 {
 			t.Errorf("a farewell: %+v", w.events)
 		}
 	})
