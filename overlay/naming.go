@@ -31,6 +31,9 @@ const (
 	nameLife     = 40 * time.Minute
 	// lookAtLinks is how often a node looks whether its addresses have changed.
 	lookAtLinks = 3 * time.Second
+	// moreGreetings is how often a peer is given our announcement again when
+	// our addresses are looked at: the first may come before it knows us.
+	moreGreetings = 1
 	// introduceTime is how long a dial waits for the answer of a member that
 	// it has asked to open its NAT.
 	introduceTime = 2 * time.Second
@@ -247,6 +250,12 @@ func (s *nameService) keepHouse(now time.Time) {
 			s.greet(peer)
 		}
 		s.publishAt = now
+	}
+	for peer, x := range s.r.carrier.sessions {
+		if x.greets > 0 {
+			x.greets--
+			s.greet(peer)
+		}
 	}
 	if !now.Before(s.publishAt) && s.r.routing.Len() > 0 {
 		s.publishAt = now.Add(publishEvery)

@@ -259,6 +259,7 @@ func (n *Node) watchClient(c *rendezvous.Client) {
 				detail += ": " + now.LastError.Error()
 			}
 			n.emit(Event{Kind: EventRendezvousDown, Detail: detail})
+			n.eachPeer(func(p *Peer) { p.wakePaths() }) // what went through it needs another way
 		}
 		if now.Observed.IsValid() {
 			was = now
