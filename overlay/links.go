@@ -157,7 +157,10 @@ func (ls *nodeLinks) remove(l *nodeLink) {
 
 // close ends attempts and paths on the link, and its socket.
 func (l *nodeLink) close() {
-	l.unmap()
+	// The attachment is gone, and its router with it: nobody waits for that.
+	if m := l.endMapping(); m != nil {
+		m.Abandon()
+	}
 	l.mux.Close()
 	l.link.Close()
 	l.mu.Lock()

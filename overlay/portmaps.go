@@ -143,13 +143,18 @@ func withMapped(list []punch.Candidate, mapped netip.AddrPort) []punch.Candidate
 
 // unmap removes the mapping from the router, for which it waits up to a second.
 func (l *nodeLink) unmap() {
-	l.mu.Lock()
-	m := l.mapping
-	l.closed = true
-	l.mu.Unlock()
-	if m != nil {
+	if m := l.endMapping(); m != nil {
 		m.Close()
 	}
+}
+
+// endMapping has no router asked from now on, and returns the client, if any, for
+// the caller to close.
+func (l *nodeLink) endMapping() *portmap.Client {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	return l.mapping
 }
 
 // unmap removes the mappings of all links, at the same time.
@@ -185,7 +190,7 @@ func (ls *nodeLinks) portMapsNow() (sum portmap.Counters) {
 	return sum
 }
 
-// status describes the mapping for people.
+// mappingStatus describes the mapping for people.
 func (l *nodeLink) mappingStatus() *MappingStatus {
 	l.mu.Lock()
 	m := l.mapping

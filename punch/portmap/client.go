@@ -150,6 +150,8 @@ type Client struct {
 	kick    chan struct{} // holds one: ask the router again
 	running sync.WaitGroup
 
+	abandoned atomic.Bool // the mapping is not removed
+
 	// Of the loop:
 	router   *router
 	service  service // that made the mapping
@@ -212,6 +214,13 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// Abandon ends the client at once and leaves the mapping to its lifetime, as
+// where the way to the router is gone. It may be called twice, and with Close.
+func (c *Client) Abandon() {
+	c.abandoned.Store(true)
+	c.Close()
+}
+
 // run is the loop.
 func (c *Client) run(ctx context.Context) {
 	timer := time.NewTimer(0)
@@ -220,7 +229,9 @@ func (c *Client) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			c.drop(context.Background())
+			if !c.abandoned.Load() {
+				c.drop(context.Background())
+			}
 			c.tell(Status{Err: net.ErrClosed})
 			return
 		case <-c.kick:

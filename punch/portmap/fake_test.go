@@ -346,3 +346,19 @@ func TestLook(t *testing.T) {
 		}
 	})
 }
+
+func TestAbandonAsksNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		c := start(t, b)
+		time.Sleep(2 * time.Second)
+		if c.Outside() != outside {
+			t.Fatalf("status %+v", c.Status())
+		}
+		began := time.Now()
+		c.Abandon()
+		c.Close()
+		if time.Since(began) != 0 || b.router.removed.Load() != 0 {
+			t.Errorf("it took %v and removed %d times", time.Since(began), b.router.removed.Load())
+		}
+	})
+}
