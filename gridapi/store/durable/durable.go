@@ -172,6 +172,20 @@ func (g *Guard) Counters() Counters {
 	return n
 }
 
+// Holders returns the members that hold parts of the objects of which we keep
+// some: those whose absence the Guard has to know of.
+func (g *Guard) Holders() (names []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, o := range g.plan.objects {
+		for _, slot := range o.rec.Holders {
+			names = append(names, slot...)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 func (g *Guard) count(do func(*Counters)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -185,8 +199,9 @@ func (g *Guard) trusts(name string) bool {
 
 // Protect has other members keep an object, whose chunks we hold, and returns
 // once it would survive the loss of any two of them and of ourselves. An object
-// that is protected already is left as it is.
-func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID) (Record, error) {
+// that is protected already is left as it is. Progress, which may be nil, is
+// called with the number of stripes that are kept, and of all.
+func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID, progress func(done, all int)) (Record, error) {
 	if b, err := g.cfg.Register.Get(ctx, object); err == nil {
 		return ParseRecord(b)
 	} else if !errors.Is(err, ErrNoRecord) {
@@ -216,6 +231,9 @@ func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID)
 	begin := make([]int, scheme.Slots) // the stripe that the slot needs next
 	for {
 		first := slices.Min(begin)
+		if progress != nil {
+			progress(first, len(stripes))
+		}
 		if first == len(stripes) {
 			break
 		}
