@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -32,6 +33,9 @@ const (
 	// below an hour shortens them.
 	durableEvery   = 30 * time.Second
 	durableUrgency = time.Minute
+	// degradedFactor is how many looks pass until a member without a store is
+	// tried again while an object lacks parts.
+	degradedFactor = 4
 	// listTime is how long a list waits for records and holders.
 	listTime = 3 * time.Second
 )
@@ -85,6 +89,9 @@ func (d *durableService) watchHolders(ctx context.Context) {
 	for {
 		self := d.x.self()
 		d.x.presence.survey(ctx, slices.DeleteFunc(d.guard.Holders(), func(name string) bool { return name == self }), d.every)
+		if d.guard.Counters().Degraded > 0 { // somebody has to step in
+			d.x.presence.survey(ctx, d.others(ctx), degradedFactor*d.every)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -93,12 +100,28 @@ func (d *durableService) watchHolders(ctx context.Context) {
 	}
 }
 
+// others returns the other members, of a large grid some.
+func (d *durableService) others(ctx context.Context) []string {
+	names := d.x.others(ctx)
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	return names[:min(len(names), presenceMost)]
+}
+
+// record reads the record of an object.
+func (d *durableService) record(ctx context.Context, object [32]byte) (durable.Record, error) {
+	b, err := d.register.Get(ctx, object)
+	if err != nil {
+		return durable.Record{}, err
+	}
+	return durable.ParseRecord(b)
+}
+
 // protect has other members keep an object.
 func (d *durableService) protect(ctx context.Context, id chunk.ID, progress func(done, all int)) (doc storeProtectAnswer, err error) {
-	others := d.x.others(ctx)
-	if len(others) > presenceMost {
-		others = others[:presenceMost]
+	if rec, err := d.record(ctx, id); err == nil { // it is durable already
+		return storeProtectAnswer{ID: id, redundancy: d.redundancy(rec), Holders: rec.Holders}, nil
 	}
+	others := d.others(ctx)
 	d.x.presence.survey(ctx, others, 0)
 	chunks, err := d.store.Chunks(durable.WithObject(ctx, id), id)
 	if err != nil {
@@ -182,10 +205,8 @@ func (x *storeService) withRedundancy(ctx context.Context, list []store.Listed) 
 		places <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-places }()
-			if b, err := d.register.Get(ctx, rec.Object); err == nil {
-				if now, err := durable.ParseRecord(b); err == nil {
-					rec = now
-				}
+			if now, err := d.record(ctx, rec.Object); err == nil {
+				rec = now
 			}
 			self := x.self()
 			var holders []string

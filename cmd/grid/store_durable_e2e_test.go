@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 )
@@ -41,7 +42,7 @@ func TestDurableOfPrograms(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dirs[name], storeKeyFile), key, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		agents[name] = grid(t, dirs[name], "", "up")
+		agents[name] = grid(t, dirs[name], "", "up", "-v")
 		agents[name].line(t)
 	}
 	ready := func(name string) {
@@ -55,6 +56,7 @@ func TestDurableOfPrograms(t *testing.T) {
 	}
 	ready("m0")
 	file, sum := randomFile(t, "data.bin", 3<<20)
+	t.Log("three are up", time.Now())
 	early := grid(t, dirs["m0"], "", "put", "--durable", file)
 	early.want(t, cli.ExitUnreachable)
 	if s := early.stderr.String(); !strings.Contains(s, "6 other members") || !strings.Contains(s, "grid store protect") {
@@ -70,6 +72,7 @@ func TestDurableOfPrograms(t *testing.T) {
 			There int `json:"parts_there"`
 		}
 	}
+	t.Log("all are up", time.Now())
 	eventually(t, func() bool {
 		out, code := grid(t, dirs["m0"], "", "put", "--durable", "--json", "--name", "data", file).wait(t)
 		if code == cli.ExitOK {
@@ -77,6 +80,7 @@ func TestDurableOfPrograms(t *testing.T) {
 		}
 		return code == cli.ExitOK
 	})
+	t.Log("put", time.Now())
 	if put.Durable.Parts != 6 || put.Durable.There != 6 {
 		t.Errorf("the put is durable: %+v", put.Durable)
 	}
@@ -114,9 +118,19 @@ func TestDurableOfPrograms(t *testing.T) {
 		_, code := grid(t, dirs[reader], "", "get", put.ID, "-o", copied).wait(t)
 		return code == cli.ExitOK
 	})
+	t.Log("got", time.Now())
 	if hashOf(t, copied) != sum {
 		t.Error("the copy differs")
 	}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for name := range agents {
+			t.Logf("%s: %s\n%s", name, grid(t, dirs[name], "", "store", "status", "--json").want(t, cli.ExitOK), agents[name].stderr.String())
+		}
+	})
+	t.Log("first", first, reader, time.Now())
 	eventually(t, func() bool { // repaired
 		now := holders(reader)
 		for _, name := range now {
@@ -126,6 +140,7 @@ func TestDurableOfPrograms(t *testing.T) {
 		}
 		return len(now) == 6
 	})
+	t.Log("repaired", time.Now())
 	repaired := 0
 	for name := range agents {
 		var status struct {
