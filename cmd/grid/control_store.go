@@ -161,21 +161,34 @@ func (x *storeService) serve(control *controlServer) {
 	})
 	control.handle("POST "+storeProtectPath, x.serveProtect)
 	control.handle("GET "+storeStatusPath, func(w http.ResponseWriter, _ *http.Request) {
-		s, network, err := x.need()
-		var doc storeStatusAnswer
-		if err == nil {
-			doc.Status, err = s.Status()
-		}
+		doc, err := x.askStatus()
 		if err != nil {
 			answerError(w, err)
 			return
 		}
-		doc.Swarm, doc.Members, doc.Durable = network.Counters(), network.Peers(), x.durability().status()
-		if doc.Members == nil {
-			doc.Members = []swarm.PeerCounters{}
-		}
 		answer(w, "store-status", doc)
 	})
+}
+
+func (x *storeService) askStatus() (doc storeStatusAnswer, err error) {
+	s, network, err := x.need()
+	if err == nil {
+		doc.Status, err = s.Status()
+	}
+	if err != nil {
+		return doc, err
+	}
+	doc.Swarm, doc.Members, doc.Durable = network.Counters(), network.Peers(), x.durability().status()
+	if doc.Members == nil {
+		doc.Members = []swarm.PeerCounters{}
+	}
+	return doc, nil
+}
+
+// status is askStatus for those whom the reason does not concern.
+func (x *storeService) status() (storeStatusAnswer, bool) {
+	doc, err := x.askStatus()
+	return doc, err == nil
 }
 
 // serveGet answers with the object itself.

@@ -48,7 +48,7 @@ func (s *storeSettings) section() config.Section {
 			},
 			{
 				Name: "patience", Value: &s.patience,
-				Doc:   "How long a member may be away before what it kept of durable objects is made anew elsewhere (grid put --durable).",
+				Doc: "How long a member may be away before what it kept of durable objects is made anew elsewhere (grid put --durable).",
 				Check: func() error {
 					if s.patience < time.Second || s.patience > maxPatience {
 						return fmt.Errorf("%v is not between 1s and %v", s.patience, maxPatience)
@@ -79,6 +79,7 @@ func (s *storeSettings) apply(a *agent) error {
 		x.dir = filepath.Join(a.dir, "store")
 	}
 	x.serve(a.control)
+	a.stored = x.status
 	if s.quota == 0 {
 		return nil
 	}

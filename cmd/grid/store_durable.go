@@ -36,6 +36,9 @@ const (
 	// degradedFactor is how many looks pass until a member without a store is
 	// tried again while an object lacks parts.
 	degradedFactor = 4
+	// restoreTime is how long the holders of an object have to show that they
+	// are there: a guess.
+	restoreTime = 3 * time.Second
 	// listTime is how long a list waits for records and holders.
 	listTime = 3 * time.Second
 )
@@ -186,6 +189,32 @@ func (d *durableService) redundancy(rec durable.Record) redundancy {
 	return redundancy{rec.Scheme.Need, rec.Scheme.Slots, there}
 }
 
+// restore gets the chunks of an object, first from those of its holders that
+// answer a call.
+func (d *durableService) restore(ctx context.Context, object [32]byte, got func(chunk.ID)) error {
+	rec, err := d.record(ctx, object)
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, restoreTime)
+	d.x.presence.survey(asking, d.holders(rec), 0)
+	cancel()
+	return d.guard.Restore(ctx, object, got)
+}
+
+// holders returns the members other than this one that hold parts of an object.
+func (d *durableService) holders(rec durable.Record) (names []string) {
+	self := d.x.self()
+	for _, slot := range rec.Holders {
+		for _, name := range slot {
+			if name != self {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
 // withRedundancy adds to a list what is durable. It asks the grid about no more
 // objects than a time allows.
 func (x *storeService) withRedundancy(ctx context.Context, list []store.Listed) []storeRow {
@@ -208,16 +237,7 @@ func (x *storeService) withRedundancy(ctx context.Context, list []store.Listed) 
 			if now, err := d.record(ctx, rec.Object); err == nil {
 				rec = now
 			}
-			self := x.self()
-			var holders []string
-			for _, slot := range rec.Holders {
-				for _, name := range slot {
-					if name != self {
-						holders = append(holders, name)
-					}
-				}
-			}
-			x.presence.survey(ctx, holders, d.every)
+			x.presence.survey(ctx, d.holders(rec), d.every)
 			r := d.redundancy(rec)
 			rows[i].Durable = &r
 		})

@@ -42,7 +42,7 @@ func TestDurableOfPrograms(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dirs[name], storeKeyFile), key, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		agents[name] = grid(t, dirs[name], "", "up", "-v")
+		agents[name] = grid(t, dirs[name], "", "up")
 		agents[name].line(t)
 	}
 	ready := func(name string) {

@@ -20,8 +20,8 @@ type storePresence struct {
 }
 
 type storePeer struct {
-	store   bool // it had one when it was tried last
-	gone    bool // the failure detector says so
+	store   bool          // it had one when it was tried last
+	gone    bool          // the failure detector says so
 	dialing chan struct{} // closed when the dial that is under way has ended; nil: none is
 	tried   time.Time
 }

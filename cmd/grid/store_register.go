@@ -48,8 +48,8 @@ type storeRegister struct {
 
 // registerCounters count since the start.
 type registerCounters struct {
-	Records   int    `json:"records"`         // remembered on this computer
-	Renewed   uint64 `json:"leases_renewed"`  // of records in the grid
+	Records   int    `json:"records"`          // remembered on this computer
+	Renewed   uint64 `json:"leases_renewed"`   // of records in the grid
 	Restored  uint64 `json:"records_restored"` // that the grid had forgotten, or had in an old version
 	Conflicts uint64 `json:"record_conflicts"` // changes that somebody else was faster with
 }

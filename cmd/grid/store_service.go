@@ -155,7 +155,7 @@ func (x *storeService) open(ctx context.Context, running *sync.WaitGroup, k stor
 		s.Close()
 		return err
 	}
-	s.Connect(&durable.Fetcher{Source: w, Restore: d.guard.Restore, Has: s.Holdings().Has}, x.directory)
+	s.Connect(&durable.Fetcher{Source: w, Restore: d.restore, Has: s.Holdings().Has}, x.directory)
 	chunks, err := x.node.Listen("tcp", ":"+portText(portStoreChunks))
 	if err != nil {
 		w.Close()
