@@ -37,7 +37,7 @@ any 4 suffice, and 3 for less. They watch each other, and make anew what is lost
 
 A name means what was put under it last. NAME/... is for the member NAME only.`,
 		Example: `grid put matrix.bin --name matrix --pin
-grid put thesis.tar --name thesis --durable
+grid put matrix.bin --name matrix --durable
 tar c results | grid put - --name results`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

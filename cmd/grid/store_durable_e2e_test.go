@@ -115,7 +115,11 @@ func TestDurableOfPrograms(t *testing.T) {
 	}
 	copied := filepath.Join(t.TempDir(), "copy.bin")
 	eventually(t, func() bool {
-		_, code := grid(t, dirs[reader], "", "get", put.ID, "-o", copied).wait(t)
+		p := grid(t, dirs[reader], "", "get", put.ID, "-o", copied)
+		_, code := p.wait(t)
+		if code != cli.ExitOK {
+			t.Logf("at %v: %s", time.Now(), p.stderr.String())
+		}
 		return code == cli.ExitOK
 	})
 	t.Log("got", time.Now())
