@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,15 +14,15 @@ import (
 	"github.com/instantgrid/instantgrid/netsim"
 )
 
-// A fakeRouter answers on port 5351 of a host beside the client's. Its fields
-// are set before the client starts, or by the client's goroutine's answers.
+// A fakeRouter answers on port 5351 of a host beside the client's.
 type fakeRouter struct {
-	pc      net.PacketConn
-	answer  func(request []byte) [][]byte
-	delay   time.Duration
-	asked   int
-	removed int
+	pc             net.PacketConn
+	delay          atomic.Int64 // of each answer
+	asked, removed atomic.Int64
+	answer         atomic.Pointer[func(request []byte) [][]byte]
 }
+
+func (f *fakeRouter) set(answer func(request []byte) [][]byte) { f.answer.Store(&answer) }
 
 func (f *fakeRouter) serve() {
 	buf := make([]byte, 2048)
@@ -32,11 +33,11 @@ func (f *fakeRouter) serve() {
 		}
 		b := append([]byte(nil), buf[:n]...)
 		if n == pcpMapLen && binary.BigEndian.Uint32(b[4:]) == 0 || n == 12 && binary.BigEndian.Uint32(b[8:]) == 0 {
-			f.removed++
+			f.removed.Add(1)
 		}
-		f.asked++
-		time.Sleep(f.delay)
-		for _, a := range f.answer(b) {
+		f.asked.Add(1)
+		time.Sleep(time.Duration(f.delay.Load()))
+		for _, a := range (*f.answer.Load())(b) {
 			f.pc.WriteTo(a, from)
 		}
 	}
@@ -46,7 +47,7 @@ func (f *fakeRouter) serve() {
 type bench struct {
 	router *fakeRouter
 	host   netsim.Host
-	began  time.Time
+	began  atomic.Pointer[time.Time] // of the router's clock, less 1000 s
 	cfg    Config
 }
 
@@ -59,8 +60,9 @@ func inBubble(t *testing.T, f func(t *testing.T, b *bench)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := &bench{router: &fakeRouter{pc: pc}, host: host, began: time.Now()}
-		b.router.answer = b.pcp(outside, 7200)
+		b := &bench{router: &fakeRouter{pc: pc}, host: host}
+		b.reset(0)
+		b.router.set(b.pcp(outside, 7200))
 		done := make(chan struct{})
 		go func() { b.router.serve(); close(done) }()
 		b.cfg = Config{
@@ -74,7 +76,15 @@ func inBubble(t *testing.T, f func(t *testing.T, b *bench)) {
 	})
 }
 
-func (b *bench) seconds() uint32 { return 1000 + uint32(time.Since(b.began)/time.Second) }
+// reset has the router's clock show 1000 s less by.
+func (b *bench) reset(by time.Duration) {
+	began := time.Now().Add(by)
+	b.began.Store(&began)
+}
+
+func (b *bench) seconds() uint32 {
+	return uint32((1000*time.Second + time.Since(*b.began.Load())) / time.Second)
+}
 
 // pcp is a good PCP server with one outside address.
 func (b *bench) pcp(outside netip.AddrPort, lifetime uint32) func([]byte) [][]byte {
@@ -121,7 +131,7 @@ func TestMapsRenewsAndRemoves(t *testing.T) {
 		t.Run(string(protocol), func(t *testing.T) {
 			inBubble(t, func(t *testing.T, b *bench) {
 				if protocol == NATPMP {
-					b.router.answer = b.natpmp(outside)
+					b.router.set(b.natpmp(outside))
 				}
 				changes, verified := 0, 0
 				b.cfg.Changed = func() { changes++ }
@@ -131,10 +141,10 @@ func TestMapsRenewsAndRemoves(t *testing.T) {
 				if st := c.Status(); st.Outside != outside || st.Protocol != protocol || st.Err != nil {
 					t.Fatalf("status %+v", st)
 				}
-				asked := b.router.asked
+				asked := b.router.asked.Load()
 				time.Sleep(59 * time.Minute)
-				if b.router.asked != asked {
-					t.Errorf("%d requests before half the lifetime", b.router.asked-asked)
+				if b.router.asked.Load() != asked {
+					t.Errorf("%d requests before half the lifetime", b.router.asked.Load()-asked)
 				}
 				time.Sleep(10 * time.Hour)
 				if st := c.Status(); st.Outside != outside || c.Counters().Renewed != 10 || verified != 1 || changes != 1 {
@@ -142,8 +152,8 @@ func TestMapsRenewsAndRemoves(t *testing.T) {
 				}
 				c.Close()
 				c.Close()
-				if b.router.removed != 1 || c.Outside().IsValid() || c.Counters().Unremoved != 0 {
-					t.Errorf("removed %d times; outside %v", b.router.removed, c.Outside())
+				if b.router.removed.Load() != 1 || c.Outside().IsValid() || c.Counters().Unremoved != 0 {
+					t.Errorf("removed %d times; outside %v", b.router.removed.Load(), c.Outside())
 				}
 			})
 		})
@@ -204,7 +214,8 @@ func TestBadRouters(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, b *bench) {
-				b.router.answer, b.router.delay = tt.answer(b), tt.delay
+				b.router.set(tt.answer(b))
+				b.router.delay.Store(int64(tt.delay))
 				if tt.verify != nil {
 					b.cfg.Verify = func(context.Context, netip.AddrPort) error { return tt.verify }
 				}
@@ -219,9 +230,9 @@ func TestBadRouters(t *testing.T) {
 					t.Errorf("not counted: %+v", c.Counters())
 				}
 				// A router that gives nothing is left alone.
-				asked := b.router.asked
+				asked := b.router.asked.Load()
 				time.Sleep(12 * time.Hour)
-				if n := b.router.asked - asked; n > 200 {
+				if n := b.router.asked.Load() - asked; n > 200 {
 					t.Errorf("%d requests in twelve hours", n)
 				}
 			})
@@ -239,7 +250,7 @@ func TestAnswerFromElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer other.Close()
-		b.router.answer = func([]byte) [][]byte { return nil }
+		b.router.set(func([]byte) [][]byte { return nil })
 		listen := b.cfg.Listen
 		b.cfg.Only = []Protocol{PCP}
 		b.cfg.Listen = func(a netip.Addr) (net.PacketConn, error) {
@@ -272,15 +283,15 @@ func TestRouterRestarts(t *testing.T) {
 		c := start(t, b)
 		defer c.Close()
 		time.Sleep(30 * time.Minute)
-		b.began = time.Now().Add(990 * time.Second) // its clock shows 10 s
+		b.reset(990 * time.Second) // its clock shows 10 s
 		c.Refresh()
 		time.Sleep(10 * time.Second)
 		if c.Counters().Restarts != 1 || verified != 2 || c.Outside() != outside {
 			t.Errorf("%+v, verified %d times, outside %v", c.Counters(), verified, c.Outside())
 		}
 
-		b.began = time.Now()
-		b.router.answer = func([]byte) [][]byte { return nil }
+		b.reset(0)
+		b.router.set(func([]byte) [][]byte { return nil })
 		time.Sleep(90 * time.Minute)
 		if st := c.Status(); st.Outside != outside || !errors.Is(st.Err, ErrNoAnswer) {
 			t.Errorf("before the end: %+v", st)
@@ -289,7 +300,7 @@ func TestRouterRestarts(t *testing.T) {
 		if st := c.Status(); st.Outside.IsValid() {
 			t.Errorf("after the end: %+v", st)
 		}
-		b.router.answer = b.pcp(outside, 7200)
+		b.router.set(b.pcp(outside, 7200))
 		time.Sleep(3 * time.Hour)
 		if st := c.Status(); st.Outside != outside {
 			t.Errorf("when it is back: %+v", st)
@@ -310,8 +321,8 @@ func TestRouteChanges(t *testing.T) {
 		c := start(t, b)
 		defer c.Close()
 		time.Sleep(20 * time.Second)
-		if st := c.Status(); !errors.Is(st.Err, ErrNoRouter) || b.router.asked != 0 {
-			t.Errorf("status %+v, asked %d times", st, b.router.asked)
+		if st := c.Status(); !errors.Is(st.Err, ErrNoRouter) || b.router.asked.Load() != 0 {
+			t.Errorf("status %+v, asked %d times", st, b.router.asked.Load())
 		}
 		there = true
 		c.Refresh()
@@ -324,13 +335,13 @@ func TestRouteChanges(t *testing.T) {
 
 func TestLook(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
-		b.router.answer = b.natpmp(netip.MustParseAddrPort("10.0.0.1:4000"))
+		b.router.set(b.natpmp(netip.MustParseAddrPort("10.0.0.1:4000")))
 		offers, _ := Look(t.Context(), b.cfg)
 		var refused *PCPError
 		if len(offers) != 2 || !errors.As(offers[0].Err, &refused) || !errors.Is(offers[1].Err, errPrivate) {
 			t.Errorf("offers %+v", offers)
 		}
-		if b.router.removed != 0 {
+		if b.router.removed.Load() != 0 {
 			t.Error("it made and removed a mapping")
 		}
 	})
