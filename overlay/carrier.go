@@ -101,6 +101,7 @@ const (
 
 // A routed session is one with a member that routing may use.
 type routedSession struct {
+	greets   int // more of our announcement to send
 	a        *association
 	member   *routing.Member
 	opened   bool      // by us, for routing
@@ -518,6 +519,8 @@ func (c *carrier) look(now time.Time) {
 			c.met(now, a, info)
 		case s.a != a:
 			s.a, s.large = a, nil
+			s.greets = moreGreetings
+			c.r.names.greet(peer) // who has begun anew has forgotten us
 		}
 		if s != nil {
 			s.member = info.m
@@ -535,7 +538,7 @@ func (c *carrier) look(now time.Time) {
 
 // met takes a new session into use.
 func (c *carrier) met(now time.Time, a *association, info *memberInfo) {
-	c.sessions[info.m.Peer] = &routedSession{a: a, member: info.m, last: now, heard: now, moved: a.peer.sent.Load() + a.peer.received.Load() + a.packetBatches.Load()}
+	c.sessions[info.m.Peer] = &routedSession{a: a, member: info.m, greets: moreGreetings, last: now, heard: now, moved: a.peer.sent.Load() + a.peer.received.Load() + a.packetBatches.Load()}
 	delete(c.reaches, info.m.Peer)
 	delete(c.r.leftAt, info.m.Peer)
 	c.r.routing.Met(now, info.m)

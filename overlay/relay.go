@@ -286,6 +286,23 @@ func (n *Node) networkMoved() {
 	})
 }
 
+// mappingChanged looks for direct paths again, as a router sends another outside
+// port on to us, or none any more.
+func (n *Node) mappingChanged() {
+	n.spawn(func() {
+		n.eachPeer(func(p *Peer) {
+			for _, a := range p.all() {
+				a.paths.networkChanged()
+				if !a.client && a.isProven() {
+					// The client begins attempts; hearing of links has it begin anew.
+					a.toldLinks.Store(true)
+					a.tellLinks()
+				}
+			}
+		})
+	})
+}
+
 // networkDoubt has every rendezvous prove that it still hears us, which also
 // opens a mapping that a router has forgotten.
 func (n *Node) networkDoubt() {

@@ -96,7 +96,8 @@ func TestExamplesOfHelp(t *testing.T) {
 	if len(seen) < 40 {
 		t.Errorf("only %d examples found", len(seen))
 	}
-	_, stop := s.bob.begin(s.bob.grid("up", "--json"))
+	s.bob.output(s.bob.grid("store", "key", "--new"))
+	_, stop := s.bob.begin(s.bob.grid("up", "--json", "--store", "64"))
 	for _, line := range lines[0] {
 		s.try(line)
 	}
@@ -118,7 +119,7 @@ func (s *exampleStage) try(line []string) {
 		h.t = t
 		var input string
 		dir := t.TempDir()
-		for _, file := range []string{"photos.tar", "peers.txt", "grid.yaml", "config.yaml"} {
+		for _, file := range []string{"photos.tar", "peers.txt", "grid.yaml", "config.yaml", "matrix.bin"} {
 			writeText(t, filepath.Join(dir, file), "", 0o644)
 		}
 		writeText(t, filepath.Join(dir, "photos.tar"), "a photo", 0o644)
@@ -135,6 +136,14 @@ func (s *exampleStage) try(line []string) {
 				s.port += 2 // a rendezvous keeps one grid
 				address, claim := s.public.serveRendezvous(program, s.port)
 				words = replaced(replaced(words, "HOST:PORT#PEERID", address), "CODE", claim)
+			}
+		case "store":
+			if slices.Contains(words, "--new") { // a grid has one key
+				fresh()
+			}
+		case "get", "pin", "unpin", "rm":
+			for _, name := range []string{"matrix", "results"} {
+				h.output(h.grid("put", filepath.Join(dir, "matrix.bin"), "--name", name))
 			}
 		case "invite":
 			h = s.alice

@@ -51,8 +51,19 @@ type DamagedError struct {
 	Offset  int64  // of the record in it
 }
 
-func (e *DamagedError) Error() string {
-	return fmt.Sprintf("disk: chunk %s is damaged (%s at %d)", e.ID, e.Segment, e.Offset)
+func (e *DamagedError) Error() string { return "disk: " + e.Object() + ": " + e.Cause() }
+
+// Object names the chunk.
+func (e *DamagedError) Object() string { return "chunk " + e.ID.String() }
+
+// Cause says where it is damaged.
+func (e *DamagedError) Cause() string {
+	return fmt.Sprintf("its bytes on the disk are not those that were written (%s at %d)", e.Segment, e.Offset)
+}
+
+// Next says what to do.
+func (e *DamagedError) Next() string {
+	return "get it again, from a member that has it; and look at the health of this disk"
 }
 
 // Is makes a damaged chunk one that is not held.
