@@ -101,6 +101,7 @@ const (
 
 // A routed session is one with a member that routing may use.
 type routedSession struct {
+	greets   int // more of our announcement to send
 	a        *association
 	member   *routing.Member
 	opened   bool      // by us, for routing
@@ -494,7 +495,8 @@ func (c *carrier) wasOpened(now time.Time, peer routing.PeerID, err error) {
 	}
 }
 
-// look makes the sessions true again: those with members that may be used.
+// look makes the sessions true again: those with members that may be used. A
+// member that has said farewell is back before farewellTime is over if it dials.
 func (c *carrier) look(now time.Time) {
 	current := make(map[routing.PeerID]bool, len(c.sessions))
 	c.r.node.eachPeer(func(p *Peer) {
@@ -507,13 +509,18 @@ func (c *carrier) look(now time.Time) {
 		if info == nil {
 			return
 		}
-		current[peer] = true
 		s := c.sessions[peer]
+		if left := c.r.leftAt[peer]; s == nil && !left.IsZero() && (a.client || !a.since.After(left)) {
+			return // we dialed as it left, and it is about to end this session too
+		}
+		current[peer] = true
 		switch {
 		case s == nil:
 			c.met(now, a, info)
 		case s.a != a:
 			s.a, s.large = a, nil
+			s.greets = moreGreetings
+			c.r.names.greet(peer) // who has begun anew has forgotten us
 		}
 		if s != nil {
 			s.member = info.m
@@ -531,7 +538,7 @@ func (c *carrier) look(now time.Time) {
 
 // met takes a new session into use.
 func (c *carrier) met(now time.Time, a *association, info *memberInfo) {
-	c.sessions[info.m.Peer] = &routedSession{a: a, member: info.m, last: now, heard: now, moved: a.peer.sent.Load() + a.peer.received.Load() + a.packetBatches.Load()}
+	c.sessions[info.m.Peer] = &routedSession{a: a, member: info.m, greets: moreGreetings, last: now, heard: now, moved: a.peer.sent.Load() + a.peer.received.Load() + a.packetBatches.Load()}
 	delete(c.reaches, info.m.Peer)
 	delete(c.r.leftAt, info.m.Peer)
 	c.r.routing.Met(now, info.m)

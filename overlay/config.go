@@ -74,6 +74,12 @@ type Config struct {
 	// node opens its own sockets; otherwise none.
 	LAN func() (discovery.Wire, error)
 
+	// NoPortMapping keeps the node from asking routers for a port. Otherwise a node
+	// behind a NAT asks its default router by PCP, NAT-PMP and UPnP-IGD to send
+	// one outside port of each link on to it (package portmap); a node whose Path
+	// is PathRelayOnly never does.
+	NoPortMapping bool
+
 	// Path restricts which paths are used. Zero: any.
 	Path PathPolicy
 
@@ -108,6 +114,14 @@ type LinkConfig struct {
 
 	// Conn is the attachment's UDP socket.
 	Conn net.PacketConn
+
+	// Gateway returns the attachment's default router, which is asked for a port
+	// if there is a NAT, and the attachment's address toward it. Nil: the system's
+	// where Conn is a *net.UDPConn, otherwise none is asked.
+	Gateway func() (gateway, from netip.Addr)
+
+	// DialGateway opens a TCP connection to the router. Nil: the system's.
+	DialGateway func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// OwnPrefixes are the prefixes of this attachment, in which private
 	// addresses of peers are tried. Nil: those of this computer's interfaces

@@ -39,6 +39,14 @@ type Counters struct {
 	SearchProbes    uint64 `json:"search_probes"`    // sent
 	SearchForged    uint64 `json:"search_forged"`    // probes received that were not the peer's
 
+	PortMapsMade    uint64 `json:"port_maps_made"`    // ports of routers, proved from outside
+	PortMapsRenewed uint64 `json:"port_maps_renewed"` // in time
+	PortMapsFailed  uint64 `json:"port_maps_failed"`  // times that a router gave none
+	PortMapsRefused uint64 `json:"port_maps_refused"` // outside addresses that were not public, or did not lead here
+	PortMapRestarts uint64 `json:"port_map_restarts"` // of routers, seen by their clocks
+	PortMapGarbage  uint64 `json:"port_map_garbage"`  // answers that made no sense, or of others than the router
+	PortMapsLeft    uint64 `json:"port_maps_left"`    // that a router did not confirm to have removed
+
 	PacketsSent             uint64 `json:"packets_sent"` // between ports
 	PacketsReceived         uint64 `json:"packets_received"`
 	PacketsHalved           uint64 `json:"packets_halved"`           // sent in two halves
@@ -91,5 +99,8 @@ func (n *Node) countersNow() Counters {
 	s := n.links.budget.Searches()
 	c.SearchesBegun, c.SearchesWon, c.SearchProbes, c.SearchForged = s.Begun, s.Won, s.Probes, s.Forged
 	c.SearchesRefused = s.Unproven + s.Refused + s.TooSoon
+	m := n.links.portMapsNow()
+	c.PortMapsMade, c.PortMapsRenewed, c.PortMapsFailed, c.PortMapsRefused = m.Made, m.Renewed, m.Failed, m.Refused
+	c.PortMapRestarts, c.PortMapGarbage, c.PortMapsLeft = m.Restarts, m.Malformed+m.Strangers, m.Unremoved
 	return c
 }

@@ -75,9 +75,9 @@ type trouble struct {
 	pause time.Duration // the last one
 }
 
-// later notes one more failure.
-func (t *trouble) later(now time.Time) {
-	t.pause = min(max(2*t.pause, legPatience), legPatienceMost)
+// later notes one more failure. The first pause is that long.
+func (t *trouble) later(now time.Time, first time.Duration) {
+	t.pause = min(max(2*t.pause, first), legPatienceMost)
 	t.until = now.Add(t.pause)
 }
 
@@ -247,7 +247,7 @@ func (k *legKeeper) failedLocked(now time.Time, id ri2n.PeerID) {
 		t = new(trouble)
 		k.trouble[id] = t
 	}
-	t.later(now)
+	t.later(now, legPatience)
 }
 
 // begin registers with a relay that there is a session with.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/instantgrid/instantgrid/punch"
+	"github.com/instantgrid/instantgrid/punch/portmap"
 	"github.com/instantgrid/instantgrid/ri2n"
 )
 
@@ -27,14 +28,21 @@ type nodeLink struct {
 
 	inside []netip.Prefix                 // as nodeLinks has it
 	listen func() (net.PacketConn, error) // nil: no further sockets
+	log    *slog.Logger
+
+	gateway    func() (gateway, from netip.Addr) // nil: no port is mapped
+	dialRouter func(ctx context.Context, network, address string) (net.Conn, error)
+	system     bool // the gateway is this computer's, and so are its announcements
 
 	mu         sync.Mutex // guards what follows
 	candidates []punch.Candidate
 	servers    []netip.AddrPort // that were asked, of the family of the socket
 	spares     []*ri2n.Link     // further sockets of paths that a search found
 	behavior   punch.Behavior
-	asked      bool // servers were asked at least once
-	heard      bool // one of them answered the last time
+	asked      bool            // servers were asked at least once
+	heard      bool            // one of them answered the last time
+	mapping    *portmap.Client // nil: no router was asked for a port
+	closed     bool            // and none will be
 }
 
 // nodeLinks are the links of a node, which come and go.
@@ -45,6 +53,7 @@ type nodeLinks struct {
 	servers  func() []netip.AddrPort            // STUN
 	observed func(link string) []netip.AddrPort // where members see us
 	inside   []netip.Prefix                     // of the grid: they lead through our own sessions
+	mapping  portMapping
 
 	mu       sync.Mutex  // guards what follows
 	list     []*nodeLink // in the order they came; replaced, not changed
@@ -91,7 +100,7 @@ func (ls *nodeLinks) add(c LinkConfig) (*nodeLink, error) {
 	}
 	ls.mu.Unlock()
 
-	l := &nodeLink{id: id, inside: ls.inside, local: addrPortOf(c.Conn.LocalAddr())}
+	l := &nodeLink{id: id, log: ls.log, inside: ls.inside, local: addrPortOf(c.Conn.LocalAddr()), gateway: c.Gateway, dialRouter: c.DialGateway}
 	filter := punch.Filter{Deny: ls.inside}
 	_, real := c.Conn.(*net.UDPConn)
 	switch {
@@ -108,6 +117,10 @@ func (ls *nodeLinks) add(c LinkConfig) (*nodeLink, error) {
 	filter.Own = l.own
 	if real {
 		filter.Gateways = punch.DefaultGateways
+	}
+	if l.gateway == nil && real {
+		l.system = true
+		l.gateway = func() (netip.Addr, netip.Addr) { return punch.Router(l.local.Addr()) }
 	}
 	link, err := ls.endpoint.AddLink(name, c.Conn)
 	if err != nil {
@@ -144,6 +157,7 @@ func (ls *nodeLinks) remove(l *nodeLink) {
 
 // close ends attempts and paths on the link, and its socket.
 func (l *nodeLink) close() {
+	l.unmap()
 	l.mux.Close()
 	l.link.Close()
 	l.mu.Lock()
@@ -159,6 +173,7 @@ func (ls *nodeLinks) close() {
 	ls.closed = true
 	list := ls.list
 	ls.mu.Unlock()
+	ls.unmap(list)
 	for _, l := range list {
 		l.mux.Close()
 	}
@@ -231,6 +246,7 @@ func (ls *nodeLinks) punchLinks() []punch.Link {
 }
 
 func (l *nodeLink) snapshot() punch.Link {
+	mapped := l.mapped()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := punch.Link{ID: l.id, Mux: l.mux, Candidates: l.candidates, Behavior: l.behavior, Listen: l.listen, Servers: l.servers}
@@ -239,6 +255,7 @@ func (l *nodeLink) snapshot() punch.Link {
 			p.Candidates = append(p.Candidates, punch.Candidate{Addr: h, Kind: punch.KindHost})
 		}
 	}
+	p.Candidates = withMapped(p.Candidates, mapped)
 	return p
 }
 
@@ -278,6 +295,10 @@ func (l *nodeLink) hosts() []netip.AddrPort {
 func (l *nodeLink) outside() netip.AddrPort {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.outsideLocked()
+}
+
+func (l *nodeLink) outsideLocked() netip.AddrPort {
 	for _, c := range l.candidates {
 		if c.Kind == punch.KindServerReflexive {
 			return c.Addr
@@ -333,10 +354,12 @@ func (ls *nodeLinks) gather(ctx context.Context, age, limit time.Duration) {
 	var mu sync.Mutex
 	for _, l := range list {
 		links.Go(func() {
+			was := l.outside()
 			if l.gather(ctx, servers, ls.observed(l.link.Name())) {
 				mu.Lock()
 				heard = true
 				mu.Unlock()
+				l.mapPort(ls.mapping, was)
 			}
 		})
 	}
@@ -393,7 +416,7 @@ func (ls *nodeLinks) status() []LinkStatus {
 	links := ls.all()
 	list := make([]LinkStatus, len(links))
 	for i, l := range links {
-		list[i] = LinkStatus{Name: l.link.Name(), Local: l.local, Outside: l.outside()}
+		list[i] = LinkStatus{Name: l.link.Name(), Local: l.local, Outside: l.outside(), Mapping: l.mappingStatus()}
 		l.mu.Lock()
 		if l.behavior != (punch.Behavior{}) {
 			list[i].Behavior = l.behavior.String()

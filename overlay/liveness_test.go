@@ -96,9 +96,33 @@ func TestDeath(t *testing.T) {
 		leaver := c.nodes[4].PeerID()
 		c.nodes[4].Close()
 		time.Sleep(5 * time.Second)
-		// A packet of a session that is ending may bring it back for a moment.
-		if left := w.of(leaver, MemberLeft); len(left) == 0 || len(w.of(leaver, MemberAlive)) > len(left) {
+		if left := w.of(leaver, MemberLeft); len(left) != 1 || len(w.of(leaver, MemberAlive)) > 1 || len(w.of(leaver, MemberRemoved)) > 0 {
 			t.Errorf("a farewell: %+v", w.events)
+		}
+	})
+}
+
+// A node that has crashed and is there again, before others have missed it, learns
+// of what site they are, as they name their own: at the latest when the sessions
+// that they had with it before have ended.
+func TestSitesAfterACrash(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCrowd(t, 4, nil, netsim.Link{Delay: 10 * time.Millisecond})
+		const crashed = 2
+		c.kill(crashed)
+		c.nodes[crashed].Close() // nobody hears of it
+		c.startNode(c.world.NAT(restricted, netsim.Link{Delay: 10 * time.Millisecond}).Host(), crashed, nil)
+		c.ready(c.nodes[crashed])
+		w := collect(t, c.nodes[crashed])
+		time.Sleep(100 * time.Second)
+		for i, n := range c.nodes {
+			if i == crashed {
+				continue
+			}
+			told := w.of(n.PeerID(), MemberAlive)
+			if len(told) == 0 || told[len(told)-1].Site != n.Site() || n.Site() == "" {
+				t.Errorf("n%d is of site %q, and the one that crashed hears %+v", i, n.Site(), told)
+			}
 		}
 	})
 }

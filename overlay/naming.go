@@ -31,6 +31,9 @@ const (
 	nameLife     = 40 * time.Minute
 	// lookAtLinks is how often a node looks whether its addresses have changed.
 	lookAtLinks = 3 * time.Second
+	// moreGreetings is how often a peer is given our announcement again when
+	// our addresses are looked at: the first may come before it knows us.
+	moreGreetings = 1
 	// introduceTime is how long a dial waits for the answer of a member that
 	// it has asked to open its NAT.
 	introduceTime = 2 * time.Second
@@ -248,6 +251,12 @@ func (s *nameService) keepHouse(now time.Time) {
 		}
 		s.publishAt = now
 	}
+	for peer, x := range s.r.carrier.sessions {
+		if x.greets > 0 {
+			x.greets--
+			s.greet(peer)
+		}
+	}
 	if !now.Before(s.publishAt) && s.r.routing.Len() > 0 {
 		s.publishAt = now.Add(publishEvery)
 		s.publish(now)
@@ -282,6 +291,9 @@ func (ls *nodeLinks) announced() (list []netip.AddrPort) {
 	}
 	links := ls.all()
 	for _, l := range links {
+		if m := l.mapped(); m.IsValid() {
+			add(m)
+		}
 		if o := l.outside(); o.IsValid() {
 			add(o)
 		}

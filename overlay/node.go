@@ -119,6 +119,11 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.links.observed = n.legs.observed
 	n.links.servers = n.stunServers
 	n.links.inside = n.grid.prefixes()
+	n.links.mapping = portMapping{
+		on:      !cfg.NoPortMapping && cfg.Path != PathRelayOnly,
+		label:   "Instant Grid " + n.PeerID().Short(),
+		changed: n.mappingChanged,
+	}
 	err = n.links.open(n.cfg.Links)
 	if err == nil && uplinks != nil {
 		err = n.startUplinks(ctx, uplinks)

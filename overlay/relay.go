@@ -259,6 +259,7 @@ func (n *Node) watchClient(c *rendezvous.Client) {
 				detail += ": " + now.LastError.Error()
 			}
 			n.emit(Event{Kind: EventRendezvousDown, Detail: detail})
+			n.eachPeer(func(p *Peer) { p.wakePaths() }) // what went through it needs another way
 		}
 		if now.Observed.IsValid() {
 			was = now
@@ -280,6 +281,23 @@ func (n *Node) networkMoved() {
 		n.eachPeer(func(p *Peer) {
 			for _, a := range p.all() {
 				a.paths.networkChanged()
+			}
+		})
+	})
+}
+
+// mappingChanged looks for direct paths again, as a router sends another outside
+// port on to us, or none any more.
+func (n *Node) mappingChanged() {
+	n.spawn(func() {
+		n.eachPeer(func(p *Peer) {
+			for _, a := range p.all() {
+				a.paths.networkChanged()
+				if !a.client && a.isProven() {
+					// The client begins attempts; hearing of links has it begin anew.
+					a.toldLinks.Store(true)
+					a.tellLinks()
+				}
 			}
 		})
 	})

@@ -43,6 +43,10 @@ const (
 	// relayLookSpare while it stands by.
 	relayLook      = time.Second
 	relayLookSpare = 10 * time.Second
+	// viaPatience is how long a session does not try a relay again that did not
+	// carry it, at first; it doubles up to legPatienceMost. A full queue loses all
+	// probes of a path within less than a second.
+	viaPatience = 2 * time.Second
 	// unknownHalf is what a relay counts as that the peer has not named.
 	unknownHalf = time.Second
 )
@@ -258,7 +262,7 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 	var via *ri2n.PathInfo
 	var have ways
 	for i := range paths {
-		usable := paths[i].State == ri2n.PathActive || paths[i].State == ri2n.PathStandby
+		usable := (paths[i].State == ri2n.PathActive || paths[i].State == ri2n.PathStandby) && !(paths[i].Sending && paths[i].Carrier && unanswered(&paths[i], now))
 		id, member := relayOf(paths[i].Link)
 		switch {
 		case member:
@@ -306,6 +310,13 @@ func (k *pathKeeper) lookAtRelays(ctx context.Context, paths []ri2n.PathInfo, no
 	case needed || !c.now.IsZero():
 		next = relayLookSpare
 	}
+	if needed && c.now.IsZero() && !c.adding {
+		for _, t := range c.trouble {
+			if now.Before(t.until) {
+				next = min(next, t.until.Sub(now))
+			}
+		}
+	}
 	k.mu.Unlock()
 
 	if leave != (ri2n.PeerID{}) {
@@ -344,7 +355,7 @@ func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, kept time.Dura
 		return bad && now.Sub(*t) >= patience
 	}
 	bad := via == nil || via.State == ri2n.PathSuspect || via.State == ri2n.PathFailed || via.State == ri2n.PathClosed ||
-		via.BytesInFlight > 0 && now.Sub(via.LastReceived) >= relaySilent/2 // the last path that there is stays active
+		unanswered(via, now)
 	if half := k.halvesLocked(c.now); !bad && half > 0 {
 		bad = via.RTT > half+relayLate
 	}
@@ -368,6 +379,12 @@ func (k *pathKeeper) judgeLocked(via *ri2n.PathInfo, needed bool, kept time.Dura
 	return leave
 }
 
+// unanswered reports whether nothing answers on a path though it should: the last
+// path that there is stays active.
+func unanswered(p *ri2n.PathInfo, now time.Time) bool {
+	return p.BytesInFlight > 0 && now.Sub(p.LastReceived) >= relaySilent/2
+}
+
 // losesLocked reports whether the path lost many packets lately.
 func (k *pathKeeper) losesLocked(via *ri2n.PathInfo, now time.Time) bool {
 	c := &k.relay
@@ -389,7 +406,7 @@ func (k *pathKeeper) troubledLocked(id ri2n.PeerID, now time.Time) {
 		t = new(trouble)
 		c.trouble[id] = t
 	}
-	t.later(now)
+	t.later(now, viaPatience)
 }
 
 // halvesLocked returns the round trip to the peer through a relay as both

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -92,6 +93,25 @@ func (r *relayRig) awaitKind(kind string, d time.Duration) PathStatus {
 	}
 }
 
+// memberStandsBy waits until each of alice's sessions with bob has a path through a
+// member.
+func (r *relayRig) memberStandsBy() {
+	r.t.Helper()
+	has := func(p ri2n.PathInfo) bool {
+		_, member := relayOf(p.Link)
+		return member && (p.State == ri2n.PathActive || p.State == ri2n.PathStandby)
+	}
+	lacks := func(a *association) bool { return !slices.ContainsFunc(a.session.Paths(), has) }
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if all := r.alice.peerByID(r.bob.PeerID()).all(); len(all) > 0 && !slices.ContainsFunc(all, lacks) {
+			return
+		}
+		if time.Now().After(end) {
+			r.t.Fatalf("no path through a member stands by: %+v", r.alice.Status().Peers)
+		}
+	}
+}
+
 // Two members that reach neither each other nor the rendezvous talk through a
 // third, whether they had a session when the rendezvous went, as routing makes
 // it, or had none.
@@ -128,7 +148,7 @@ func testPeerRelayWithoutRendezvous(t *testing.T, noRouting bool) {
 // rendezvous, member, direct, member, rendezvous. Its stream does not notice.
 func TestTransferOverEveryKindOfPath(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := startRelayRig(t, &relayRig{noRouting: true}, 1, nil)
+		r := newRelayRig(t, 1, nil)
 		r.homeA, r.homeB = r.world.NAT(restricted, access), r.world.NAT(restricted, access)
 		r.hostA, r.hostB = r.homeA.Host(), r.homeB.Host()
 		r.alice, r.bob = r.move(r.alice, r.hostA, 2), r.move(r.bob, r.hostB, 3)
@@ -143,7 +163,7 @@ func TestTransferOverEveryKindOfPath(t *testing.T) {
 		r.cut.Store(true)                           // something between the homes lets nothing through
 		r.ready(r.alice, r.bob)
 
-		const size = 10 << 20
+		const size = 13 << 20
 		start := time.Now()
 		x, c := sendFile(t, r.alice, r.bob, size)
 		defer c.Close()
@@ -159,7 +179,7 @@ func TestTransferOverEveryKindOfPath(t *testing.T) {
 		step(KindRelay, "at first")
 		happens(r.relayHosts[0].Name(), netsim.Restore)
 		r.registered(1, r.alice, r.bob)
-		time.Sleep(time.Second)
+		r.memberStandsBy()
 
 		happens(r.public.Name(), netsim.Cut) // as if killed: nobody says goodbye
 		step(KindPeerRelay, "rendezvous killed")

@@ -42,6 +42,7 @@ type LinkStatus struct {
 	Local    netip.AddrPort `json:"local"`
 	Outside  netip.AddrPort `json:"outside,omitzero"`   // as the rendezvous sees it
 	Behavior string         `json:"behavior,omitempty"` // of the NAT before it, in the words of RFC 4787
+	Mapping  *MappingStatus `json:"mapping,omitempty"`  // nil: no router was asked for a port
 }
 
 // PeerStatus describes the session with one peer.

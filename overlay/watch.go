@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -112,11 +113,24 @@ func (r *router) eventOf(now time.Time, m *routing.Member, s swim.State) MemberE
 }
 
 // siteOf returns the outside address that a member announces.
-func siteOf(a *named) string {
-	if len(a.addresses) == 0 {
+func siteOf(a *named) string { return siteAt(a.addresses) }
+
+// siteAt returns the site of a member that announces these addresses.
+func siteAt(announced []netip.AddrPort) string {
+	if len(announced) == 0 {
 		return ""
 	}
-	return a.addresses[0].Addr().String()
+	return announced[0].Addr().String()
+}
+
+// Site returns the outside address of our own network, as the events of other
+// members name it. Empty: it is not known yet, or hidden, or the node takes no part
+// in routing. It changes when the node moves.
+func (n *Node) Site() string {
+	if n.router == nil || n.cfg.Path == PathRelayOnly {
+		return ""
+	}
+	return siteAt(n.links.announced())
 }
 
 // tell tells watchers that m has changed.

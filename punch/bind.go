@@ -33,9 +33,10 @@ var errUnchanged = errors.New("punch: the STUN server does not heed CHANGE-REQUE
 
 // A binding is one Binding transaction under way.
 type binding struct {
-	server netip.AddrPort
-	source netip.AddrPort  // where the answer must come from
-	answer chan bindAnswer // holds one
+	server  netip.AddrPort
+	source  netip.AddrPort  // where the answer must come from
+	answer  chan bindAnswer // holds one
+	anyPort bool            // the answer comes from any port of source
 }
 
 type bindAnswer struct {
@@ -46,6 +47,9 @@ type bindAnswer struct {
 
 // deliver hands the response over if it comes from the right place.
 func (t *binding) deliver(m *Mux, h stunHeader, b []byte, from netip.AddrPort) {
+	if t.anyPort && from.Addr() == t.source.Addr() {
+		from = t.source
+	}
 	if from != t.source && from != t.server {
 		m.counters.unknownResponse.Add(1)
 		return

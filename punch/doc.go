@@ -43,7 +43,7 @@
 // section 5). That takes [Link.Listen], [AgentConfig.Prove] and [Agent.Proven];
 // the pair may end on a socket of its own, [Pair.Conn].
 //
-// Not handled: port mapping protocols, TCP, keeping a path alive (the
+// Port mapping protocols are package portmap's. Not handled: TCP, keeping a path alive (the
 // transport's business), and the proof that full-size packets pass.
 //
 // Sources: RFC 8445 (ICE) as pion/ice implements it, RFC 8489 (STUN), RFC 4787

@@ -68,6 +68,25 @@ func DefaultGateways() []netip.Addr {
 	return parseRoutes(f)
 }
 
+// Router returns the default router in the network of a local address, and that
+// address; a wildcard stands for the address in the network of the first default
+// router. Both are invalid where there is none, or where [DefaultGateways] cannot
+// see it.
+func Router(local netip.Addr) (gateway, from netip.Addr) {
+	return routerOf(local.Unmap(), DefaultGateways(), interfaceAddrs())
+}
+
+func routerOf(local netip.Addr, gateways []netip.Addr, own []netip.Prefix) (gateway, from netip.Addr) {
+	for _, g := range gateways {
+		for _, p := range own {
+			if p.Contains(g) && p.Addr() != g && (local.IsUnspecified() || local == p.Addr()) {
+				return g, p.Addr()
+			}
+		}
+	}
+	return netip.Addr{}, netip.Addr{}
+}
+
 // parseRoutes reads the table of proc_net(5): destination and gateway are
 // columns two and three, in hexadecimal and the computer's own byte order.
 func parseRoutes(table io.Reader) []netip.Addr {

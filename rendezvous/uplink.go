@@ -22,6 +22,10 @@ const (
 	// replyTime is how long the server may take for an answer before the
 	// session counts as lost: three lost packets and their repetitions.
 	replyTime = 3 * time.Second
+	// replyPatience is how many times as long it may take while other things
+	// arrive: the question may wait for a path that has died, and a server that
+	// relays for us is alive.
+	replyPatience = 4
 	// silenceTime is how long nothing may come back while we send before the
 	// session must prove that it is alive.
 	silenceTime = 2 * time.Second
@@ -427,7 +431,7 @@ func (u *uplink) advance(now time.Time) (time.Duration, error) {
 		u.send(protocol.Register{Sequence: u.sequence})
 	}
 	if !u.asked.IsZero() {
-		next = u.asked.Add(max(replyTime, 8*u.rtt))
+		next = u.patience()
 		if err == nil && !now.Before(next) {
 			err = fmt.Errorf("the server has not answered for %v", now.Sub(u.asked))
 		}
@@ -445,6 +449,19 @@ func (u *uplink) advance(now time.Time) (time.Duration, error) {
 		close(ch.done)
 	}
 	return max(next.Sub(now), 0), err
+}
+
+// patience returns when the server will have owed an answer for too long: replyTime
+// after the last sign of life, and a few times as long after the question.
+func (u *uplink) patience() time.Time {
+	wait, asked := max(replyTime, 8*u.rtt), u.asked
+	if heard := time.Unix(0, u.heard.Load()); heard.After(asked) {
+		asked = heard
+	}
+	if most := u.asked.Add(replyPatience * wait); !asked.Add(wait).Before(most) {
+		return most
+	}
+	return asked.Add(wait)
 }
 
 // receive handles a message of the server other than REGISTERED.

@@ -337,6 +337,7 @@ func (s *Session) revive(p *path, now time.Time) {
 		p.probeAt = now.Add(min(backoffPTO(p.rtt.pto(maxAckDelay), p.ptoCount), suspectProbe))
 		return
 	}
+	since, stood := p.suspectSince, s.sending
 	p.ptoCount = 0
 	p.rescueAt = time.Time{}
 	p.suspectSince, p.probeWait = time.Time{}, 0
@@ -344,6 +345,11 @@ func (s *Session) revive(p *path, now time.Time) {
 	s.setStatus(p)
 	s.notePathChange()
 	s.choosePath()
+	if stood != nil && stood != p && s.sending == p && stood.lastReceived.Before(since) {
+		// The path that stood in has never answered: what left there would wait
+		// for time-outs of a path that may be dead, and whose round trip nobody knows now.
+		s.reinject(stood)
+	}
 }
 
 // failPath stops to expect anything of p; rare probes go on.

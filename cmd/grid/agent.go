@@ -79,7 +79,7 @@ func (a *agent) start(o *options, address string) (err error) {
 		return err
 	}
 	a.onClose(endTrace)
-	cfg := overlay.Config{Dir: a.dir, Rendezvous: address, NoDiscovery: o.noDiscovery, Trace: trace, Logger: a.log}
+	cfg := overlay.Config{Dir: a.dir, Rendezvous: address, NoDiscovery: o.noDiscovery, NoPortMapping: o.noPortMapping, Trace: trace, Logger: a.log}
 	for _, p := range a.settings.parts {
 		if p, ok := p.(configurer); ok {
 			if err := p.configure(a, &cfg); err != nil {

@@ -18,7 +18,8 @@ type options struct {
 	rendezvous string
 	trace      string // file for a trace; empty: none
 
-	noDiscovery bool // be silent on local networks
+	noDiscovery   bool // be silent on local networks
+	noPortMapping bool // ask no router for a port
 }
 
 // newRoot returns the whole command tree.
@@ -37,6 +38,7 @@ grid recv TOKEN`,
 	f := root.PersistentFlags()
 	f.StringVar(&o.dir, "dir", "", "state `directory` (default $XDG_STATE_HOME/instantgrid, else ~/.local/state/instantgrid)")
 	f.StringVar(&o.rendezvous, "rendezvous", "", "`HOST:PORT#PEERID` of the rendezvous (default $GRID_RENDEZVOUS, else the file rendezvous in the state directory)")
+	f.BoolVar(&o.noPortMapping, "no-port-mapping", false, "ask no router for a port; otherwise a node behind a NAT does, by PCP, NAT-PMP or UPnP-IGD")
 	f.BoolVar(&o.noDiscovery, "no-discovery", false, "say and hear nothing on the local network; otherwise members of a grid find each other there")
 	f.StringVar(&o.trace, "qlog", "", "write a trace of the transport to this `file`, for ri2n-bench plot")
 	root.AddCommand(

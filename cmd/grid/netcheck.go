@@ -2,17 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/punch"
+	"github.com/instantgrid/instantgrid/punch/portmap"
 )
 
 // netcheckDocument is "instantgrid/netcheck/1".
@@ -28,8 +31,19 @@ type networkReport struct {
 	Behavior     punch.Behavior      `json:"behavior"`
 	Observations []punch.Observation `json:"observations"`
 	punch.Survey
-	Sentence string `json:"sentence"`
-	Advice   string `json:"advice"` // what to change in the router
+	Router       netip.Addr   `json:"router,omitzero"`         // that was asked for a port
+	PortMapping  []offerOfMap `json:"port_mapping,omitempty"`  // what it says by each protocol
+	RouterErrors uint64       `json:"router_errors,omitempty"` // answers that made no sense or came from elsewhere
+	Sentence     string       `json:"sentence"`
+	Advice       string       `json:"advice"` // what to change in the router
+}
+
+// An offerOfMap is what the router says by one protocol that maps ports.
+type offerOfMap struct {
+	Protocol portmap.Protocol `json:"protocol"`
+	Offered  bool             `json:"offered"`
+	Outside  netip.Addr       `json:"outside,omitzero"`
+	Problem  string           `json:"problem,omitempty"` // why it is of no use
 }
 
 func netcheckCommand(o *options) *cobra.Command {
@@ -44,7 +58,10 @@ in the router.
 
 The servers asked are the two STUN ports of the rendezvous and those named with
 --stun. What they cannot tell is printed as unknown: mapping needs two ports or
-addresses, filtering a server with two addresses. No agent needs to run.`,
+addresses, filtering a server with two addresses. No agent needs to run.
+
+Behind a NAT the default router is asked by PCP, NAT-PMP and UPnP-IGD whether it
+maps ports. No mapping is made.`,
 		Example: `grid netcheck --stun stun.example.org:3478
 grid netcheck --json`,
 		Args: cobra.NoArgs,
@@ -188,7 +205,69 @@ func measure(ctx context.Context, family string, servers []netip.AddrPort) netwo
 			break
 		}
 	}
+	if r.Behavior.Translated == punch.Yes && family == "ipv4" {
+		r.askRouter(ctx)
+	}
 	return r
+}
+
+// askRouter asks the default router whether it maps ports, and makes no mapping.
+func (r *networkReport) askRouter(ctx context.Context) {
+	gateway, from := punch.Router(r.Local.Addr())
+	if !gateway.IsValid() {
+		return
+	}
+	r.Router = gateway
+	offers, counted := portmap.Look(ctx, portmap.Config{
+		Route: func() (netip.Addr, netip.AddrPort) { return gateway, netip.AddrPortFrom(from, r.Local.Port()) },
+	})
+	r.RouterErrors = counted.Malformed + counted.Strangers
+	for _, o := range offers {
+		m := offerOfMap{Protocol: o.Protocol, Offered: o.Err == nil, Outside: o.Outside}
+		if o.Err == nil && o.Outside.IsValid() && !r.seenAt(o.Outside) {
+			m.Offered, o.Err = false, errors.New("servers see this network at another address: the router is behind another NAT")
+		}
+		if o.Err != nil {
+			m.Problem = strings.TrimPrefix(o.Err.Error(), "portmap: ")
+		}
+		r.PortMapping = append(r.PortMapping, m)
+	}
+	if names := r.mappers(); len(names) > 0 {
+		r.Advice = "Nothing to change: the router maps ports on request (" + strings.Join(names, ", ") + "), and a node asks it for one, so that others reach this computer directly."
+	}
+}
+
+// seenAt reports whether a server has seen us at the address.
+func (r *networkReport) seenAt(a netip.Addr) bool {
+	return slices.ContainsFunc(r.Observations, func(o punch.Observation) bool { return o.Mapped.Addr() == a })
+}
+
+// mappers names the protocols by which the router maps ports.
+func (r *networkReport) mappers() (names []string) {
+	for _, m := range r.PortMapping {
+		if m.Offered {
+			names = append(names, string(m.Protocol))
+		}
+	}
+	return names
+}
+
+// mappingText says what the router offers.
+func (r *networkReport) mappingText() string {
+	switch names := r.mappers(); {
+	case r.Behavior.Translated == punch.No:
+		return "not needed"
+	case !r.Router.IsValid():
+		return "unknown"
+	case len(names) > 0:
+		return fmt.Sprintf("%s, by %v", strings.Join(names, ", "), r.Router)
+	}
+	for _, m := range r.PortMapping {
+		if m.Outside.IsValid() {
+			return fmt.Sprintf("of no use: %s", m.Problem)
+		}
+	}
+	return fmt.Sprintf("not offered by %v", r.Router)
 }
 
 // udpOf returns the network of UDP sockets of a family.
@@ -251,6 +330,7 @@ func printNetcheck(cmd *cobra.Command, doc netcheckDocument) error {
 		fmt.Fprintf(w, "  port preserving  %s\n", b.PortPreserving)
 		fmt.Fprintf(w, "  new ports        %s\n", portsText(n.Ports))
 		fmt.Fprintf(w, "  hairpinning      %s\n", n.Hairpinning)
+		fmt.Fprintf(w, "  port mapping     %s\n", n.mappingText())
 		for _, o := range n.Observations {
 			if o.Mapped.IsValid() {
 				fmt.Fprintf(w, "  seen by          %v as %v\n", o.Server, o.Mapped)

@@ -40,7 +40,7 @@ func (o *options) withNode(cmd *cobra.Command, dir string, use nodeUse, f func(n
 	}
 	defer endTrace()
 	node, err := startNode(cmd.Context(), overlay.Config{
-		Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery, Allow: use.allow,
+		Trace: trace, Dir: dir, Rendezvous: address, NoDiscovery: o.noDiscovery, NoPortMapping: o.noPortMapping, Allow: use.allow,
 	})
 	if err != nil {
 		return err

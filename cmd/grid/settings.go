@@ -58,6 +58,7 @@ func newSettings() *settings {
 		defaultReceive(),
 		defaultRelay(),
 		defaultDiscovery(),
+		defaultNAT(),
 		defaultTUN(),
 		defaultServices(), // the resolver may need the interface
 		s.store,

@@ -121,6 +121,9 @@ func writeStatus(w io.Writer, s agentStatus, now time.Time) error {
 		if l.Behavior != "" {
 			fmt.Fprintf(w, "  %s", l.Behavior)
 		}
+		if l.Mapping != nil && l.Mapping.Outside.IsValid() {
+			fmt.Fprintf(w, "  mapped at %v by %s", l.Mapping.Outside, l.Mapping.Protocol)
+		}
 		fmt.Fprintln(w)
 	}
 	if r := s.Routing; r != nil {

@@ -271,10 +271,13 @@ func (x *storeService) others(ctx context.Context) (names []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, m := range list {
-		members = append(members, swarm.Member{Name: m.Name, Site: x.sites[m.Name]})
-		if !m.Self {
+		site := x.sites[m.Name]
+		if m.Self {
+			site = x.node.Site() // of ourselves no event tells
+		} else {
 			names = append(names, m.Name)
 		}
+		members = append(members, swarm.Member{Name: m.Name, Site: site})
 	}
 	x.members = members
 	return names

@@ -178,11 +178,7 @@ const (
 
 // start makes both ends of each contender.
 func (p *callPair) start(ctx context.Context) (callers []*smallCaller, err error) {
-	if p.pair, err = kernel.StartPair(1, netsim.Link{}); err != nil {
-		return nil, err
-	}
-	p.closers = append(p.closers, func() { p.pair.Close() })
-	nodes, err := p.startNodes(ctx)
+	nodes, err := p.startNodesOver(ctx, netsim.Link{})
 	if err != nil {
 		return nil, err
 	}
@@ -238,6 +234,15 @@ func (p *callPair) start(ctx context.Context) (callers []*smallCaller, err error
 		return nil, err
 	}
 	return append(callers, &smallCaller{Contender: contenderGRPC, call: call}), nil
+}
+
+// startNodesOver makes the two namespaces and their link, and starts a node in each.
+func (p *callPair) startNodesOver(ctx context.Context, l netsim.Link) (nodes [2]*overlay.Node, err error) {
+	if p.pair, err = kernel.StartPair(1, l); err != nil {
+		return nodes, err
+	}
+	p.closers = append(p.closers, func() { p.pair.Close() })
+	return p.startNodes(ctx)
 }
 
 // startNodes starts two nodes with a direct path between them.

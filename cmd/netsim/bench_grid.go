@@ -78,6 +78,10 @@ type gridScenario struct {
 var gridScenarios = []gridScenario{
 	{"small-call", "Calls of 64 bytes, one after another and 32 at once, between two namespaces that a veth pair joins; rpc over a direct path of the overlay, rpc and gRPC over kernel TCP, in turns and in one process", runSmallCalls},
 	{"200-calls", "Calls of 100 KB in and 30 KB out over 8 workers in 4 homes behind NATs; one is killed, one put to sleep, one ten times slower", runManyCalls},
+	{"common-data", "Data in the grid's store that 16 workers in 4 homes behind NATs get at once, and, beside that, calls with fewer bytes as their argument; 20 Mbit/s up, 100 Mbit/s down", runCommonData},
+	{"one-link", "An object is put on one node and got on another, in one process with their disks, beside a bare stream of the same two nodes; over a link of 1 Gbit/s, and over a veth pair, where the two processors are what limits", runMove},
+	{"holders", "Objects of 2 MB on six of eight members each, in one process over loopback, with disks; two members are lost for good", runHolders},
+	{"many-objects", "Objects of 4 KiB, each acknowledged, on one disk, and gets of them, most from the page cache", runManyObjects},
 }
 
 // gridBench is what scenarios are run with.
@@ -85,6 +89,7 @@ type gridBench struct {
 	rounds   int
 	seconds  float64
 	calls    callFlags
+	store    storeFlags
 	dir      string
 	progress func(format string, args ...any)
 }
@@ -99,19 +104,26 @@ type benchGridDocument struct {
 
 func newBenchGrid() *cobra.Command {
 	var only, out string
-	b := &gridBench{calls: defaultCalls()}
+	b := &gridBench{calls: defaultCalls(), store: defaultStoreBench()}
 	b.calls.work = 2 * time.Second
 	cmd := &cobra.Command{
 		Use:   "bench-grid",
-		Short: "Measure calls of functions, beside gRPC and in homes with faults",
+		Short: "Measure calls of functions and the store, in homes and beside what others do",
 		Long: `Measure what the services of a grid cost and reach, in network namespaces of
-Linux, which needs root: small calls beside gRPC over kernel TCP, and 200 calls
-over workers in homes behind NATs of which some are lost. It prints each figure
-beside the one to reach, and writes report.json and report.html to --out.`,
+Linux, which needs root: small calls beside gRPC over kernel TCP, 200 calls over
+workers in homes behind NATs of which some are lost, common data for 16 workers in
+four homes beside plain arguments, an object over one link beside a bare stream,
+durable objects that lose two holders, and a million small objects. It prints each
+figure beside the one to reach, and writes report.json and report.html to --out.
+
+It needs about 12 GB of disk in the directory of temporary files (TMPDIR).`,
 		Example: "netsim bench-grid --out bench\nnetsim bench-grid --scenario small-call --rounds 3",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := b.calls.check(cmd.CommandPath()); err != nil {
+				return err
+			}
+			if err := b.store.check(cmd.CommandPath()); err != nil {
 				return err
 			}
 			if b.rounds < 1 || b.seconds <= 0 {
@@ -133,6 +145,9 @@ beside the one to reach, and writes report.json and report.html to --out.`,
 	f.IntVar(&b.rounds, "rounds", 10, "of small calls, each contender once in each")
 	f.Float64Var(&b.seconds, "seconds", 1, "how long a contender makes small calls in a round")
 	b.calls.add(cmd)
+	f.IntVar(&b.store.shareMB, "share-mb", b.store.shareMB, "`MB` of common data")
+	f.IntVar(&b.store.moveMiB, "move-mib", b.store.moveMiB, "`MiB` of the object that goes over one link")
+	f.IntVar(&b.store.objects, "objects", b.store.objects, "how many of 4 KiB")
 	return cmd
 }
 
@@ -301,7 +316,15 @@ func runManyCalls(ctx context.Context, b *gridBench) (*benchSection, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := programs.tellCalls(ctx, b.calls, filepath.Join(b.dir, "calls"), func(format string, args ...any) { b.progress("200-calls: "+format, args...) })
+	h, err := programs.newHomes(filepath.Join(b.dir, "calls"), homeAccess, workersInHome)
+	if err != nil {
+		return nil, err
+	}
+	defer h.end()
+	if err := h.startForCalls(ctx, b.calls); err != nil {
+		return nil, err
+	}
+	s, err := h.tellCalls(ctx, b.calls, func(format string, args ...any) { b.progress("200-calls: "+format, args...) })
 	if err != nil {
 		return nil, err
 	}
@@ -310,16 +333,13 @@ func runManyCalls(ctx context.Context, b *gridBench) (*benchSection, error) {
 	for i, at := range s.doneAt {
 		line.X, line.Y = append(line.X, at), append(line.Y, float64(i+1))
 	}
-	stated := func(figure string, v cli.Number) gridFigure {
-		return gridFigure{"200-calls", figure, cli.Number(math.NaN()), cli.Number(math.NaN()), v, true}
-	}
 	return &benchSection{
 		Data: s,
 		Figures: []gridFigure{
 			atMost("200-calls", "time / ideal schedule of the survivors", 1.15, float64(s.Ratio)),
-			stated("results that are right", cli.Number(s.Count)),
-			stated("seconds", s.Seconds),
-			stated("repetitions", cli.Number(s.Repetitions)),
+			stated("200-calls", "results that are right", float64(s.Count)),
+			stated("200-calls", "seconds", float64(s.Seconds)),
+			stated("200-calls", "repetitions", float64(s.Repetitions)),
 		},
 		charts: []chart.Chart{{Title: "results over time", XLabel: "seconds", YLabel: "results", Series: []chart.Series{line, ideal}}},
 	}, nil

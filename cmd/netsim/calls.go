@@ -13,14 +13,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
-	"github.com/instantgrid/instantgrid/netsim"
-	"github.com/instantgrid/instantgrid/netsim/kernel"
 )
 
 // The story of 200 calls, as demo-rpc tells it and bench-grid measures it: the
@@ -57,23 +54,12 @@ func (f *callFlags) check(command string) error {
 }
 
 const (
-	workHomes      = 4
 	workersInHome  = 2
-	masterHome     = "office"
-	masterHost     = "master"
 	slowWorker     = "w8"
 	killedWorker   = "w3"
 	sleepingWorker = "w6"
 	slowness       = 10
-	callFunction   = "codeml"
-	callPort       = "7010"
-
-	// makeGridTime bounds the making of the grid, before the calls.
-	makeGridTime = 2 * time.Minute
 )
-
-// homeAccess is what the homes have: 20 Mbit/s, 20 ms of round trip to the core.
-var homeAccess = netsim.Link{Delay: 10 * time.Millisecond, Rate: 20_000_000}
 
 // A callStory is how the calls went.
 type callStory struct {
@@ -93,12 +79,6 @@ type storyWorker struct {
 	Home  string `json:"home"`
 	Calls int    `json:"calls"`
 	Fate  string `json:"fate"`
-}
-
-type storyUplink struct {
-	Home     string `json:"home"`
-	Sent     uint64 `json:"sent_bytes"`
-	Received uint64 `json:"received_bytes"`
 }
 
 // idealSeconds is the least time in which the survivors do n calls: those at
@@ -121,35 +101,16 @@ type mapLine struct {
 	File     string `json:"file"`
 }
 
-func workerHome(i int) string { return "home-" + string(rune('a'+i)) }
-
-// tellCalls makes the grid, has the calls made, and checks every result.
-func (p programs) tellCalls(ctx context.Context, f callFlags, dir string, say func(string, ...any)) (*callStory, error) {
-	nat := netsim.NAT{Mapping: netsim.EndpointIndependent, Filtering: netsim.AddressAndPortDependent}
-	scenario := netsim.Scenario{
-		Seed: 1, Hosts: []netsim.HostNode{{Name: rendezvousHost}, {Name: masterHost, Parent: masterHome}},
-		NATs: []netsim.NATNode{{Name: masterHome, Uplink: homeAccess, NAT: nat}},
-	}
+// tellCalls has the calls made in the homes, whose workers offer the program, and
+// checks every result.
+func (h *homes) tellCalls(ctx context.Context, f callFlags, say func(string, ...any)) (*callStory, error) {
 	s := &callStory{Count: f.calls, WorkSeconds: cli.Number(f.work.Seconds())}
-	for i := range workHomes {
-		scenario.NATs = append(scenario.NATs, netsim.NATNode{Name: workerHome(i), Uplink: homeAccess, NAT: nat})
-		for j := range workersInHome {
-			name := "w" + strconv.Itoa(i*workersInHome+j+1)
-			scenario.Hosts = append(scenario.Hosts, netsim.HostNode{Name: name, Parent: workerHome(i)})
-			s.Workers = append(s.Workers, storyWorker{Name: name, Home: workerHome(i), Fate: "worked to the end"})
-		}
+	for _, w := range h.workers {
+		s.Workers = append(s.Workers, storyWorker{Name: w.name, Home: w.home, Fate: "worked to the end"})
 	}
-	network, err := kernel.Start(scenario)
-	if err != nil {
-		return nil, err
-	}
-	defer network.Close()
 	say("\n%d calls of %v, %d KB in and %d KB out; %d workers in %d homes behind NATs, 20 Mbit/s each", f.calls, f.work, f.argumentBytes/1000, f.resultBytes/1000, len(s.Workers), workHomes)
-	r := &callRun{story: s, flags: f, grid: &story{programs: p, network: network, dir: dir, say: func(string, ...any) {}}, say: say}
-	defer r.end()
-	setup, cancel := context.WithTimeout(ctx, makeGridTime)
-	defer cancel()
-	if err := r.setUp(setup, ctx); err != nil {
+	r := &callRun{homes: h, story: s, flags: f, say: say}
+	if err := r.makeInputs(filepath.Join(h.grid.dir, "ctl")); err != nil {
 		return nil, err
 	}
 	if err := r.call(ctx); err != nil {
@@ -165,102 +126,24 @@ func (p programs) tellCalls(ctx context.Context, f callFlags, dir string, say fu
 	return s, nil
 }
 
-// A callRun is a story under way.
-type callRun struct {
-	story  *callStory
-	flags  callFlags
-	grid   *story
-	say    func(string, ...any)
-	inputs []string
-
-	mu       sync.Mutex            // guards what follows
-	programs map[string][]*program // by computer: the agent, the worker
-	others   []*program
-}
-
-// end kills what still runs.
-func (r *callRun) end() {
-	for name, list := range r.programs {
-		if name == sleepingWorker {
-			for _, p := range list {
-				p.cmd.Process.Signal(wakeSignal)
-			}
-		}
-		r.others = append(r.others, list...)
-	}
-	for _, p := range r.others {
-		p.stop()
-	}
-}
-
-func (r *callRun) keep(who string, p *program) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.programs == nil {
-		r.programs = make(map[string][]*program)
-	}
-	r.programs[who] = append(r.programs[who], p)
-}
-
-// setUp makes a grid of the master and the workers. Programs live as long as
-// living.
-func (r *callRun) setUp(ctx, living context.Context) error {
-	s := r.grid
-	public := s.network.Host(rendezvousHost).Addr().String()
-	server, err := s.start(living, rendezvousHost, s.programs.rendezvous, "--json", "--admit", "key",
-		"--dir", filepath.Join(s.dir, "rendezvous"), "--public-host", public,
-		"--listen", public+":3478", "--stun-listen", public+":3479", "--metrics-listen", "")
-	if err != nil {
-		return err
-	}
-	r.others = append(r.others, server)
-	started, err := first[rendezvousDocument](server)
-	if err != nil {
-		return err
-	}
-	if _, err := s.grid(ctx, masterHost, "init", "lab", "--rendezvous", started.Address, "--claim", started.Claim, "--name", masterHost); err != nil {
-		return err
-	}
-	token, err := s.grid(ctx, masterHost, "invite", "--uses", strconv.Itoa(len(r.story.Workers)), "--ttl", "1h")
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	agent, err := s.up(living, masterHost)
-	if err != nil {
-		return err
-	}
-	r.keep(masterHost, agent)
-	for _, w := range r.story.Workers {
-		if _, err := s.grid(ctx, w.Name, "join", "--name", w.Name, strings.TrimSpace(token)); err != nil {
-			return err
-		}
-		if err := s.policyOf(w.Name, callPort); err != nil {
-			return err
-		}
-		agent, err := s.up(living, w.Name)
-		if err != nil {
-			return err
-		}
-		r.keep(w.Name, agent)
-		work := r.flags.work
-		if w.Name == slowWorker && !r.flags.noFaults {
+// startForCalls makes the grid that tellCalls needs. Programs live as long as ctx.
+func (h *homes) startForCalls(ctx context.Context, f callFlags) error {
+	return h.start(ctx, ctx, func(w homeMember) error {
+		work := f.work
+		if w.name == slowWorker && !f.noFaults {
 			work *= slowness
 		}
-		worker, err := s.start(living, w.Name, s.programs.grid, "worker", "--json", "--dir", s.stateOf(w.Name), "--exec", self, "--name", callFunction,
-			"--in", "ctl", "--out", "mlc", "--slots", "1", "--", "likelihood", work.String(), strconv.Itoa(r.flags.resultBytes))
-		if err != nil {
-			return err
-		}
-		r.keep(w.Name, worker)
-		if _, err := first[workerDocument](worker); err != nil {
-			return err
-		}
-	}
-	return r.makeInputs(filepath.Join(s.dir, "ctl"))
+		return h.callWorker(ctx, w.name, work, f.resultBytes)
+	})
+}
+
+// A callRun is a story under way.
+type callRun struct {
+	*homes
+	story  *callStory
+	flags  callFlags
+	say    func(string, ...any)
+	inputs []string
 }
 
 // workerDocument is what the story reads of "instantgrid/worker/1".
@@ -369,21 +252,6 @@ func (r *callRun) fate(who, what string) {
 	}
 }
 
-// uplinks returns the bytes that have passed so far.
-func (r *callRun) uplinks() (list []storyUplink) {
-	homes := []string{masterHome}
-	for i := range workHomes {
-		homes = append(homes, workerHome(i))
-	}
-	for _, home := range homes {
-		up, down, err := r.grid.network.Counters(home)
-		if err == nil {
-			list = append(list, storyUplink{home, up.Bytes, down.Bytes})
-		}
-	}
-	return list
-}
-
 // finish computes what the tables show.
 func (r *callRun) finish(took time.Duration, calls map[string]int, before []storyUplink) {
 	s := r.story
@@ -398,9 +266,7 @@ func (r *callRun) finish(took time.Duration, calls map[string]int, before []stor
 	s.Seconds = cli.Number(took.Round(time.Millisecond).Seconds())
 	s.IdealSeconds = cli.Number(r.ideal(fast, slow))
 	s.Ratio = cli.Number(float64(int64(float64(s.Seconds)/float64(s.IdealSeconds)*1000)) / 1000)
-	for i, u := range r.uplinks() {
-		s.Uplinks = append(s.Uplinks, storyUplink{u.Home, u.Sent - before[i].Sent, u.Received - before[i].Received})
-	}
+	s.Uplinks = r.uplinksSince(before)
 }
 
 // ideal is the schedule of those who survive: they do all that the two others

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"text/tabwriter"
 	"time"
 
@@ -17,29 +16,30 @@ import (
 
 // demoRPCDocument is "instantgrid/demo-rpc/1".
 type demoRPCDocument struct {
-	OK      bool       `json:"ok"`
-	Calls   *callStory `json:"calls,omitempty"`
-	Failure string     `json:"failure,omitempty"`
+	OK      bool        `json:"ok"`
+	Calls   *callStory  `json:"calls,omitempty"`
+	Share   *shareStory `json:"share,omitempty"`
+	Failure string      `json:"failure,omitempty"`
 }
 
-// stories are what demo-rpc shows, in order. Each prints what happens and fills
-// its part of the document.
-var stories = []func(ctx context.Context, p programs, f callFlags, dir string, say func(string, ...any), d *demoRPCDocument) error{
-	func(ctx context.Context, p programs, f callFlags, dir string, say func(string, ...any), d *demoRPCDocument) (err error) {
-		d.Calls, err = p.tellCalls(ctx, f, filepath.Join(dir, "calls"), say)
-		return err
-	},
+// demoRPC says how large the stories are.
+type demoRPC struct {
+	calls   callFlags
+	shareMB int
 }
 
 func newDemoRPC() *cobra.Command {
-	f := defaultCalls()
+	f := demoRPC{calls: defaultCalls()}
 	cmd := &cobra.Command{
 		Use:   "demo-rpc",
-		Short: "Have eight computers in four homes do 200 calls, and lose two of them",
+		Short: "Have eight computers in four homes do 200 calls and share data, and lose two of them",
 		Long: `A scientist in one home has 200 files of parameters. Eight computers in four other
 homes, all behind NATs, offer a program; each call brings 100 KB and returns
 30 KB. While they work one computer is killed and one put to sleep; another one is
 ten times slower than the rest. All 200 results must be right.
+
+Then those two are back, and all eight need the same data, which the scientist puts
+into the grid's store. All get them at once, and each home takes about one copy.
 
 It happens in network namespaces of Linux, with the programs rendezvous and grid
 that lie beside this one, so it needs root. It prints who did what and how many
@@ -49,13 +49,17 @@ netsim demo-rpc --calls 50 --work 500ms`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return runDemoRPC(cmd, f) },
 	}
-	f.add(cmd)
+	f.calls.add(cmd)
+	cmd.Flags().IntVar(&f.shareMB, "share-mb", 16, "`MB` of common data, 1000000 bytes each")
 	return cmd
 }
 
-func runDemoRPC(cmd *cobra.Command, f callFlags) error {
-	if err := f.check(cmd.CommandPath()); err != nil {
+func runDemoRPC(cmd *cobra.Command, f demoRPC) error {
+	if err := f.calls.check(cmd.CommandPath()); err != nil {
 		return err
+	}
+	if f.shareMB < 1 || f.shareMB > 256 {
+		return cli.Usagef(fmt.Sprintf("--share-mb %d", f.shareMB), "netsim demo-rpc --share-mb 16", "it is not within 1 and 256")
 	}
 	if err := kernel.Check(); err != nil {
 		return err
@@ -77,24 +81,48 @@ func runDemoRPC(cmd *cobra.Command, f callFlags) error {
 	say("demo: in network namespaces of this machine, with real sockets and programs")
 	start := time.Now()
 	var d demoRPCDocument
-	for _, tell := range stories {
-		if err := tell(cmd.Context(), programs, f, dir, say, &d); err != nil {
-			if stopped := interrupted(cmd); stopped != nil {
-				err = stopped
-			}
-			d.Failure = err.Error()
-			if cli.JSON(cmd) {
-				cli.PrintJSON(cmd, "demo-rpc", d)
-			}
-			return err
+	if err := d.tell(cmd.Context(), programs, f, dir, say); err != nil {
+		if stopped := interrupted(cmd); stopped != nil {
+			err = stopped
 		}
+		d.Failure = err.Error()
+		if cli.JSON(cmd) {
+			cli.PrintJSON(cmd, "demo-rpc", d)
+		}
+		return err
 	}
 	d.OK = true
 	if cli.JSON(cmd) {
 		return cli.PrintJSON(cmd, "demo-rpc", d)
 	}
-	say("\ndemo: ok (%d calls, all results right, %.1f s)", d.Calls.Count, time.Since(start).Seconds())
+	say("\ndemo: ok (%d calls, all results right; data at %d workers, all hashes equal; %.1f s)", d.Calls.Count, len(d.Share.Getters), time.Since(start).Seconds())
 	return nil
+}
+
+// tell tells both stories.
+func (d *demoRPCDocument) tell(ctx context.Context, p programs, f demoRPC, dir string, say func(string, ...any)) error {
+	h, err := p.newHomes(dir, homeAccess, workersInHome)
+	if err != nil {
+		return err
+	}
+	defer h.end()
+	if err := h.startForCalls(ctx, f.calls); err != nil {
+		return err
+	}
+	if d.Calls, err = h.tellCalls(ctx, f.calls, say); err != nil {
+		return err
+	}
+	if !f.calls.noFaults {
+		say("\n%s is switched on again, and %s wakes up", killedWorker, sleepingWorker)
+		for _, p := range h.programs[sleepingWorker] {
+			p.cmd.Process.Signal(wakeSignal)
+		}
+		if err := h.up(ctx, killedWorker); err != nil {
+			return err
+		}
+	}
+	d.Share, err = h.tellShare(ctx, int64(f.shareMB)*1_000_000, say)
+	return err
 }
 
 // write prints the tables of a story.
@@ -105,9 +133,6 @@ func (s *callStory) write(w io.Writer) error {
 		fmt.Fprintf(t, "  %s\t%s\t%d\t%s\n", r.Name, r.Home, r.Calls, r.Fate)
 	}
 	fmt.Fprintln(t, "\t\t\t")
-	fmt.Fprintln(t, "  uplink of\t\tsent\treceived")
-	for _, u := range s.Uplinks {
-		fmt.Fprintf(t, "  %s\t\t%.2f MB\t%.2f MB\n", u.Home, float64(u.Sent)/1e6, float64(u.Received)/1e6)
-	}
+	writeUplinks(t, "\t", s.Uplinks)
 	return t.Flush()
 }

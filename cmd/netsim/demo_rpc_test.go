@@ -27,7 +27,7 @@ func TestDemoRPC(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "netsim"), "demo-rpc", "--json", "--calls", "40", "--work", "100ms")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "netsim"), "demo-rpc", "--json", "--calls", "40", "--work", "100ms", "--share-mb", "2")
 	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -53,6 +53,20 @@ func TestDemoRPC(t *testing.T) {
 	office := d.Calls.Uplinks[0]
 	if sum != 40 || office.Sent < 40*100_000 || office.Received < 40*30_000 {
 		t.Errorf("%d calls in the table; %+v", sum, office)
+	}
+	// Everybody got the data, which came from the office, and no worker of a home took
+	// all of it from outside by itself.
+	share := d.Share
+	if share == nil || share.Size != 2_000_000 || len(share.Getters) != 8 || len(share.Uplinks) != 5 || len(share.Hash) != 64 {
+		t.Fatalf("document %s", out)
+	}
+	if left := share.Uplinks[0].Sent; left < 2_000_000 || left > 8*2_000_000 {
+		t.Errorf("%d bytes left the office", left)
+	}
+	for _, home := range []int{1, 4} { // those where nobody was lost
+		if u := share.Uplinks[home]; u.Received > 2*2_000_000 {
+			t.Errorf("%s has received %d bytes", u.Home, u.Received)
+		}
 	}
 	nothingIn(t, temp)
 }

@@ -78,7 +78,7 @@ func (p *program) stop() {
 
 // A document is one line that a program printed.
 type document interface {
-	rendezvousDocument | gridDocument | upDocument | webDocument | workerDocument
+	rendezvousDocument | gridDocument | upDocument | webDocument | workerDocument | getDocument | mapLine
 }
 
 // next returns the next document that p prints. The error is io.EOF when the

@@ -129,6 +129,7 @@ func run(cmd *cobra.Command, o options) error {
 		Listen:    sockets,
 		Alternate: alternate[:first],
 		Other:     other,
+		Witness:   listenWitness(sockets),
 		Mode:      mode,
 		Members:   members,
 		Limits:    limits,
@@ -276,6 +277,19 @@ func listenAll(flag, address string) ([]net.PacketConn, error) {
 		return []net.PacketConn{v4}, nil
 	}
 	return []net.PacketConn{v4, v6}, nil
+}
+
+// listenWitness opens a socket on any port beside the IPv4 socket of sessions, if
+// it can: without it mapped ports are proved from the port that was asked.
+func listenWitness(sockets []net.PacketConn) []net.PacketConn {
+	for _, pc := range sockets {
+		if a := pc.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); a.Is4() {
+			if w, err := net.ListenPacket("udp4", netip.AddrPortFrom(a, 0).String()); err == nil {
+				return []net.PacketConn{w}
+			}
+		}
+	}
+	return nil
 }
 
 // listenOther binds the sockets of behavior discovery on a second address: the

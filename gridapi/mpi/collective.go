@@ -174,24 +174,36 @@ func (x *collective) fail(err error) {
 		return
 	}
 	x.err = err
-	for _, r := range x.c.p.alive() {
-		if r.coll == x {
-			x.c.p.giveUp(r, err)
+	p := x.c.p
+	h, tell := x.abortHeader(err)
+	for _, r := range p.alive() {
+		if r.coll != x {
+			continue
 		}
+		if tell && r.kind == kindSend && r.id != 0 {
+			p.control(r.to, h, nil) // the cause comes before the withdrawal
+		}
+		p.giveUp(r, err)
 	}
 }
 
 // spread tells all members that the call failed. p.mu is held.
 func (x *collective) spread(err error) {
+	if h, tell := x.abortHeader(err); tell {
+		x.c.p.broadcast(x.c, h)
+	}
+}
+
+// abortHeader is what tells others that the call failed; tell is false if they learn of
+// it in another way.
+func (x *collective) abortHeader(err error) (h header, tell bool) {
 	class, rank := classOf(err), x.c.rank
 	var e *Error
 	if errors.As(err, &e) && e.Rank >= 0 {
 		rank = e.Rank
 	}
-	if class == ErrClosed || class == ErrFenced || class == ErrRevoked {
-		return // the others learn of these in another way
-	}
-	x.c.p.broadcast(x.c, header{kind: frameAbort, context: x.c.context, tag: x.tag, check: uint32(class), id: uint64(rank)})
+	h = header{kind: frameAbort, context: x.c.context, tag: x.tag, check: uint32(class), id: uint64(rank)}
+	return h, class != ErrClosed && class != ErrFenced && class != ErrRevoked
 }
 
 // ask tells the others which call this one is, since it takes long.

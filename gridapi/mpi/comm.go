@@ -60,6 +60,7 @@ func (p *Process) newComm(context uint64, group []int) *Comm {
 	p.early = slices.DeleteFunc(p.early, func(f earlyFrame) bool {
 		if f.h.context == context {
 			mine = append(mine, f)
+			p.peers[f.from].early--
 			return true
 		}
 		return false

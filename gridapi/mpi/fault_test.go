@@ -82,6 +82,44 @@ func everyCall(c *Comm) error {
 	return nil
 }
 
+// endure makes every call once; with those that live it then goes on, until a sum of
+// ones comes out at all of them. It returns that sum, zero at a rank that is out, and
+// the error of the first call that failed.
+func endure(c *Comm) (sum int, err error) {
+	if err = everyCall(c); err != nil {
+		c.Revoke()
+	}
+	ok := uint64(1)
+	if err != nil {
+		ok = 0
+	}
+	// Whether or not this rank saw a failure, all must come here.
+	for {
+		c.AckFailed()
+		if _, aerr := c.Agree(ctx, ok); aerr != nil && !errors.Is(aerr, ErrProcFailed) {
+			return 0, errors.Join(err, aerr)
+		}
+		d, serr := c.Shrink(ctx)
+		if serr != nil {
+			return 0, errors.Join(err, serr)
+		}
+		ones, flag := make([]int, 1), uint64(1)
+		if Allreduce(ctx, d, []int{1}, ones, Sum[int]()) != nil {
+			d.Revoke()
+			flag = 0
+		}
+		if all, _ := d.Agree(ctx, flag); all == 1 {
+			return ones[0], err
+		}
+		c = d
+	}
+}
+
+// failure reports whether err is what a failure elsewhere, or of this rank, may give.
+func failure(err error) bool {
+	return errors.Is(err, ErrProcFailed) || errors.Is(err, ErrRevoked) || errors.Is(err, ErrFenced) || errors.Is(err, ErrClosed)
+}
+
 // TestKilledAnywhere kills a rank at many points of a program that makes every
 // call: all calls of the others return, with an error that says why, and the
 // ranks that live agree and go on.
@@ -116,41 +154,9 @@ func TestKilledAnywhere(t *testing.T) {
 			sums := make([]int, n)
 			for i, p := range procs {
 				wg.Go(func() {
-					c := p.World()
-					err := everyCall(c)
-					if err != nil && i != victim && !errors.Is(err, ErrProcFailed) && !errors.Is(err, ErrRevoked) {
+					var err error
+					if sums[i], err = endure(p.World()); err != nil && i != victim && !errors.Is(err, ErrProcFailed) && !errors.Is(err, ErrRevoked) {
 						t.Errorf("round %d (%d ranks, rank %d killed at frame %d): rank %d: %v", round, n, victim, at, i, err)
-					}
-					if err != nil {
-						c.Revoke()
-					}
-					// Whether or not this rank saw a failure, all must come here.
-					for {
-						c.AckFailed()
-						ok := uint64(1)
-						if err != nil {
-							ok = 0
-						}
-						if _, aerr := c.Agree(ctx, ok); aerr != nil && !errors.Is(aerr, ErrProcFailed) {
-							return // the victim
-						}
-						d, serr := c.Shrink(ctx)
-						if serr != nil {
-							if i != victim {
-								t.Errorf("round %d: rank %d: shrink: %v", round, i, serr)
-							}
-							return
-						}
-						sum, flag := make([]int, 1), uint64(1)
-						if Allreduce(ctx, d, []int{1}, sum, Sum[int]()) != nil {
-							d.Revoke()
-							flag = 0
-						}
-						if all, _ := d.Agree(ctx, flag); all == 1 {
-							sums[i] = sum[0]
-							return
-						}
-						c = d
 					}
 				})
 			}
@@ -345,4 +351,91 @@ func TestAgreementIsUniform(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A recorder is an endpoint of rank 0 of three that keeps what it is told to do.
+type recorder struct {
+	silent
+	mu  sync.Mutex
+	did map[int][]string // for each rank
+}
+
+func (r *recorder) note(to int, what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.did == nil {
+		r.did = make(map[int][]string)
+	}
+	r.did[to] = append(r.did[to], what)
+}
+
+func (r *recorder) Send(to int, head, _ []byte) error {
+	h, err := parseHeader(head)
+	r.note(to, fmt.Sprintf("frame %d of %d", h.kind, h.id))
+	return err
+}
+
+func (r *recorder) Drop(to int) { r.note(to, "drop") }
+
+// TestLastWord: a rank that is held for dead on another's word hears so before it is cut
+// off. Cut off without a word it would tell those that still hear it that we are dead.
+func TestLastWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := new(recorder)
+		p, err := Init(r, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if err := put(p, 1, header{kind: frameDead, id: 2}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * farewellTime)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if want := []string{fmt.Sprintf("frame %d of 2", frameDead), "drop"}; !slices.Equal(r.did[2], want) {
+			t.Errorf("to the rank that is held for dead: %q", r.did[2])
+		}
+	})
+}
+
+// TestCauseBeforeWithdrawal: who withdraws a message because its call has failed elsewhere
+// says so first, or the receiver would take the withdrawal for the cause.
+func TestCauseBeforeWithdrawal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := new(recorder)
+		p, err := Init(r, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		req, err := Ibcast(p.World(), make([]byte, 100_000), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := put(p, 2, header{kind: frameAbort, context: worldContext, check: uint32(ErrProcFailed), id: 2}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := req.Wait(ctx); !errors.Is(err, ErrProcFailed) {
+			t.Errorf("Ibcast: %v", err)
+		}
+		synctest.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		withdrawn := 0
+		for to, did := range r.did {
+			i := slices.Index(did, fmt.Sprintf("frame %d of 1", frameWithdraw))
+			if i < 0 {
+				continue
+			}
+			withdrawn++
+			if j := slices.Index(did, fmt.Sprintf("frame %d of 2", frameAbort)); j < 0 || j > i {
+				t.Errorf("to rank %d: %q", to, did)
+			}
+		}
+		if withdrawn == 0 {
+			t.Errorf("nothing was withdrawn: %v", r.did)
+		}
+	})
 }

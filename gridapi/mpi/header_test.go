@@ -87,6 +87,16 @@ func FuzzParseHeader(f *testing.F) {
 	})
 }
 
+func FuzzParseHello(f *testing.F) {
+	f.Add(appendHello(nil, hello{[32]byte{1}, 2, 3, 4, 5, 6}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := parseHello(b)
+		if err == nil && !bytes.Equal(appendHello(nil, h), b) {
+			t.Errorf("%x decodes to %+v", b, h)
+		}
+	})
+}
+
 func FuzzParseAgreeMessage(f *testing.F) {
 	f.Add(appendAgreeMessage(nil, agreeMessage{phase: phaseVote, adopted: -1, vote: vote{1, rankSet{4}, rankSet{0}}}), 3)
 	f.Fuzz(func(t *testing.T, b []byte, n int) {

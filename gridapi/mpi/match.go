@@ -30,7 +30,7 @@ type arrival struct {
 	size    uint64 // bytes of the message
 
 	data []byte   // an eager message
-	id   uint64   // an RTS: at its sender
+	id   uint64   // an RTS from another rank: at its sender, not zero
 	rts  bool     // an RTS, or a large message to oneself
 	self *Request // the send, of a large message to oneself
 	cost int64    // credit of the sender
@@ -80,8 +80,15 @@ func inPosted(r *Request) *links[Request]  { return &r.inPosted }
 // receive takes the message that came first from a source among those it
 // matches. It knows nothing of time or networks.
 type matcher struct {
-	contexts map[uint64]*queues
-	order    uint64 // of the next receive
+	contexts  map[uint64]*queues
+	announced map[announcement]*arrival // RTS that are queued
+	order     uint64                    // of the next receive
+}
+
+// An announcement names an RTS: its sender in the world and the id there.
+type announcement struct {
+	source int32
+	id     uint64
 }
 
 // queues are those of one context.
@@ -171,6 +178,9 @@ func (m *matcher) drop(a *arrival) {
 	q.unexpected[a.source].remove(a, inSource)
 	q.waiting--
 	a.queued = false
+	if a.id != 0 {
+		delete(m.announced, announcement{a.source, a.id})
+	}
 	m.tidy(a.context, q)
 }
 
@@ -236,6 +246,18 @@ func (m *matcher) queue(a *arrival) {
 	l.push(a, inSource)
 	q.waiting++
 	a.queued = true
+	if a.id != 0 {
+		if m.announced == nil {
+			m.announced = make(map[announcement]*arrival)
+		}
+		m.announced[announcement{a.source, a.id}] = a
+	}
+}
+
+// rts returns the queued RTS of this id, or nil. It takes the same time however many
+// messages wait.
+func (m *matcher) rts(source int, id uint64) *arrival {
+	return m.announced[announcement{int32(source), id}]
 }
 
 // each calls f for the queued messages of a context. f may drop the one it is

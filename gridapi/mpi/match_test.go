@@ -14,7 +14,7 @@ func TestMatcherLikeNaive(t *testing.T) {
 		var m matcher
 		var posted []*Request
 		var unexpected []*arrival
-		for range 300 {
+		for step := range 300 {
 			switch context := uint64(rng.IntN(2)) << 2; rng.IntN(5) {
 			case 0, 1:
 				r := &Request{want: pattern{context, int32(rng.IntN(4) - 1), int32(rng.IntN(4) - 1)}}
@@ -33,6 +33,9 @@ func TestMatcherLikeNaive(t *testing.T) {
 				}
 			case 2, 3:
 				a := &arrival{context: context, source: int32(rng.IntN(3)), tag: int32(rng.IntN(3))}
+				if rng.IntN(2) == 0 {
+					a.rts, a.id = true, uint64(step+1)
+				}
 				var want *Request
 				if i := slices.IndexFunc(posted, func(r *Request) bool { return r.want.matches(a) }); i >= 0 {
 					want = posted[i]
@@ -47,6 +50,11 @@ func TestMatcherLikeNaive(t *testing.T) {
 					m.queue(a)
 				}
 			case 4:
+				for _, a := range unexpected {
+					if a.rts && m.rts(int(a.source), a.id) != a {
+						t.Fatalf("seed %d: %+v is not found by its id", seed, a)
+					}
+				}
 				if len(posted) > 0 {
 					i := rng.IntN(len(posted))
 					m.unpost(posted[i])
@@ -65,8 +73,8 @@ func TestMatcherLikeNaive(t *testing.T) {
 		for _, a := range unexpected {
 			m.drop(a)
 		}
-		if len(m.contexts) != 0 {
-			t.Fatalf("seed %d: %d contexts stay", seed, len(m.contexts))
+		if len(m.contexts) != 0 || len(m.announced) != 0 {
+			t.Fatalf("seed %d: %d contexts and %d ids stay", seed, len(m.contexts), len(m.announced))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Limits of one pair of ranks.
@@ -24,7 +25,11 @@ const (
 
 	dataChunk  = 512 << 10 // of a long message; others get between two
 	maxControl = 8192      // control frames that wait for one rank
-	maxEarly   = 1024      // of communicators that we do not have yet
+	// farewellTime is how long a rank that is held for dead may take to hear of it and to
+	// close its connection before that is cut. A guess: some round trips.
+	farewellTime = time.Second
+
+	maxEarly = 1024 // of one rank, of communicators that we do not have yet
 )
 
 // Config describes a process. The zero value works.
@@ -218,8 +223,10 @@ func (p *Process) rankFailed(rank int, cause error) {
 	}
 	pr.gone = cause
 	pr.clear()
-	p.ep.Drop(rank)
-	if !errors.Is(cause, errLeft) {
+	if errors.Is(cause, errLeft) {
+		p.ep.Drop(rank)
+	} else {
+		p.farewell(pr)
 		p.counters.Failures++
 		p.broadcast(p.world, header{kind: frameDead, id: uint64(rank)})
 	}
@@ -248,6 +255,15 @@ func (p *Process) rankFailed(rank int, cause error) {
 		}
 	}
 	p.idle.Broadcast()
+}
+
+// farewell tells a rank that lives nevertheless that it is held for dead, and lets go of
+// it. Merely cut off it would hold us for dead, and tell so to those that have not
+// heard of it yet: they would fence the wrong one. p.mu is held.
+func (p *Process) farewell(pr *peer) {
+	pr.lastWord = true
+	time.AfterFunc(farewellTime, func() { p.ep.Drop(pr.rank) })
+	p.kick(pr)
 }
 
 // alive returns the requests that are not complete. p.mu is held.

@@ -330,7 +330,7 @@ func (p *Process) frame(pr *peer, h header, body []byte) error {
 	switch h.kind {
 	case frameRTS:
 		a := &arrival{context: h.context, source: int32(pr.rank), tag: h.tag, check: h.check, size: h.size, id: h.id, rts: true, cost: envelopeCost}
-		if h.id == 0 || pr.incoming[h.id] != nil {
+		if h.id == 0 || pr.incoming[h.id] != nil || p.match.rts(pr.rank, h.id) != nil {
 			return fmt.Errorf("%w: message %d is announced twice", errMalformed, h.id)
 		}
 		if err := pr.charge(a.cost); err != nil {
@@ -385,10 +385,11 @@ func (p *Process) frame(pr *peer, h header, body []byte) error {
 			if p.freed[h.context] {
 				return nil
 			}
-			if len(p.early) >= maxEarly {
+			if pr.early >= maxEarly {
 				p.counters.Overflows++
 				return errors.New("mpi: too many frames of unknown communicators")
 			}
+			pr.early++
 			p.early = append(p.early, earlyFrame{pr.rank, h, slices.Clone(body)})
 			return nil
 		}
@@ -408,16 +409,8 @@ func (p *Process) withdrawn(pr *peer, id uint64) {
 		}
 		return
 	}
-	var gone *arrival
-	for context := range p.match.contexts {
-		p.match.each(context, func(a *arrival) {
-			if int(a.source) == pr.rank && a.rts && a.id == id {
-				gone = a
-			}
-		})
-	}
-	if gone != nil {
-		p.match.drop(gone)
-		p.release(gone)
+	if a := p.match.rts(pr.rank, id); a != nil {
+		p.match.drop(a)
+		p.release(a)
 	}
 }

@@ -12,6 +12,7 @@ type peer struct {
 
 	// sending
 	writing   bool // somebody is: others leave their frames to it
+	lastWord  bool // it is gone, and to be told so
 	control   []controlFrame
 	envelopes []*Request // messages that are to be announced or sent, in order
 	sending   []*Request // those whose data was asked for
@@ -23,6 +24,7 @@ type peer struct {
 	// receiving
 	held     int64 // bytes of credit that the peer has used
 	owed     int64 // bytes of it to give back
+	early    int   // of its frames in Process.early
 	incoming map[uint64]*Request
 	current  current
 }
@@ -42,12 +44,12 @@ type outFrame struct {
 
 // waits reports whether there is something to write.
 func (pr *peer) waits() bool {
-	return pr.gone == nil && (len(pr.control) > 0 || pr.owed >= creditQuantum || len(pr.sending) > 0 ||
+	return pr.lastWord || pr.gone == nil && (len(pr.control) > 0 || pr.owed >= creditQuantum || len(pr.sending) > 0 ||
 		len(pr.envelopes) > 0 && pr.credit >= pr.envelopes[0].cost())
 }
 
 // urgent reports whether there are control frames to write.
-func (pr *peer) urgent() bool { return pr.gone == nil && len(pr.control) > 0 }
+func (pr *peer) urgent() bool { return pr.lastWord || pr.gone == nil && len(pr.control) > 0 }
 
 // clear forgets what was to be written to a peer that is gone.
 func (pr *peer) clear() {
@@ -68,6 +70,10 @@ func (r *Request) cost() int64 {
 func (pr *peer) next() (f outFrame, ok bool) {
 	if !pr.waits() {
 		return f, false
+	}
+	if pr.lastWord {
+		pr.lastWord = false
+		return outFrame{header: header{kind: frameDead, id: uint64(pr.rank)}}, true
 	}
 	if len(pr.control) > 0 {
 		c := pr.control[0]
@@ -175,6 +181,7 @@ func (p *Process) writeOne(pr *peer) bool {
 	}
 	if err != nil {
 		p.rankFailed(pr.rank, err)
+		p.ep.Drop(pr.rank) // no last word comes through
 	}
 	return err == nil
 }

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/instantgrid/instantgrid/gridapi/internal/frame"
 )
 
 // Frames (docs/rpc-protocol.md, section 1): kind, length, body.
 const (
-	frameHeaderLen = 5
+	frameHeaderLen = frame.HeaderLen
 	maxData        = 64 << 10 // bytes in one DATA
 	maxBody        = 16 << 10 // bytes of any other body
 
@@ -36,39 +38,27 @@ var errMalformed = errors.New("rpc: malformed bytes from the other side")
 
 // appendFrameHeader appends the header of a body of n bytes, which follows.
 func appendFrameHeader(b []byte, k frameKind, n int) []byte {
-	b = append(b, byte(k))
-	return binary.BigEndian.AppendUint32(b, uint32(n))
+	return frame.AppendHeader(b, byte(k), n)
 }
 
 // appendFrame appends a frame whose body append extends b by.
 func appendFrame(b []byte, k frameKind, body func([]byte) []byte) []byte {
-	at := len(b)
-	b = appendFrameHeader(b, k, 0)
-	if body != nil {
-		b = body(b)
-	}
-	binary.BigEndian.PutUint32(b[at+1:], uint32(len(b)-at-frameHeaderLen))
-	return b
+	return frame.Append(b, byte(k), body)
 }
 
 // readHeader reads the header of the next frame and checks its length.
 func readHeader(r *bufio.Reader) (k frameKind, n int, err error) {
-	h, err := r.Peek(frameHeaderLen)
+	kind, size, err := frame.ReadHeader(r)
 	if err != nil {
-		if len(h) > 0 && err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
 		return 0, 0, err
 	}
-	k, size := frameKind(h[0]), binary.BigEndian.Uint32(h[1:])
 	limit := uint32(maxBody)
-	if k == frameData {
+	if k = frameKind(kind); k == frameData {
 		limit = maxData
 	}
 	if size > limit {
-		return 0, 0, fmt.Errorf("%w: frame %#x of %d bytes", errMalformed, byte(k), size)
+		return 0, 0, fmt.Errorf("%w: frame %#x of %d bytes", errMalformed, kind, size)
 	}
-	r.Discard(frameHeaderLen)
 	return k, int(size), nil
 }
 
@@ -79,50 +69,12 @@ func readBody(r *bufio.Reader, n int) ([]byte, error) {
 	return b, err
 }
 
-// A fields reader takes a body apart. Its first error stays.
-type fields struct {
-	b   []byte
-	bad bool
-}
-
-func (f *fields) take(n int) []byte {
-	if f.bad || len(f.b) < n {
-		f.bad = true
-		return make([]byte, min(n, 32))
-	}
-	b := f.b[:n]
-	f.b = f.b[n:]
-	return b
-}
-
-func (f *fields) u8() uint8   { return f.take(1)[0] }
-func (f *fields) u16() uint16 { return binary.BigEndian.Uint16(f.take(2)) }
-func (f *fields) u32() uint32 { return binary.BigEndian.Uint32(f.take(4)) }
-func (f *fields) u64() uint64 { return binary.BigEndian.Uint64(f.take(8)) }
-
-// text returns a text with a length of two bytes, of at most most bytes.
-func (f *fields) text(most int) string {
-	n := int(f.u16())
-	if n > most {
-		f.bad = true
-	}
-	if f.bad {
-		return ""
-	}
-	return string(f.take(n))
-}
-
-// end returns errMalformed unless the body was read whole and without error.
-func (f *fields) end(k frameKind) error {
-	if f.bad || len(f.b) > 0 {
+// whole returns errMalformed unless a body was read whole and without error.
+func whole(f *frame.Fields, k frameKind) error {
+	if !f.Whole() {
 		return fmt.Errorf("%w: body of frame %#x", errMalformed, byte(k))
 	}
 	return nil
-}
-
-func appendText(b []byte, s string) []byte {
-	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
-	return append(b, s...)
 }
 
 // Longest texts, in bytes.
@@ -147,14 +99,12 @@ func (h hello) appendBody(b []byte) []byte {
 }
 
 func parseHello(b []byte) (h hello, err error) {
-	f := fields{b: b}
-	h.version = f.u16()
-	watch := f.u8()
+	f := frame.FieldsOf(b)
+	h.version = f.U16()
+	watch := f.U8()
 	h.watch = watch == 1
-	if watch > 1 {
-		f.bad = true
-	}
-	return h, f.end(frameHello)
+	f.Refuse(watch > 1)
+	return h, whole(&f, frameHello)
 }
 
 // callFlags say what is wanted of a call.
@@ -179,23 +129,21 @@ func (c call) appendBody(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, c.number)
 	b = append(b, byte(c.flags))
 	b = binary.BigEndian.AppendUint32(b, c.timeout)
-	b = appendText(b, c.codec)
-	b = appendText(b, c.function)
-	return appendText(b, c.signature)
+	b = frame.AppendText(b, c.codec)
+	b = frame.AppendText(b, c.function)
+	return frame.AppendText(b, c.signature)
 }
 
 func parseCall(b []byte) (c call, err error) {
-	f := fields{b: b}
-	c.number = f.u32()
-	c.flags = callFlags(f.u8())
-	c.timeout = f.u32()
-	c.codec = f.text(maxName)
-	c.function = f.text(maxName)
-	c.signature = f.text(maxSignature)
-	if c.flags&^allFlags != 0 {
-		f.bad = true
-	}
-	return c, f.end(frameCall)
+	f := frame.FieldsOf(b)
+	c.number = f.U32()
+	c.flags = callFlags(f.U8())
+	c.timeout = f.U32()
+	c.codec = f.Text(maxName)
+	c.function = f.Text(maxName)
+	c.signature = f.Text(maxSignature)
+	f.Refuse(c.flags&^allFlags != 0)
+	return c, whole(&f, frameCall)
 }
 
 // A beat says that the call goes on.
@@ -209,9 +157,9 @@ const (
 func (x beat) appendBody(b []byte) []byte { return binary.BigEndian.AppendUint16(b, x.progress) }
 
 func parseBeat(b []byte) (x beat, err error) {
-	f := fields{b: b}
-	x.progress = f.u16()
-	return x, f.end(frameBeat)
+	f := frame.FieldsOf(b)
+	x.progress = f.U16()
+	return x, whole(&f, frameBeat)
 }
 
 // A result ends the DATA of a call.
@@ -225,10 +173,10 @@ func (x result) appendBody(b []byte) []byte {
 }
 
 func parseResult(b []byte) (x result, err error) {
-	f := fields{b: b}
-	x.call = f.u32()
-	copy(x.digest[:], f.take(len(x.digest)))
-	return x, f.end(frameResult)
+	f := frame.FieldsOf(b)
+	x.call = f.U32()
+	copy(x.digest[:], f.Take(len(x.digest)))
+	return x, whole(&f, frameResult)
 }
 
 // A failure says why there is no result.
@@ -256,17 +204,15 @@ func (x failure) appendBody(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, x.call)
 	b = append(b, byte(x.code))
 	b = binary.BigEndian.AppendUint32(b, x.pause)
-	return appendText(b, x.message[:min(len(x.message), maxMessage)])
+	return frame.AppendText(b, x.message[:min(len(x.message), maxMessage)])
 }
 
 func parseFailure(b []byte) (x failure, err error) {
-	f := fields{b: b}
-	x.call = f.u32()
-	x.code = failureCode(f.u8())
-	x.pause = f.u32()
-	x.message = f.text(maxMessage)
-	if x.code == 0 || x.code > failMalformed {
-		f.bad = true
-	}
-	return x, f.end(frameError)
+	f := frame.FieldsOf(b)
+	x.call = f.U32()
+	x.code = failureCode(f.U8())
+	x.pause = f.U32()
+	x.message = f.Text(maxMessage)
+	f.Refuse(x.code == 0 || x.code > failMalformed)
+	return x, whole(&f, frameError)
 }

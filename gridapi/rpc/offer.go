@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"time"
+
+	"github.com/instantgrid/instantgrid/gridapi/internal/frame"
 )
 
 // A FunctionInfo is what a worker says of a function that it offers.
@@ -71,8 +73,8 @@ func (w welcome) appendBody(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, w.busy)
 	b = binary.BigEndian.AppendUint64(b, w.calls)
 	b = binary.BigEndian.AppendUint64(b, w.failures)
-	b = appendText(b, w.name)
-	b = appendText(b, w.site)
+	b = frame.AppendText(b, w.name)
+	b = frame.AppendText(b, w.site)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(w.functions)))
 	room := maxBody - (len(b) - at)
 	for _, f := range w.functions {
@@ -81,12 +83,12 @@ func (w welcome) appendBody(b []byte) []byte {
 	for _, f := range w.functions {
 		b = append(b, byte(f.Kind))
 		b = binary.BigEndian.AppendUint32(b, uint32(min(f.Typical.Milliseconds(), 1<<32-1)))
-		b = appendText(b, f.Name)
+		b = frame.AppendText(b, f.Name)
 		if len(f.Signature) > room {
 			f.Signature = ""
 		}
 		room -= len(f.Signature)
-		b = appendText(b, f.Signature)
+		b = frame.AppendText(b, f.Signature)
 	}
 	return b
 }
@@ -95,25 +97,21 @@ func (w welcome) appendBody(b []byte) []byte {
 const functionLen = 1 + 4 + 2 + 2
 
 func parseWelcome(b []byte) (w welcome, err error) {
-	f := fields{b: b}
-	w.version, w.slots, w.busy = f.u16(), f.u16(), f.u16()
-	w.calls, w.failures = f.u64(), f.u64()
-	w.name, w.site = f.text(maxName), f.text(maxName)
-	n := int(f.u16())
-	if n > maxFunctions {
-		f.bad = true
-	}
-	for i := 0; i < n && !f.bad; i++ {
-		x := FunctionInfo{Kind: FunctionKind(f.u8())}
-		if x.Kind < KindValues || x.Kind > KindMethod {
-			f.bad = true
-		}
-		x.Typical = time.Duration(f.u32()) * time.Millisecond
-		x.Name = f.text(maxName)
-		x.Signature = f.text(maxSignature)
+	f := frame.FieldsOf(b)
+	w.version, w.slots, w.busy = f.U16(), f.U16(), f.U16()
+	w.calls, w.failures = f.U64(), f.U64()
+	w.name, w.site = f.Text(maxName), f.Text(maxName)
+	n := int(f.U16())
+	f.Refuse(n > maxFunctions)
+	for i := 0; i < n && !f.Bad(); i++ {
+		x := FunctionInfo{Kind: FunctionKind(f.U8())}
+		f.Refuse(x.Kind < KindValues || x.Kind > KindMethod)
+		x.Typical = time.Duration(f.U32()) * time.Millisecond
+		x.Name = f.Text(maxName)
+		x.Signature = f.Text(maxSignature)
 		w.functions = append(w.functions, x)
 	}
-	return w, f.end(frameWelcome)
+	return w, whole(&f, frameWelcome)
 }
 
 // names returns the names of the functions.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime"
 	"testing"
 )
 
@@ -70,5 +71,24 @@ func BenchmarkGet(b *testing.B) {
 		if _, err := s.Get(context.Background(), x.ID, io.Discard, GetOptions{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestSmallPutIsCheap bounds what a put of 4 KiB allocates: not the room that
+// cutting a large object takes.
+func TestSmallPutIsCheap(t *testing.T) {
+	s := open(t, Config{})
+	data := noise(1, 4096)
+	var before, after runtime.MemStats
+	put(t, s, data, PutOptions{}) // fills the pool
+	runtime.ReadMemStats(&before)
+	const times = 20
+	for i := range times {
+		data[0] = byte(i)
+		put(t, s, data, PutOptions{})
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / times; each > 1<<20 {
+		t.Errorf("a put of 4 KiB allocates %d bytes", each)
 	}
 }

@@ -47,13 +47,20 @@ func cut(gear *[256]uint64, b []byte) int {
 type cutter struct {
 	gear       *[256]uint64
 	r          io.Reader
-	buf        []byte // of which [start:end] is read and not yet cut
+	buf        []byte // of which [start:end] is read and not yet cut; it grows up to cutterRoom
 	start, end int
 	err        error // of r; io.EOF
 }
 
+const (
+	cutterRoom = 4 * maxCut
+	// firstRoom is what a cutter begins with, so that a small object costs
+	// little; it grows eightfold.
+	firstRoom = 8 << 10
+)
+
 func newCutter(gear *[256]uint64, r io.Reader) *cutter {
-	return &cutter{gear: gear, r: r, buf: make([]byte, 4*maxCut)}
+	return &cutter{gear: gear, r: r, buf: make([]byte, firstRoom)}
 }
 
 // next returns the next piece, which is valid until the next call, or io.EOF.
@@ -61,7 +68,14 @@ func (c *cutter) next() ([]byte, error) {
 	if c.end-c.start < maxCut && c.err == nil {
 		c.end = copy(c.buf, c.buf[c.start:c.end])
 		c.start = 0
-		for c.end < len(c.buf) && c.err == nil {
+		for c.err == nil {
+			if c.end == len(c.buf) {
+				if len(c.buf) == cutterRoom {
+					break
+				}
+				c.buf = append(make([]byte, 0, min(8*len(c.buf), cutterRoom)), c.buf...)
+				c.buf = c.buf[:cap(c.buf)]
+			}
 			var n int
 			n, c.err = c.r.Read(c.buf[c.end:])
 			c.end += n

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -107,6 +108,20 @@ func parseChange(v []byte) (change corner, ok bool) {
 		change |= otherPort
 	}
 	return change, true
+}
+
+// leastResponsePort is the lowest port that RESPONSE-PORT may name: services of
+// third parties live below.
+const leastResponsePort = 1024
+
+// parseResponsePort decodes the value of a RESPONSE-PORT (RFC 5780,
+// section 7.5).
+func parseResponsePort(v []byte) (port uint16, ok bool) {
+	if len(v) != 4 || v[2]|v[3] != 0 {
+		return 0, false
+	}
+	port = binary.BigEndian.Uint16(v)
+	return port, port >= leastResponsePort
 }
 
 // describe adds RESPONSE-ORIGIN and OTHER-ADDRESS (RFC 5780, section 7.3 and

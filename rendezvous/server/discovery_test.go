@@ -136,3 +136,37 @@ func TestIncompleteCornersAreRefused(t *testing.T) {
 		t.Errorf("without a second address: %v, %v; want nothing", found, err)
 	}
 }
+
+// RFC 5780, section 7.5, with the bounds of docs/rendezvous-protocol.md.
+func TestResponsePort(t *testing.T) {
+	padding := stun.RawAttribute{Type: attrPadding, Value: make([]byte, 100)}
+	to := func(v ...byte) stun.RawAttribute { return stun.RawAttribute{Type: stun.AttrResponsePort, Value: v} }
+	for _, tt := range []struct {
+		name    string
+		request []byte
+		verdict stunVerdict
+		port    uint16
+	}{
+		{"padded", binding(t, to(0x10, 0, 0, 0), padding), stunAnswered, 4096},
+		{"not padded", binding(t, to(0x10, 0, 0, 0)), stunUnsupported, 0},
+		{"privileged port", binding(t, to(0, 53, 0, 0), padding), stunMalformed, 0},
+		{"reserved bits", binding(t, to(0x10, 0, 0, 1), padding), stunMalformed, 0},
+		{"short", binding(t, to(0x10, 0), padding), stunMalformed, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, verdict := newResponder(STUNLimits{}).answer(t0, source4, origin{}, tt.request)
+			if verdict != tt.verdict || a.port != tt.port {
+				t.Errorf("%s to port %d, want %s to %d", stunVerdictNames[verdict], a.port, stunVerdictNames[tt.verdict], tt.port)
+			}
+		})
+	}
+	r, answered := newResponder(STUNLimits{}), 0
+	for range 50 {
+		if _, v := r.answer(t0, source4, origin{}, binding(t, to(0x10, 0, 0, 0), padding)); v == stunAnswered {
+			answered++
+		}
+	}
+	if answered != 10 {
+		t.Errorf("%d answers at once, want 10", answered)
+	}
+}

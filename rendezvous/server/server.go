@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,12 @@ type Config struct {
 	// learn everything about their NATs (RFC 5780). All four must be on
 	// addresses of their own. Owned like Listen. Empty: no behavior discovery.
 	Other []net.PacketConn
+
+	// Witness are bound UDP sockets, at most one for each family, on ports that
+	// nobody is told: answers to RESPONSE-PORT leave from them, as packets of a
+	// stranger, so that a NAT lets them in only if it maps the port. Owned like
+	// Listen. Empty: they leave from where the request arrived.
+	Witness []net.PacketConn
 
 	// Mode says whom the server serves; the zero value serves Members and
 	// the guests of their tokens.
@@ -71,6 +78,7 @@ type Server struct {
 	responder *responder
 	refusals  refusalLog
 	alternate []net.PacketConn // and those on the second address
+	witness   []net.PacketConn // of alternate
 	stop      context.CancelFunc
 	running   sync.WaitGroup
 	closed    chan struct{}
@@ -107,6 +115,9 @@ func New(cfg Config) (*Server, error) {
 			pc.Close()
 		}
 		for _, pc := range cfg.Other {
+			pc.Close()
+		}
+		for _, pc := range cfg.Witness {
 			pc.Close()
 		}
 	}
@@ -170,7 +181,8 @@ func newServer(cfg Config) *Server {
 	s := &Server{
 		log:       cfg.Logger,
 		responder: newResponder(cfg.STUN),
-		alternate: append(append([]net.PacketConn(nil), cfg.Alternate...), cfg.Other...),
+		alternate: slices.Concat(cfg.Alternate, cfg.Other, cfg.Witness),
+		witness:   cfg.Witness,
 		closed:    make(chan struct{}),
 	}
 	if s.log == nil {
@@ -327,7 +339,16 @@ func (s *Server) answer(pc net.PacketConn, at origin) {
 		if a.from != at.at {
 			out = at.set.sockets[a.from]
 		}
-		if _, err := out.WriteTo(a.response, from); err == nil {
+		to := from
+		if a.port != 0 {
+			for _, w := range s.witness {
+				if addrPortOf(w.LocalAddr()).Addr().Is4() == addrPortOf(from).Addr().Is4() {
+					out = w
+				}
+			}
+			to = net.UDPAddrFromAddrPort(netip.AddrPortFrom(addrPortOf(from).Addr(), a.port))
+		}
+		if _, err := out.WriteTo(a.response, to); err == nil {
 			s.stunSent.Add(uint64(len(a.response)))
 		}
 	}

@@ -15,7 +15,7 @@ type STUNLimits struct {
 	PerPrefix  float64 // to one /24 or /56; zero: 100
 	Total      float64 // to everybody; zero: 20,000
 	// Change is how many answers a second leave from another socket than was
-	// asked, to one /24 or /56. Zero: 5.
+	// asked, or go to another port than asked, to one /24 or /56. Zero: 5.
 	Change float64
 }
 
@@ -58,10 +58,12 @@ func newResponder(l STUNLimits) *responder {
 // attrPadding is PADDING (RFC 5780, section 7.6).
 const attrPadding = stun.AttrType(0x0026)
 
-// An answer is a response and the corner that it leaves from.
+// An answer is a response, the corner that it leaves from, and the port of the
+// sender that it goes to.
 type answer struct {
 	response []byte
 	from     corner
+	port     uint16 // zero: where the request came from
 }
 
 // answer returns the response to request, which came from source to where at
@@ -69,7 +71,8 @@ type answer struct {
 // 32 bytes over IPv4, 44 over IPv6. Behavior discovery (RFC 5780) is for
 // requests that are at least as long as its responses, 56 and 92 bytes, so that
 // forged ones gain nothing: these get RESPONSE-ORIGIN and OTHER-ADDRESS too,
-// and CHANGE-REQUEST is heeded.
+// and CHANGE-REQUEST is heeded. RESPONSE-PORT, by which a mapping proves that it
+// works, is heeded without a second address as well, under the same limit.
 func (r *responder) answer(now time.Time, source netip.AddrPort, at origin, request []byte) (answer, stunVerdict) {
 	if !stun.IsMessage(request) || !source.IsValid() || source.Port() == 0 {
 		return answer{}, stunMalformed
@@ -82,11 +85,17 @@ func (r *responder) answer(now time.Time, source netip.AddrPort, at origin, requ
 		return answer{}, stunUnsupported
 	}
 	var change corner
+	var port uint16
 	for _, a := range req.Attributes {
 		switch {
 		case a.Type == stun.AttrChangeRequest && at.set != nil:
 			var ok bool
 			if change, ok = parseChange(a.Value); !ok {
+				return answer{}, stunMalformed
+			}
+		case a.Type == stun.AttrResponsePort:
+			var ok bool
+			if port, ok = parseResponsePort(a.Value); !ok {
 				return answer{}, stunMalformed
 			}
 		case a.Type < 0x8000 && a.Type != attrPadding:
@@ -101,7 +110,7 @@ func (r *responder) answer(now time.Time, source netip.AddrPort, at origin, requ
 	if !r.address.allow(now, hostOf(addr)) || !r.prefix.allow(now, relay.PrefixOf(addr)) || !r.total.allow(now, netip.Prefix{}) {
 		return answer{}, stunLimited
 	}
-	if change != 0 && !r.change.allow(now, relay.PrefixOf(addr)) {
+	if (change != 0 || port != 0) && !r.change.allow(now, relay.PrefixOf(addr)) {
 		return answer{}, stunLimited
 	}
 	response, err := stun.Build(
@@ -112,8 +121,11 @@ func (r *responder) answer(now time.Time, source netip.AddrPort, at origin, requ
 	if err != nil {
 		return answer{}, stunMalformed
 	}
+	if port != 0 && len(response.Raw) > len(request) {
+		return answer{}, stunUnsupported
+	}
 	if at.set == nil {
-		return answer{response.Raw, at.at}, stunAnswered
+		return answer{response.Raw, at.at, port}, stunAnswered
 	}
 	whole := &stun.Message{Raw: append([]byte(nil), response.Raw...)}
 	if whole.Decode() != nil || at.describe(whole, at.at^change) != nil {
@@ -121,9 +133,9 @@ func (r *responder) answer(now time.Time, source netip.AddrPort, at origin, requ
 	}
 	switch {
 	case len(whole.Raw) <= len(request):
-		return answer{whole.Raw, at.at ^ change}, stunAnswered
+		return answer{whole.Raw, at.at ^ change, port}, stunAnswered
 	case change != 0:
 		return answer{}, stunUnsupported // too short to be worth the risk
 	}
-	return answer{response.Raw, at.at}, stunAnswered
+	return answer{response.Raw, at.at, port}, stunAnswered
 }

@@ -218,7 +218,7 @@ func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID,
 	g.mu.Unlock()
 	names := place(object, able, scheme.Slots, nil)
 	if len(names) < scheme.Slots {
-		return Record{}, &HoldersError{Object: object, Have: len(names), Need: scheme.Slots, Doing: "protect"}
+		return Record{}, &HoldersError{ID: object, Have: len(names), Need: scheme.Slots, Doing: "protect"}
 	}
 	tried := make(map[string]bool)
 	for _, name := range names {
@@ -252,7 +252,7 @@ func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID,
 			g.log.Debug("a member does not keep a shard", "member", rec.Holders[slot][0], "error", err)
 			next := g.another(object, able, rec.Holders, slot, tried)
 			if next == "" {
-				return Record{}, &HoldersError{Object: object, Have: scheme.Slots - 1, Need: scheme.Slots, Doing: "protect", Err: err}
+				return Record{}, &HoldersError{ID: object, Have: scheme.Slots - 1, Need: scheme.Slots, Doing: "protect", Err: err}
 			}
 			tried[next] = true
 			rec.Holders[slot] = []string{next}
@@ -506,7 +506,7 @@ func (g *Guard) shards(ctx context.Context, rec Record, s stripe) ([][]byte, err
 		return nil, ctx.Err()
 	}
 	if have < rec.Scheme.Need {
-		return nil, &HoldersError{Object: rec.Object, Have: have, Need: rec.Scheme.Need, Doing: "restore", Err: err}
+		return nil, &HoldersError{ID: rec.Object, Have: have, Need: rec.Scheme.Need, Doing: "restore", Err: err}
 	}
 	return shards, g.coder(rec.Scheme).complete(shards)
 }
@@ -734,7 +734,7 @@ func (g *Guard) repair(ctx context.Context, r repair) error {
 		defer g.mu.Unlock()
 		to := g.plan.target(o, slot, targets, func(name string) bool { return !g.trusts(name) }, tried)
 		if to == "" {
-			return &HoldersError{Object: r.object, Have: rec.Scheme.Slots - len(r.slots), Need: rec.Scheme.Slots, Doing: "protect"}
+			return &HoldersError{ID: r.object, Have: rec.Scheme.Slots - len(r.slots), Need: rec.Scheme.Slots, Doing: "protect"}
 		}
 		tried[to] = true
 		targets[slot] = to

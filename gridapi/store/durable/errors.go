@@ -14,17 +14,17 @@ var (
 
 // A HoldersError is an object for which not enough holders are to be had.
 type HoldersError struct {
-	Object     [32]byte
+	ID         [32]byte // of the object
 	Have, Need int
 	Doing      string // "protect" or "restore"
 	Err        error  // of the last holder; may be nil
 }
 
-func (e *HoldersError) Error() string { return "durable: " + e.Label() + ": " + e.Cause() }
+func (e *HoldersError) Error() string { return "durable: " + e.Object() + ": " + e.Cause() }
 func (e *HoldersError) Unwrap() error { return e.Err }
 
-// Label names the object.
-func (e *HoldersError) Label() string { return fmt.Sprintf("%s object %x", e.Doing, e.Object[:8]) }
+// Object names the object.
+func (e *HoldersError) Object() string { return fmt.Sprintf("%s object %x", e.Doing, e.ID[:8]) }
 
 // Cause says how many there are.
 func (e *HoldersError) Cause() string {

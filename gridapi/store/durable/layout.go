@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/instantgrid/instantgrid/gridapi/internal/frame"
 	"github.com/instantgrid/instantgrid/gridapi/store/chunk"
 )
 
@@ -84,29 +85,29 @@ func (r Record) There(here func(member string) bool) (slots int) {
 
 // ParseRecord decodes what Append wrote.
 func ParseRecord(b []byte) (Record, error) {
-	f := fields{b: b}
+	f := frame.FieldsOf(b)
 	var r Record
-	f.refuse(f.u8() != recordVersion)
-	r.Object = [32]byte(f.take(32))
-	r.Version = f.u64()
-	r.Scheme = Scheme{int(f.u8()), int(f.u8())}
-	n := int(f.u8())
-	f.refuse(!r.Scheme.known() || n == 0 || n > maxLayoutChunks || r.Version == 0)
-	for i := 0; i < n && !f.bad; i++ {
-		r.Layout = append(r.Layout, chunk.ID(f.take(chunk.Size)))
+	f.Refuse(f.U8() != recordVersion)
+	r.Object = [32]byte(f.Take(32))
+	r.Version = f.U64()
+	r.Scheme = Scheme{int(f.U8()), int(f.U8())}
+	n := int(f.U8())
+	f.Refuse(!r.Scheme.known() || n == 0 || n > maxLayoutChunks || r.Version == 0)
+	for i := 0; i < n && !f.Bad(); i++ {
+		r.Layout = append(r.Layout, chunk.ID(f.Take(chunk.Size)))
 	}
-	for i := 0; i < r.Scheme.Slots && !f.bad; i++ {
-		k := int(f.u8())
-		f.refuse(k == 0 || k > maxHolders)
+	for i := 0; i < r.Scheme.Slots && !f.Bad(); i++ {
+		k := int(f.U8())
+		f.Refuse(k == 0 || k > maxHolders)
 		var slot []string
-		for j := 0; j < k && !f.bad; j++ {
-			size := int(f.u8())
-			f.refuse(size == 0)
-			slot = append(slot, string(f.take(size)))
+		for j := 0; j < k && !f.Bad(); j++ {
+			size := int(f.U8())
+			f.Refuse(size == 0)
+			slot = append(slot, string(f.Take(size)))
 		}
 		r.Holders = append(r.Holders, slot)
 	}
-	if f.bad || len(f.b) > 0 {
+	if f.Bad() || f.Left() > 0 {
 		return Record{}, fmt.Errorf("%w: a record of %d bytes", errMalformed, len(b))
 	}
 	return r, nil
@@ -151,53 +152,27 @@ func appendLayout(b []byte, scheme Scheme, stripes []stripe) []byte {
 }
 
 func parseLayout(b []byte, scheme Scheme) (stripes []stripe, err error) {
-	f := fields{b: b}
-	f.refuse(f.u8() != layoutVersion)
-	for len(f.b) > 0 && !f.bad {
+	f := frame.FieldsOf(b)
+	f.Refuse(f.U8() != layoutVersion)
+	for f.Left() > 0 && !f.Bad() {
 		var s stripe
-		n := int(f.u16())
-		f.refuse(n == 0 || n > maxParts)
+		n := int(f.U16())
+		f.Refuse(n == 0 || n > maxParts)
 		total := 0
-		for i := 0; i < n && !f.bad; i++ {
-			p := part{chunk.ID(f.take(chunk.Size)), f.u32()}
-			f.refuse(p.size == 0 || p.size > chunk.MaxSize)
+		for i := 0; i < n && !f.Bad(); i++ {
+			p := part{chunk.ID(f.Take(chunk.Size)), f.U32()}
+			f.Refuse(p.size == 0 || p.size > chunk.MaxSize)
 			total += int(p.size)
 			s.chunks = append(s.chunks, p)
 		}
-		f.refuse(total > scheme.Need*chunk.MaxSize)
-		for i := 0; i < scheme.Slots && !f.bad; i++ {
-			s.shards = append(s.shards, chunk.ID(f.take(chunk.Size)))
+		f.Refuse(total > scheme.Need*chunk.MaxSize)
+		for i := 0; i < scheme.Slots && !f.Bad(); i++ {
+			s.shards = append(s.shards, chunk.ID(f.Take(chunk.Size)))
 		}
 		stripes = append(stripes, s)
 	}
-	if f.bad || len(stripes) == 0 {
+	if f.Bad() || len(stripes) == 0 {
 		return nil, fmt.Errorf("%w: a layout of %d bytes", errMalformed, len(b))
 	}
 	return stripes, nil
-}
-
-// A fields reader takes bytes apart. Its first error stays.
-type fields struct {
-	b   []byte
-	bad bool
-}
-
-func (f *fields) take(n int) []byte {
-	if f.bad || len(f.b) < n {
-		f.bad = true
-		return make([]byte, n) // n is at most 255
-	}
-	b := f.b[:n]
-	f.b = f.b[n:]
-	return b
-}
-
-func (f *fields) u8() uint8   { return f.take(1)[0] }
-func (f *fields) u16() uint16 { return binary.BigEndian.Uint16(f.take(2)) }
-func (f *fields) u32() uint32 { return binary.BigEndian.Uint32(f.take(4)) }
-func (f *fields) u64() uint64 { return binary.BigEndian.Uint64(f.take(8)) }
-func (f *fields) refuse(is bool) {
-	if is {
-		f.bad = true
-	}
 }

@@ -74,11 +74,22 @@ type PeerError struct {
 	Err    error // may be nil
 }
 
-func (e *PeerError) Error() string {
+func (e *PeerError) Error() string { return "swarm: " + e.Object() + ": " + e.Cause() }
+
+// Object names the member.
+func (e *PeerError) Object() string { return "member " + e.Member }
+
+// Cause says why.
+func (e *PeerError) Cause() string {
 	if e.Err != nil {
-		return fmt.Sprintf("swarm: member %s: %s: %v", e.Member, e.Reason, e.Err)
+		return e.Reason + ": " + e.Err.Error()
 	}
-	return fmt.Sprintf("swarm: member %s: %s", e.Member, e.Reason)
+	return e.Reason
+}
+
+// Next says what to do.
+func (e *PeerError) Next() string {
+	return "nothing: what was asked of it is asked of other members, and it is dialed again"
 }
 
 func (e *PeerError) Unwrap() error { return e.Err }

@@ -5,15 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 
+	"github.com/instantgrid/instantgrid/gridapi/internal/frame"
 	"github.com/instantgrid/instantgrid/gridapi/store/chunk"
 )
 
 // Frames (docs/store-protocol.md, section 1): kind, length, body.
 const (
-	frameHeaderLen = 5
+	frameHeaderLen = frame.HeaderLen
 	maxData        = 64 << 10 // bytes in one DATA
 	maxBody        = 40 << 10 // bytes of any other body
 
@@ -57,94 +56,42 @@ var errMalformed = errors.New("swarm: malformed bytes from the other side")
 
 // appendFrame appends a frame whose body append extends b by.
 func appendFrame(b []byte, k frameKind, body func([]byte) []byte) []byte {
-	at := len(b)
-	b = append(b, byte(k), 0, 0, 0, 0)
-	if body != nil {
-		b = body(b)
-	}
-	binary.BigEndian.PutUint32(b[at+1:], uint32(len(b)-at-frameHeaderLen))
-	return b
+	return frame.Append(b, byte(k), body)
 }
 
 // readHeader reads the header of the next frame and checks its length.
 func readHeader(r *bufio.Reader) (k frameKind, n int, err error) {
-	h, err := r.Peek(frameHeaderLen)
+	kind, size, err := frame.ReadHeader(r)
 	if err != nil {
-		if len(h) > 0 && err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
 		return 0, 0, err
 	}
-	k, size := frameKind(h[0]), binary.BigEndian.Uint32(h[1:])
 	limit := uint32(maxBody)
-	if k == frameData {
+	if k = frameKind(kind); k == frameData {
 		limit = maxData
 	}
 	if size > limit {
-		return 0, 0, fmt.Errorf("%w: frame %#x of %d bytes", errMalformed, byte(k), size)
+		return 0, 0, fmt.Errorf("%w: frame %#x of %d bytes", errMalformed, kind, size)
 	}
-	r.Discard(frameHeaderLen)
 	return k, int(size), nil
 }
 
-// A fields reader takes a body apart. Its first error stays.
-type fields struct {
-	b   []byte
-	bad bool
-}
+// fields are those of a body.
+type fields struct{ frame.Fields }
 
-func (f *fields) take(n int) []byte {
-	if f.bad || len(f.b) < n {
-		f.bad = true
-		return make([]byte, min(n, 64))
-	}
-	b := f.b[:n]
-	f.b = f.b[n:]
-	return b
-}
-
-func (f *fields) u8() uint8     { return f.take(1)[0] }
-func (f *fields) u16() uint16   { return binary.BigEndian.Uint16(f.take(2)) }
-func (f *fields) u32() uint32   { return binary.BigEndian.Uint32(f.take(4)) }
-func (f *fields) id() chunk.ID  { return chunk.ID(f.take(chunk.Size)) }
-func (f *fields) key() [32]byte { return [32]byte(f.take(32)) }
-func (f *fields) refuse(is bool) {
-	if is {
-		f.bad = true
-	}
-}
-
-// text returns a text with a length of two bytes, of at most maxText bytes.
-func (f *fields) text() string {
-	n := int(f.u16())
-	f.refuse(n > maxText)
-	if f.bad {
-		return ""
-	}
-	return string(f.take(n))
-}
-
-// rest returns what is left, at most most bytes.
-func (f *fields) rest(most int) []byte {
-	f.refuse(len(f.b) > most)
-	if f.bad {
-		return nil
-	}
-	return slices.Clone(f.take(len(f.b)))
-}
+func (f *fields) id() chunk.ID  { return chunk.ID(f.Take(chunk.Size)) }
+func (f *fields) key() [32]byte { return [32]byte(f.Take(32)) }
+func (f *fields) text() string  { return f.Text(maxText) }
 
 // end returns errMalformed unless the body was read whole and without error.
 func (f *fields) end(k frameKind) error {
-	if f.bad || len(f.b) > 0 {
+	if !f.Whole() {
 		return fmt.Errorf("%w: body of frame %#x", errMalformed, byte(k))
 	}
 	return nil
 }
 
 func appendText(b []byte, s string) []byte {
-	s = s[:min(len(s), maxText)]
-	b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
-	return append(b, s...)
+	return frame.AppendText(b, s[:min(len(s), maxText)])
 }
 
 // A hello opens a connection, from both sides.
@@ -158,8 +105,8 @@ func (h hello) appendBody(b []byte) []byte {
 }
 
 func parseHello(b []byte) (h hello, err error) {
-	f := fields{b: b}
-	h.version, h.name = f.u16(), f.text()
+	f := fields{frame.FieldsOf(b)}
+	h.version, h.name = f.U16(), f.text()
 	return h, f.end(frameHello)
 }
 
@@ -185,14 +132,14 @@ func (w want) appendBody(b []byte) []byte {
 }
 
 func parseWant(b []byte) (w want, err error) {
-	f := fields{b: b}
-	w.list = f.u32()
-	collect := f.u8()
+	f := fields{frame.FieldsOf(b)}
+	w.list = f.U32()
+	collect := f.U8()
 	w.collect = collect == 1
-	f.refuse(collect > 1)
-	n := len(f.b) / chunk.Size
-	f.refuse(n == 0 || n > listSize)
-	for i := 0; i < n && !f.bad; i++ {
+	f.Refuse(collect > 1)
+	n := f.Left() / chunk.Size
+	f.Refuse(n == 0 || n > listSize)
+	for i := 0; i < n && !f.Bad(); i++ {
 		w.ids = append(w.ids, f.id())
 	}
 	return w, f.end(frameWant)
@@ -209,10 +156,10 @@ func (h held) appendBody(b []byte) []byte {
 }
 
 func parseHeld(b []byte) (h held, err error) {
-	f := fields{b: b}
-	h.list = f.u32()
-	h.bitmap = f.rest(bitmapSize)
-	f.refuse(len(h.bitmap) == 0)
+	f := fields{frame.FieldsOf(b)}
+	h.list = f.U32()
+	h.bitmap = f.Rest(bitmapSize)
+	f.Refuse(len(h.bitmap) == 0)
 	return h, f.end(frameHeld)
 }
 
@@ -231,17 +178,17 @@ func (x indices) appendBody(b []byte) []byte {
 }
 
 func parseIndices(k frameKind, b []byte) (x indices, err error) {
-	f := fields{b: b}
-	x.list = f.u32()
-	n := len(f.b) / 2
-	f.refuse(n == 0 || n > listSize)
+	f := fields{frame.FieldsOf(b)}
+	x.list = f.U32()
+	n := f.Left() / 2
+	f.Refuse(n == 0 || n > listSize)
 	last := -1
 	for range n {
-		if f.bad {
+		if f.Bad() {
 			break
 		}
-		i := f.u16()
-		f.refuse(int(i) <= last || i >= listSize)
+		i := f.U16()
+		f.Refuse(int(i) <= last || i >= listSize)
 		last = int(i)
 		x.index = append(x.index, i)
 	}
@@ -254,8 +201,8 @@ type number uint32
 func (n number) appendBody(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
 
 func parseNumber(k frameKind, b []byte) (n number, err error) {
-	f := fields{b: b}
-	n = number(f.u32())
+	f := fields{frame.FieldsOf(b)}
+	n = number(f.U32())
 	return n, f.end(k)
 }
 
@@ -270,8 +217,8 @@ func (a ask) appendBody(b []byte) []byte {
 }
 
 func parseAsk(b []byte) (a ask, err error) {
-	f := fields{b: b}
-	a.request, a.id = f.u32(), f.id()
+	f := fields{frame.FieldsOf(b)}
+	a.request, a.id = f.U32(), f.id()
 	return a, f.end(frameAsk)
 }
 
@@ -285,9 +232,9 @@ func (h chunkHeader) appendBody(b []byte) []byte {
 }
 
 func parseChunkHeader(b []byte) (h chunkHeader, err error) {
-	f := fields{b: b}
-	h.request, h.size = f.u32(), f.u32()
-	f.refuse(h.size == 0 || h.size > chunk.MaxSize)
+	f := fields{frame.FieldsOf(b)}
+	h.request, h.size = f.U32(), f.U32()
+	f.Refuse(h.size == 0 || h.size > chunk.MaxSize)
 	return h, f.end(frameChunk)
 }
 
@@ -341,9 +288,9 @@ func (a answer) appendBody(b []byte) []byte {
 }
 
 func parseAnswer(k frameKind, b []byte) (a answer, err error) {
-	f := fields{b: b}
-	a.request, a.code = f.u32(), code(f.u8())
-	f.refuse(a.code > lastCode || a.code == codeDone && k == frameMiss)
+	f := fields{frame.FieldsOf(b)}
+	a.request, a.code = f.U32(), code(f.U8())
+	f.Refuse(a.code > lastCode || a.code == codeDone && k == frameMiss)
 	return a, f.end(k)
 }
 
@@ -361,8 +308,8 @@ func (x keep) appendBody(b []byte) []byte {
 }
 
 func parseKeep(k frameKind, b []byte) (x keep, err error) {
-	f := fields{b: b}
-	x.request, x.object, x.id = f.u32(), f.key(), f.id()
+	f := fields{frame.FieldsOf(b)}
+	x.request, x.object, x.id = f.U32(), f.key(), f.id()
 	return x, f.end(k)
 }
 
@@ -379,9 +326,9 @@ func (x sample) appendBody(b []byte) []byte {
 }
 
 func parseSample(b []byte) (x sample, err error) {
-	f := fields{b: b}
-	x.request, x.id, x.offset, x.length = f.u32(), f.id(), f.u32(), f.u32()
-	f.refuse(x.offset > chunk.MaxSize || x.length == 0 || x.length > maxSample)
+	f := fields{frame.FieldsOf(b)}
+	x.request, x.id, x.offset, x.length = f.U32(), f.id(), f.U32(), f.U32()
+	f.Refuse(x.offset > chunk.MaxSize || x.length == 0 || x.length > maxSample)
 	return x, f.end(frameSample)
 }
 
@@ -396,9 +343,9 @@ func (x part) appendBody(b []byte) []byte {
 }
 
 func parsePart(b []byte) (x part, err error) {
-	f := fields{b: b}
-	x.request = f.u32()
-	x.bytes = f.rest(maxSample)
+	f := fields{frame.FieldsOf(b)}
+	x.request = f.U32()
+	x.bytes = f.Rest(maxSample)
 	return x, f.end(framePart)
 }
 
@@ -425,8 +372,8 @@ const (
 func (x bye) appendBody(b []byte) []byte { return appendText(append(b, byte(x.reason)), x.text) }
 
 func parseBye(b []byte) (x bye, err error) {
-	f := fields{b: b}
-	x.reason, x.text = byeReason(f.u8()), f.text()
-	f.refuse(x.reason == 0 || x.reason > lastBye)
+	f := fields{frame.FieldsOf(b)}
+	x.reason, x.text = byeReason(f.U8()), f.text()
+	f.Refuse(x.reason == 0 || x.reason > lastBye)
 	return x, f.end(frameBye)
 }
