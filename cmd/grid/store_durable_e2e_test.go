@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 )
@@ -56,7 +55,6 @@ func TestDurableOfPrograms(t *testing.T) {
 	}
 	ready("m0")
 	file, sum := randomFile(t, "data.bin", 3<<20)
-	t.Log("three are up", time.Now())
 	early := grid(t, dirs["m0"], "", "put", "--durable", file)
 	early.want(t, cli.ExitUnreachable)
 	if s := early.stderr.String(); !strings.Contains(s, "6 other members") || !strings.Contains(s, "grid store protect") {
@@ -72,7 +70,6 @@ func TestDurableOfPrograms(t *testing.T) {
 			There int `json:"parts_there"`
 		}
 	}
-	t.Log("all are up", time.Now())
 	eventually(t, func() bool {
 		out, code := grid(t, dirs["m0"], "", "put", "--durable", "--json", "--name", "data", file).wait(t)
 		if code == cli.ExitOK {
@@ -80,7 +77,6 @@ func TestDurableOfPrograms(t *testing.T) {
 		}
 		return code == cli.ExitOK
 	})
-	t.Log("put", time.Now())
 	if put.Durable.Parts != 6 || put.Durable.There != 6 {
 		t.Errorf("the put is durable: %+v", put.Durable)
 	}
@@ -118,11 +114,10 @@ func TestDurableOfPrograms(t *testing.T) {
 		p := grid(t, dirs[reader], "", "get", put.ID, "-o", copied)
 		_, code := p.wait(t)
 		if code != cli.ExitOK {
-			t.Logf("at %v: %s", time.Now(), p.stderr.String())
+			t.Log(p.stderr.String())
 		}
 		return code == cli.ExitOK
 	})
-	t.Log("got", time.Now())
 	if hashOf(t, copied) != sum {
 		t.Error("the copy differs")
 	}
@@ -134,7 +129,6 @@ func TestDurableOfPrograms(t *testing.T) {
 			t.Logf("%s: %s\n%s", name, grid(t, dirs[name], "", "store", "status", "--json").want(t, cli.ExitOK), agents[name].stderr.String())
 		}
 	})
-	t.Log("first", first, reader, time.Now())
 	eventually(t, func() bool { // repaired
 		now := holders(reader)
 		for _, name := range now {
@@ -144,7 +138,6 @@ func TestDurableOfPrograms(t *testing.T) {
 		}
 		return len(now) == 6
 	})
-	t.Log("repaired", time.Now())
 	repaired := 0
 	for name := range agents {
 		var status struct {

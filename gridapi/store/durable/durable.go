@@ -465,11 +465,12 @@ func hints(rec Record) (names []string) {
 func (g *Guard) layout(ctx context.Context, rec Record) ([]stripe, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := g.cfg.Wire.FetchFrom(ctx, hints(rec), rec.Layout, nil); err != nil {
-		return nil, fmt.Errorf("durable: fetch the layout of object %x: %w", rec.Object[:8], err)
-	}
 	var b []byte
 	for _, id := range rec.Layout {
+		// Of three, two may be gone.
+		if err := g.obtain(ctx, rec, hints(rec)[:3], id); err != nil {
+			return nil, fmt.Errorf("durable: fetch the layout of object %x: %w", rec.Object[:8], err)
+		}
 		p, err := g.cfg.Holdings.Get(id, nil)
 		if err != nil {
 			return nil, fmt.Errorf("durable: the layout of object %x: %w", rec.Object[:8], err)
@@ -532,7 +533,7 @@ func (g *Guard) collect(ctx context.Context, rec Record, s stripe, order []int, 
 		asked++
 		wg.Go(func() {
 			id := s.shards[slot]
-			err := g.cfg.Wire.FetchFrom(ctx, hints(rec), []chunk.ID{id}, nil)
+			err := g.obtain(ctx, rec, rec.Holders[slot], id)
 			var b []byte
 			if err == nil {
 				b, err = g.cfg.Holdings.Get(id, nil)
@@ -567,6 +568,56 @@ func (g *Guard) collect(ctx context.Context, rec Record, s stripe, order []int, 
 		silent.Reset(silentFor)
 	}
 	return have, last
+}
+
+// obtain gets a chunk into our Holdings: by the swarm's elections, which send it
+// once to each site, and when these take long, straight from those who should hold
+// it. An election may wait for a member of which nobody knows yet that it is gone.
+func (g *Guard) obtain(ctx context.Context, rec Record, from []string, id chunk.ID) error {
+	if g.cfg.Holdings.Has(id) {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	outcomes := make(chan error, 1+len(from))
+	under := 1
+	wg.Go(func() { outcomes <- g.cfg.Wire.FetchFrom(ctx, hints(rec), []chunk.ID{id}, nil) })
+	silent := time.NewTimer(silentFor)
+	defer silent.Stop()
+	straight := func() {
+		for _, name := range from {
+			if name == g.cfg.Self {
+				continue
+			}
+			under++
+			wg.Go(func() {
+				b, err := g.cfg.Wire.Read(ctx, name, id)
+				if err == nil {
+					err = g.cfg.Holdings.Put(id, b)
+				}
+				outcomes <- err
+			})
+		}
+		from = nil
+	}
+	for {
+		select {
+		case err := <-outcomes:
+			if err == nil {
+				return nil
+			}
+			if under--; from != nil {
+				straight()
+			}
+			if under == 0 {
+				return err
+			}
+		case <-silent.C:
+			straight()
+		}
+	}
 }
 
 // silentFor is how long the holders that were asked may send nothing before
