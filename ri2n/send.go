@@ -382,7 +382,10 @@ func (s *Session) buildPacket(p *path, now time.Time, t *transmission, l load) b
 	if len(b) == start+shortHeaderLen {
 		return false // what was due turned out to be blocked by credit
 	}
-	if probing {
+	// The peer may see us at another address, where it may send three times what
+	// has come from there: enough for a challenge.
+	widen := p.probes > 0 && p.ptoCount > 1 && p.ptoCount%2 == 1
+	if probing || widen {
 		if pad := limit - len(b); pad > 0 {
 			b = appendPadding(b, pad)
 		}

@@ -59,3 +59,37 @@ func TestDeadStandIn(t *testing.T) {
 		logPaths(t, client)
 	})
 }
+
+// TestSmallPacketsFromAnotherAddress: the NAT of a client forgets its mapping while
+// next to nothing is sent. The few bytes that come from the new address allow no
+// challenge of full size, so that the client's probes have to grow.
+func TestSmallPacketsFromAnotherAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := netsim.New(t, 1)
+		up := netsim.Delay(10 * time.Millisecond)
+		home := w.NAT(netsim.NAT{Mapping: netsim.AddressAndPortDependent, Filtering: netsim.AddressAndPortDependent, Allocation: netsim.Random}, up)
+		inside, public := home.Host(), w.Host(up)
+		a, b := newTestEndpoint(t), newTestEndpoint(t)
+		la, lb := addSimulated(t, a, inside, 7000), addSimulated(t, b, public, 7000)
+		client, server := connectSessions(t, a, b, Remote{Link: la, Addr: linkAddr(lb)})
+		out, in := streamPair(t, client, server)
+		time.Sleep(time.Second)
+		home.Gateway.Reboot()
+		begun := time.Now()
+		if _, err := out.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		var one [1]byte
+		if _, err := in.Read(one[:]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := in.Write(one[:]); err != nil {
+			t.Fatal(err)
+		}
+		out.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := out.Read(one[:]); err != nil {
+			t.Fatalf("after %v: %v", time.Since(begun), err)
+		}
+		t.Logf("an answer after %v", time.Since(begun))
+	})
+}

@@ -32,8 +32,9 @@ type agent struct {
 	level   *slog.LevelVar
 	ring    *logRing
 	events  *eventLog
-	control *controlServer // takes more requests until it serves
-	doc     *upDocument    // what announce prints
+	stored  func() (storeStatusAnswer, bool) // false: no store is open
+	control *controlServer                   // takes more requests until it serves
+	doc     *upDocument                      // what announce prints
 	changes *journal.Journal
 
 	services *serviceHost

@@ -9,8 +9,10 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/gridapi/store"
 	"github.com/instantgrid/instantgrid/gridapi/store/chunk"
+	"github.com/instantgrid/instantgrid/gridapi/store/durable"
 	"github.com/instantgrid/instantgrid/gridapi/store/swarm"
 )
 
@@ -23,6 +25,8 @@ const (
 	storeRemovePath = "/v1/store/remove"
 	storeStatusPath = "/v1/store/status"
 
+	storeProtectPath = "/v1/store/protect"
+
 	// Of the answer to a get: what comes, and behind it why it is not whole.
 	storeObjectHeader = "Grid-Object"
 	storeSizeHeader   = "Grid-Size"
@@ -34,11 +38,18 @@ type storePutAnswer struct {
 	store.PutResult
 	Label  string `json:"label,omitempty"`
 	Pinned bool   `json:"pinned"`
+
+	Durable *redundancy `json:"durable,omitempty"` // of a put that is
 }
 
 // storeListAnswer is "instantgrid/store-list/1".
 type storeListAnswer struct {
-	Rows []store.Listed `json:"rows"`
+	Rows []storeRow `json:"rows"`
+}
+
+type storeRow struct {
+	store.Listed
+	Durable *redundancy `json:"durable,omitempty"` // nil: as far as is known here, it is not
 }
 
 // storePinAnswer is "instantgrid/store-pin/1" and "instantgrid/store-unpin/1".
@@ -46,6 +57,19 @@ type storePinAnswer struct {
 	ID     chunk.ID `json:"id"`
 	Size   int64    `json:"size_bytes,omitempty"`
 	Pinned bool     `json:"pinned"`
+}
+
+// storeProtectAnswer is "instantgrid/store-protect/1".
+type storeProtectAnswer struct {
+	ID chunk.ID `json:"id"`
+	redundancy
+	Holders [][]string `json:"holders"` // of each part
+}
+
+// A storeProgress is a line of the answer to a protect, before the document.
+type storeProgress struct {
+	Done int `json:"done"` // stripes that others keep
+	All  int `json:"all"`
 }
 
 // storeRemoveAnswer is "instantgrid/store-remove/1".
@@ -59,6 +83,7 @@ type storeStatusAnswer struct {
 	store.Status
 	Swarm   swarm.Counters       `json:"swarm"`
 	Members []swarm.PeerCounters `json:"members"`
+	Durable durableStatus        `json:"durable"`
 }
 
 // serve answers what is asked of the store.
@@ -77,10 +102,10 @@ func (x *storeService) serve(control *controlServer) {
 			return
 		}
 		network.Announce(result.ID)
-		answer(w, "store-put", storePutAnswer{result, o.Label, o.Pin})
+		answer(w, "store-put", storePutAnswer{PutResult: result, Label: o.Label, Pinned: o.Pin})
 	})
 	control.handle("GET "+storeGetPath, x.serveGet)
-	control.handle("GET "+storeListPath, func(w http.ResponseWriter, _ *http.Request) {
+	control.handle("GET "+storeListPath, func(w http.ResponseWriter, r *http.Request) {
 		s, _, err := x.need()
 		var list []store.Listed
 		if err == nil {
@@ -90,7 +115,7 @@ func (x *storeService) serve(control *controlServer) {
 			answerError(w, err)
 			return
 		}
-		answer(w, "store-list", storeListAnswer{list})
+		answer(w, "store-list", storeListAnswer{x.withRedundancy(r.Context(), list)})
 	})
 	// found calls f with the object that the request names.
 	found := func(f func(w http.ResponseWriter, r *http.Request, s *store.Store, id chunk.ID) error) http.HandlerFunc {
@@ -109,7 +134,7 @@ func (x *storeService) serve(control *controlServer) {
 		}
 	}
 	control.handle("POST "+storePinPath, found(func(w http.ResponseWriter, r *http.Request, s *store.Store, id chunk.ID) error {
-		o, err := s.Pin(r.Context(), id, r.URL.Query().Get("label"))
+		o, err := s.Pin(durable.WithObject(r.Context(), id), id, r.URL.Query().Get("label"))
 		if err == nil {
 			answer(w, "store-pin", storePinAnswer{id, o.Size, true})
 		}
@@ -134,22 +159,36 @@ func (x *storeService) serve(control *controlServer) {
 		}
 		answer(w, "store-remove", doc)
 	})
+	control.handle("POST "+storeProtectPath, x.serveProtect)
 	control.handle("GET "+storeStatusPath, func(w http.ResponseWriter, _ *http.Request) {
-		s, network, err := x.need()
-		var doc storeStatusAnswer
-		if err == nil {
-			doc.Status, err = s.Status()
-		}
+		doc, err := x.askStatus()
 		if err != nil {
 			answerError(w, err)
 			return
 		}
-		doc.Swarm, doc.Members = network.Counters(), network.Peers()
-		if doc.Members == nil {
-			doc.Members = []swarm.PeerCounters{}
-		}
 		answer(w, "store-status", doc)
 	})
+}
+
+func (x *storeService) askStatus() (doc storeStatusAnswer, err error) {
+	s, network, err := x.need()
+	if err == nil {
+		doc.Status, err = s.Status()
+	}
+	if err != nil {
+		return doc, err
+	}
+	doc.Swarm, doc.Members, doc.Durable = network.Counters(), network.Peers(), x.durability().status()
+	if doc.Members == nil {
+		doc.Members = []swarm.PeerCounters{}
+	}
+	return doc, nil
+}
+
+// status is askStatus for those whom the reason does not concern.
+func (x *storeService) status() (storeStatusAnswer, bool) {
+	doc, err := x.askStatus()
+	return doc, err == nil
 }
 
 // serveGet answers with the object itself.
@@ -158,7 +197,7 @@ func (x *storeService) serveGet(w http.ResponseWriter, r *http.Request) {
 	var o store.Object
 	if err == nil {
 		if o.ID, err = s.Find(r.Context(), r.URL.Query().Get("object")); err == nil {
-			o, err = s.Stat(r.Context(), o.ID)
+			o, err = s.Stat(durable.WithObject(r.Context(), o.ID), o.ID)
 		}
 	}
 	if err != nil {
@@ -174,11 +213,50 @@ func (x *storeService) serveGet(w http.ResponseWriter, r *http.Request) {
 	if err := http.NewResponseController(w).Flush(); err != nil {
 		return
 	}
-	if _, err := s.Get(r.Context(), o.ID, w, store.GetOptions{}); err != nil {
+	if _, err := s.Get(durable.WithObject(r.Context(), o.ID), o.ID, w, store.GetOptions{}); err != nil {
 		if doc, e := json.Marshal(errorOf(err)); e == nil {
 			h.Set(storeErrorTrailer, string(doc))
 		}
 	}
+}
+
+// serveProtect answers with lines of JSON: how far it is, and at the end a
+// document, which may be an error.
+func (x *storeService) serveProtect(w http.ResponseWriter, r *http.Request) {
+	s, _, err := x.need()
+	var id chunk.ID
+	if err == nil {
+		id, err = s.Find(r.Context(), r.URL.Query().Get("object"))
+	}
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out, flush := json.NewEncoder(w), http.NewResponseController(w)
+	var doc storeProtectAnswer
+	if doc, err = x.durability().protect(r.Context(), id, func(done, all int) {
+		if out.Encode(storeProgress{done, all}) == nil {
+			_ = flush.Flush() // who has gone away shows in the context
+		}
+	}); err == nil {
+		err = writeLine(w, "store-protect", doc)
+	} else {
+		err = writeLine(w, "error", errorOf(err))
+	}
+	if err != nil {
+		panic(http.ErrAbortHandler) // so that the client sees that it is not whole
+	}
+}
+
+// writeLine writes a document in one line.
+func writeLine(w io.Writer, name string, v any) error {
+	b, err := cli.AppendDocument(nil, name, v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
 }
 
 // removeObjects takes objects off the list. What is given by name loses the name
@@ -210,6 +288,35 @@ func (a *agentClient) put(ctx context.Context, from io.Reader, name, label strin
 	q := url.Values{"name": {name}, "label": {label}, "pin": {strconv.FormatBool(pin)}}
 	err = a.do(ctx, http.MethodPost, storePutPath+"?"+q.Encode(), from, &doc)
 	return doc, err
+}
+
+// protect has an object made durable, and returns once it is.
+func (a *agentClient) protect(ctx context.Context, object string, progress func(storeProgress)) (doc storeProtectAnswer, err error) {
+	res, err := a.send(ctx, http.MethodPost, storeProtectPath+"?object="+url.QueryEscape(object), nil)
+	if err != nil {
+		return doc, err
+	}
+	defer res.Body.Close()
+	lines := json.NewDecoder(res.Body)
+	for {
+		var line struct {
+			Schema string
+			storeProgress
+			storeProtectAnswer
+			errorAnswer
+		}
+		switch err := lines.Decode(&line); {
+		case ctx.Err() != nil:
+			return doc, ctx.Err()
+		case err != nil:
+			return doc, errors.New("the agent has broken off; see whether it still runs: grid status")
+		case line.Error.Object != "":
+			return doc, line.asError()
+		case line.Schema != "":
+			return line.storeProtectAnswer, nil
+		}
+		progress(line.storeProgress)
+	}
 }
 
 // object asks for an object. The caller reads it from the body, to its end, and

@@ -141,6 +141,14 @@ func (s *exampleStage) try(line []string) {
 			if slices.Contains(words, "--new") { // a grid has one key
 				fresh()
 			}
+			if slices.Contains(words, "protect") {
+				h.output(h.grid("put", filepath.Join(dir, "matrix.bin"), "--name", "matrix"))
+				codes = []int{cli.ExitUnreachable} // there are too few members
+			}
+		case "put":
+			if slices.Contains(words, "--durable") {
+				codes = []int{cli.ExitUnreachable}
+			}
 		case "get", "pin", "unpin", "rm":
 			for _, name := range []string{"matrix", "results"} {
 				h.output(h.grid("put", filepath.Join(dir, "matrix.bin"), "--name", name))

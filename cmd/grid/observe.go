@@ -61,11 +61,11 @@ func listenMetrics(address string) (net.Listener, error) {
 }
 
 // serveMetrics serves /metrics and /healthz until ctx ends. Status is that of the
-// agent.
-func serveMetrics(ctx context.Context, ln net.Listener, node *overlay.Node, status func() agentStatus, log *slog.Logger) {
+// agent; stored is that of its store, false without one.
+func serveMetrics(ctx context.Context, ln net.Listener, node *overlay.Node, status func() agentStatus, stored func() (storeStatusAnswer, bool), log *slog.Logger) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		metrics.New(node.Transport), nodeCollector{node.Status}, relayCollector{node}, serviceCollector{status},
+		metrics.New(node.Transport), nodeCollector{node.Status}, relayCollector{node}, serviceCollector{status}, storeCollector{stored},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	begun := time.Now()

@@ -43,7 +43,7 @@ func TestListenMetrics(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
-		serveMetrics(ctx, ln, node, func() agentStatus { return agentStatus{Status: node.Status()} }, slog.New(slog.DiscardHandler))
+		serveMetrics(ctx, ln, node, func() agentStatus { return agentStatus{Status: node.Status()} }, func() (doc storeStatusAnswer, ok bool) { return doc, false }, slog.New(slog.DiscardHandler))
 		close(done)
 	}()
 	get := func(path string) (int, string) {
@@ -127,7 +127,8 @@ func gathered(t *testing.T) map[string]bool {
 		defer s.close()
 	}
 	parts := func() agentStatus { return agentStatus{Services: host.status(), Interface: new(tun.Status)} }
-	registry.MustRegister(metrics.New(node.Transport), nodeCollector{full}, serviceCollector{parts}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	stored := func() (doc storeStatusAnswer, ok bool) { return doc, true }
+	registry.MustRegister(metrics.New(node.Transport), nodeCollector{full}, serviceCollector{parts}, storeCollector{stored}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +148,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := gathered(t)
-	for _, m := range regexp.MustCompile("(?m)^\\| `(overlay_[a-z_]+|grid_build_info|grid_(?:forward|expose|proxy|dns|tun)_[a-z_]+)`").FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `(overlay_[a-z_]+|grid_build_info|grid_(?:forward|expose|proxy|dns|tun|store)_[a-z_]+)`").FindAllStringSubmatch(string(b), -1) {
 		if !names[m[1]] {
 			t.Errorf("docs/metrics.md lists %s, which is no metric", m[1])
 		}

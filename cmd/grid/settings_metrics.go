@@ -51,7 +51,7 @@ func (m *metricsSettings) apply(a *agent) error {
 	a.doc.Metrics = "http://" + m.web.Addr().String() + "/metrics"
 	cli.Note(a.cmd, "metrics: %s", a.doc.Metrics)
 	a.running.Go(func() {
-		serveMetrics(a.ctx, m.web, a.node, func() agentStatus { return a.control.status(a.node) }, a.log)
+		serveMetrics(a.ctx, m.web, a.node, func() agentStatus { return a.control.status(a.node) }, a.stored, a.log)
 	})
 	return nil
 }

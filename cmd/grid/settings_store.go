@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/instantgrid/instantgrid/cmd/grid/internal/config"
 )
@@ -12,9 +14,13 @@ type storeSettings struct {
 	quota     int // MiB
 	directory string
 	key       string
+	patience  time.Duration
 }
 
-func defaultStore() *storeSettings { return new(storeSettings) }
+// maxPatience is the longest one: who is away for longer is taken for lost.
+const maxPatience = 30 * 24 * time.Hour
+
+func defaultStore() *storeSettings { return &storeSettings{patience: time.Hour} }
 
 func (s *storeSettings) section() config.Section {
 	return config.Section{
@@ -40,6 +46,16 @@ func (s *storeSettings) section() config.Section {
 				Name: "key", Value: &s.key,
 				Doc: "File with the grid's store key (grid store key). Empty: store.key in the state directory.",
 			},
+			{
+				Name: "patience", Value: &s.patience,
+				Doc: "How long a member may be away before what it kept of durable objects is made anew elsewhere (grid put --durable).",
+				Check: func() error {
+					if s.patience < time.Second || s.patience > maxPatience {
+						return fmt.Errorf("%v is not between 1s and %v", s.patience, maxPatience)
+					}
+					return nil
+				},
+			},
 		},
 	}
 }
@@ -57,11 +73,13 @@ func (s *storeSettings) keyFile(stateDir string) string {
 func (s *storeSettings) apply(a *agent) error {
 	x := &storeService{
 		node: a.node, log: a.log, keyFile: s.keyFile(a.dir), quota: int64(s.quota) << 20, dir: s.directory, stateDir: a.dir,
+		patience: s.patience,
 	}
 	if x.dir == "" {
 		x.dir = filepath.Join(a.dir, "store")
 	}
 	x.serve(a.control)
+	a.stored = x.status
 	if s.quota == 0 {
 		return nil
 	}

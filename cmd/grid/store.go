@@ -19,7 +19,7 @@ import (
 
 func putCommand(o *options) *cobra.Command {
 	var name string
-	var pin bool
+	var pin, durable bool
 	cmd := &cobra.Command{
 		Use:   "put FILE|-",
 		Short: "Put data into the grid's store",
@@ -31,8 +31,13 @@ a put that was broken off stores only the rest when it is repeated.
 It ends when the data would survive a crash of this computer. They stay until room
 is needed, and pinned ones for as long as they are pinned.
 
+With --durable, it ends when other members keep enough parts of it that any two of
+them may go, and this computer: 6 members for what has a mebibyte or more, of whom
+any 4 suffice, and 3 for less. They watch each other, and make anew what is lost.
+
 A name means what was put under it last. NAME/... is for the member NAME only.`,
 		Example: `grid put matrix.bin --name matrix --pin
+grid put matrix.bin --name matrix --durable
 tar c results | grid put - --name results`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,11 +73,20 @@ tar c results | grid put - --name results`,
 			if err != nil {
 				return err
 			}
+			if durable {
+				parts, err := protect(cmd, agent, doc.ID.String())
+				if err != nil {
+					return err
+				}
+				doc.Durable = &parts.redundancy
+			}
 			if cli.JSON(cmd) {
 				return cli.PrintJSON(cmd, "store-put", doc)
 			}
 			cli.Note(cmd, "%s in %d chunks, %d of them new: %s on the disk", sizeText(doc.Size), doc.Chunks, doc.Fresh, sizeText(doc.Stored))
-			if !pin {
+			if doc.Durable != nil {
+				cli.Note(cmd, "%d other members keep a part each; any %d suffice", doc.Durable.Slots, doc.Durable.Need)
+			} else if !pin {
 				cli.Note(cmd, "it stays until room is needed; to keep it: grid pin %s", doc.ID)
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), doc.ID)
@@ -81,7 +95,24 @@ tar c results | grid put - --name results`,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "`name` under which members find it")
 	cmd.Flags().BoolVar(&pin, "pin", false, "keep it until it is unpinned or removed")
+	cmd.Flags().BoolVar(&durable, "durable", false, "have other members keep parts of it, so that any two of them may go")
 	return cmd
+}
+
+// protect has an object made durable, and shows how far it is.
+func protect(cmd *cobra.Command, agent *agentClient, object string) (storeProtectAnswer, error) {
+	var bar *cli.Progress
+	defer func() {
+		if bar != nil {
+			bar.Close()
+		}
+	}()
+	return agent.protect(cmd.Context(), object, func(p storeProgress) {
+		if bar == nil {
+			bar = cli.NewTally(cmd.ErrOrStderr(), "durable", int64(p.All), 0)
+		}
+		bar.Set(int64(p.Done))
+	})
 }
 
 // counting tells how much was read.
@@ -205,7 +236,9 @@ func lsCommand(o *options) *cobra.Command {
 		Use:   "ls",
 		Short: "List what is in the grid's store",
 		Long: `List what was put here or pinned here, and what the names mean that this computer
-has heard of, the newest first. HELD is how much of it is on this computer.`,
+has heard of, the newest first. HELD is how much of it is on this computer;
+DURABLE how many of the parts that other members keep are there now, and of how many,
+as far as this computer has heard of it.`,
 		Example: "grid ls --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -226,13 +259,13 @@ has heard of, the newest first. HELD is how much of it is on this computer.`,
 }
 
 // writeStoreList writes a table.
-func writeStoreList(to io.Writer, rows []store.Listed) error {
+func writeStoreList(to io.Writer, rows []storeRow) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(to, "nothing")
 		return err
 	}
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "HASH\tSIZE\tHELD\tPINNED\tADDED\tNAMES OR LABEL")
+	fmt.Fprintln(w, "HASH\tSIZE\tHELD\tPINNED\tDURABLE\tADDED\tNAMES OR LABEL")
 	for _, x := range rows {
 		held, pinned, called := "unknown", "no", strings.Join(x.Names, " ")
 		if x.Chunks > 0 {
@@ -244,7 +277,11 @@ func writeStoreList(to io.Writer, rows []store.Listed) error {
 		if called == "" {
 			called = "(" + x.Label + ")"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", x.ID, sizeText(x.Size), held, pinned, x.Added.UTC().Format("2006-01-02 15:04"), called)
+		durable := "no"
+		if d := x.Durable; d != nil {
+			durable = fmt.Sprintf("%d/%d", d.There, d.Slots)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.ID, sizeText(x.Size), held, pinned, durable, x.Added.UTC().Format("2006-01-02 15:04"), called)
 	}
 	return w.Flush()
 }
@@ -322,11 +359,43 @@ members have stay with them.`,
 func storeCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "store",
-		Short:   "Show the store of this computer, and make its key",
+		Short:   "Show the store of this computer, make its key, and make data durable",
 		Example: "grid store status",
 	}
-	cmd.AddCommand(storeStatusCommand(o), storeKeyCommand(o))
+	cmd.AddCommand(storeStatusCommand(o), storeKeyCommand(o), storeProtectCommand(o))
 	return cmd
+}
+
+func storeProtectCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "protect NAME|HASH",
+		Short: "Have other members keep parts of something, so that any two may go",
+		Long: `Do for something that is in the store what grid put --durable does: have six other
+members keep a part each, of which any four suffice, or three a copy each of what has
+less than a mebibyte. What is missing here is fetched first. What is durable already
+stays as it is.`,
+		Example: "grid store protect matrix",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			agent, err := o.needAgent()
+			if err != nil {
+				return err
+			}
+			doc, err := protect(cmd, agent, args[0])
+			if err != nil {
+				return err
+			}
+			if cli.JSON(cmd) {
+				return cli.PrintJSON(cmd, "store-protect", doc)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "PART\tMEMBERS")
+			for i, names := range doc.Holders {
+				fmt.Fprintf(w, "%d\t%s\n", i+1, strings.Join(names, " "))
+			}
+			return w.Flush()
+		},
+	}
 }
 
 func storeStatusCommand(o *options) *cobra.Command {
@@ -362,6 +431,9 @@ func writeStoreStatus(w io.Writer, s storeStatusAnswer) error {
 	fmt.Fprintf(w, "key         %s\n", s.Key)
 	fmt.Fprintf(w, "on the LAN  %s in, %s out\n", sizeText(int64(s.Swarm.LANBytesIn)), sizeText(int64(s.Swarm.LANBytesOut)))
 	fmt.Fprintf(w, "elsewhere   %s in, %s out\n", sizeText(int64(s.Swarm.WANBytesIn)), sizeText(int64(s.Swarm.WANBytesOut)))
+	d := s.Durable
+	fmt.Fprintf(w, "durable     parts of %d objects kept for members in %d chunks; %d degraded, %d unreadable now; %d repaired\n", d.Objects, d.Kept, d.Degraded, d.Unreadable, d.Repairs)
+	fmt.Fprintf(w, "members     %d other stores on %d sites answer\n", d.Stores, d.Sites)
 	_, err := fmt.Fprintf(w, "trouble     %d damaged, %d evicted, %d full, %d poisoned, %d records of names refused\n", s.Damaged, s.Evicted, s.Full, s.Swarm.Poisoned, s.RefusedRecords)
 	return err
 }

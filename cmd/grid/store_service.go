@@ -16,6 +16,7 @@ import (
 	"github.com/instantgrid/instantgrid/cmd/internal/cli"
 	"github.com/instantgrid/instantgrid/gridapi/store"
 	"github.com/instantgrid/instantgrid/gridapi/store/directory"
+	"github.com/instantgrid/instantgrid/gridapi/store/durable"
 	"github.com/instantgrid/instantgrid/gridapi/store/swarm"
 	"github.com/instantgrid/instantgrid/overlay"
 	"github.com/instantgrid/instantgrid/ri2n"
@@ -44,12 +45,15 @@ type storeService struct {
 	dir      string
 	keyFile  string
 	quota    int64 // bytes; zero: there is none
+	patience time.Duration
 
 	directory *directory.Directory
+	presence  *storePresence
 
 	mu      sync.Mutex   // guards what follows
 	store   *store.Store // nil: there is no key yet
 	swarm   *swarm.Swarm
+	durable *durableService
 	failure error // why it could not be opened
 	members []swarm.Member
 	sites   map[string]string // by member
@@ -58,6 +62,13 @@ type storeService struct {
 // start opens the store, or looks for its key until it is there.
 func (x *storeService) start(ctx context.Context, running *sync.WaitGroup) error {
 	x.sites = make(map[string]string)
+	x.presence = newStorePresence(func(ctx context.Context, member string) error {
+		c, err := x.dial(ctx, member, portStoreChunks)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
 	x.directory = &directory.Directory{
 		Dial:    func(ctx context.Context, member string) (net.Conn, error) { return x.dial(ctx, member, portStoreNames) },
 		Members: x.others,
@@ -71,7 +82,7 @@ func (x *storeService) start(ctx context.Context, running *sync.WaitGroup) error
 	if err != nil {
 		return err
 	}
-	return x.open(running, k)
+	return x.open(ctx, running, k)
 }
 
 // awaitKey waits for somebody to make the key file, and meanwhile asks other
@@ -90,7 +101,7 @@ func (x *storeService) awaitKey(ctx context.Context, running *sync.WaitGroup) {
 			asked = time.Now()
 		}
 		if err == nil {
-			err = x.open(running, k)
+			err = x.open(ctx, running, k)
 			if err != nil {
 				x.log.Error("the store does not open", "err", err)
 			}
@@ -108,7 +119,7 @@ func (x *storeService) awaitKey(ctx context.Context, running *sync.WaitGroup) {
 }
 
 // open opens the store and serves it to members.
-func (x *storeService) open(running *sync.WaitGroup, k store.Key) error {
+func (x *storeService) open(ctx context.Context, running *sync.WaitGroup, k store.Key) error {
 	id, err := overlay.LoadIdentity(x.stateDir)
 	if err != nil {
 		return err
@@ -119,8 +130,13 @@ func (x *storeService) open(running *sync.WaitGroup, k store.Key) error {
 	if err != nil {
 		return &cli.Error{Object: "store in " + x.dir, Cause: err.Error(), Next: "see who uses it, or keep the store elsewhere: store.directory", Err: err}
 	}
+	d, err := openDurable(x, s, k)
+	if err != nil {
+		s.Close()
+		return err
+	}
 	w := swarm.New(swarm.Config{
-		Self: x.self(), Holdings: s.Holdings(), Members: x.present, Logger: x.log,
+		Self: x.self(), Holdings: s.Holdings(), Members: x.present, Keeper: d.ledger, Logger: x.log,
 		Dial: func(ctx context.Context, member string) (net.Conn, error) {
 			return x.dial(ctx, member, portStoreChunks)
 		},
@@ -133,10 +149,17 @@ func (x *storeService) open(running *sync.WaitGroup, k store.Key) error {
 			return "", errors.New("no member of the grid")
 		},
 	})
-	s.Connect(w, x.directory)
+	if err := d.begin(w); err != nil {
+		w.Close()
+		d.close()
+		s.Close()
+		return err
+	}
+	s.Connect(&durable.Fetcher{Source: w, Restore: d.restore, Has: s.Holdings().Has}, x.directory)
 	chunks, err := x.node.Listen("tcp", ":"+portText(portStoreChunks))
 	if err != nil {
 		w.Close()
+		d.close()
 		s.Close()
 		return err
 	}
@@ -144,6 +167,7 @@ func (x *storeService) open(running *sync.WaitGroup, k store.Key) error {
 	if err != nil {
 		chunks.Close()
 		w.Close()
+		d.close()
 		s.Close()
 		return err
 	}
@@ -152,9 +176,11 @@ func (x *storeService) open(running *sync.WaitGroup, k store.Key) error {
 			x.log.Warn("the store is not served any more", "err", err)
 		}
 	})
+	running.Go(func() { d.guard.Run(ctx) })
+	running.Go(func() { d.watchHolders(ctx) })
 	running.Go(func() { directory.Serve(names, s, func() (store.Key, bool) { return k, true }, x.log) })
 	x.mu.Lock()
-	x.store, x.swarm = s, w
+	x.store, x.swarm, x.durable = s, w, d
 	x.mu.Unlock()
 	x.log.Info("the store is open", "file", x.dir, "bytes", s.Holdings().Status().Live)
 	return nil
@@ -162,12 +188,13 @@ func (x *storeService) open(running *sync.WaitGroup, k store.Key) error {
 
 func (x *storeService) close() {
 	x.mu.Lock()
-	s, w := x.store, x.swarm
+	s, w, d := x.store, x.swarm, x.durable
 	x.mu.Unlock()
 	if s == nil {
 		return
 	}
 	w.Close()
+	d.close()
 	if err := s.Close(); err != nil {
 		x.log.Warn("the store is not closed as it should be", "err", err)
 	}
@@ -219,6 +246,7 @@ func (x *storeService) watchMembers(ctx context.Context) {
 				events = nil
 				continue
 			}
+			x.presence.saw(e)
 			x.mu.Lock()
 			x.sites[e.Name] = e.Site
 			x.mu.Unlock()

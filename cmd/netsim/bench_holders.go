@@ -195,7 +195,7 @@ func runHolders(ctx context.Context, b *gridBench) (*benchSection, error) {
 			}
 			objects[i] = append(objects[i], id)
 		}
-		if _, err := author.guard.Protect(ctx, objectKey(i), objects[i]); err != nil {
+		if _, err := author.guard.Protect(ctx, objectKey(i), objects[i], nil); err != nil {
 			return nil, err
 		}
 	}

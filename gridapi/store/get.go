@@ -252,6 +252,50 @@ func (s *Store) begun(ctx context.Context, f *os.File, id chunk.ID, top root) (o
 	return offset, err
 }
 
+// Chunks returns the chunks of an object, its root first, and fetches those that
+// are missing. They stay until room is needed, unless they are pinned.
+func (s *Store) Chunks(ctx context.Context, id chunk.ID) ([]chunk.ID, error) {
+	top, err := s.root(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	ids := []chunk.ID{id}
+	var missing []chunk.ID
+	flush := func() error {
+		if len(missing) == 0 {
+			return nil
+		}
+		err := s.fetch(ctx, id, missing, nil)
+		missing = missing[:0]
+		return err
+	}
+	seen := map[chunk.ID]bool{id: true}
+	add := func(c chunk.ID) bool {
+		if seen[c] {
+			return false
+		}
+		seen[c] = true
+		ids = append(ids, c)
+		return true
+	}
+	err = s.walk(ctx, id, top, 0, visitor{
+		node: func(r ref) error { add(r.id); return nil },
+		leaf: func(_ int64, r ref) error {
+			if add(r.id) && !s.disk.Has(r.id) {
+				missing = append(missing, r.id)
+			}
+			if len(missing) >= windowLeaves {
+				return flush()
+			}
+			return nil
+		},
+	})
+	if err == nil {
+		err = flush()
+	}
+	return ids, err
+}
+
 // Pin fetches what is missing of an object, keeps it until it is unpinned or
 // removed, and puts it on the list.
 func (s *Store) Pin(ctx context.Context, id chunk.ID, label string) (Object, error) {

@@ -172,6 +172,20 @@ func (g *Guard) Counters() Counters {
 	return n
 }
 
+// Holders returns the members that hold parts of the objects of which we keep
+// some: those whose absence the Guard has to know of.
+func (g *Guard) Holders() (names []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, o := range g.plan.objects {
+		for _, slot := range o.rec.Holders {
+			names = append(names, slot...)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 func (g *Guard) count(do func(*Counters)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -185,8 +199,9 @@ func (g *Guard) trusts(name string) bool {
 
 // Protect has other members keep an object, whose chunks we hold, and returns
 // once it would survive the loss of any two of them and of ourselves. An object
-// that is protected already is left as it is.
-func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID) (Record, error) {
+// that is protected already is left as it is. Progress, which may be nil, is
+// called with the number of stripes that are kept, and of all.
+func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID, progress func(done, all int)) (Record, error) {
 	if b, err := g.cfg.Register.Get(ctx, object); err == nil {
 		return ParseRecord(b)
 	} else if !errors.Is(err, ErrNoRecord) {
@@ -216,6 +231,9 @@ func (g *Guard) Protect(ctx context.Context, object [32]byte, chunks []chunk.ID)
 	begin := make([]int, scheme.Slots) // the stripe that the slot needs next
 	for {
 		first := slices.Min(begin)
+		if progress != nil {
+			progress(first, len(stripes))
+		}
 		if first == len(stripes) {
 			break
 		}
@@ -447,11 +465,12 @@ func hints(rec Record) (names []string) {
 func (g *Guard) layout(ctx context.Context, rec Record) ([]stripe, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := g.cfg.Wire.FetchFrom(ctx, hints(rec), rec.Layout, nil); err != nil {
-		return nil, fmt.Errorf("durable: fetch the layout of object %x: %w", rec.Object[:8], err)
-	}
 	var b []byte
 	for _, id := range rec.Layout {
+		// Of three, two may be gone.
+		if err := g.obtain(ctx, rec, hints(rec)[:3], id); err != nil {
+			return nil, fmt.Errorf("durable: fetch the layout of object %x: %w", rec.Object[:8], err)
+		}
 		p, err := g.cfg.Holdings.Get(id, nil)
 		if err != nil {
 			return nil, fmt.Errorf("durable: the layout of object %x: %w", rec.Object[:8], err)
@@ -482,33 +501,128 @@ func (g *Guard) shards(ctx context.Context, rec Record, s stripe) ([][]byte, err
 	}
 	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(rank[a], rank[b]) })
 	shards := make([][]byte, rec.Scheme.Slots)
-	have := 0
-	var last error
-	for have < rec.Scheme.Need && len(order) > 0 {
-		n := min(len(order), rec.Scheme.Need-have)
-		var want []chunk.ID
-		for _, slot := range order[:n] {
-			want = append(want, s.shards[slot])
-		}
-		one, cancel := context.WithTimeout(ctx, requestTimeout)
-		last = g.cfg.Wire.FetchFrom(one, hints(rec), want, nil)
-		cancel()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		for _, slot := range order[:n] {
-			if b, err := g.cfg.Holdings.Get(s.shards[slot], nil); err == nil {
-				shards[slot] = b
-				have++
-			}
-		}
-		order = order[n:]
+	have, err := g.collect(ctx, rec, s, order, shards)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	if have < rec.Scheme.Need {
-		return nil, &HoldersError{ID: rec.Object, Have: have, Need: rec.Scheme.Need, Doing: "restore", Err: last}
+		return nil, &HoldersError{ID: rec.Object, Have: have, Need: rec.Scheme.Need, Doing: "restore", Err: err}
 	}
 	return shards, g.coder(rec.Scheme).complete(shards)
 }
+
+// collect gets as many shards of a stripe as give it back, in the order of the
+// slots, and returns how many it got and why the last one failed. A holder may
+// have gone without anybody knowing yet: while nothing comes, one slot after
+// another is asked beside the others.
+func (g *Guard) collect(ctx context.Context, rec Record, s stripe, order []int, shards [][]byte) (have int, last error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	type outcome struct {
+		slot  int
+		shard []byte
+		err   error
+	}
+	outcomes := make(chan outcome, len(order))
+	asked := 0
+	ask := func() {
+		slot := order[0]
+		order = order[1:]
+		asked++
+		wg.Go(func() {
+			id := s.shards[slot]
+			err := g.obtain(ctx, rec, rec.Holders[slot], id)
+			var b []byte
+			if err == nil {
+				b, err = g.cfg.Holdings.Get(id, nil)
+			}
+			outcomes <- outcome{slot, b, err}
+		})
+	}
+	silent := time.NewTimer(silentFor)
+	defer silent.Stop()
+	for have < rec.Scheme.Need {
+		for asked < rec.Scheme.Need-have && len(order) > 0 {
+			ask()
+		}
+		if asked == 0 {
+			break
+		}
+		select {
+		case o := <-outcomes:
+			if asked--; o.err != nil {
+				last = o.err
+				continue
+			}
+			shards[o.slot] = o.shard
+			have++
+		case <-silent.C:
+			if len(order) > 0 {
+				ask()
+			}
+		case <-ctx.Done():
+			return have, ctx.Err()
+		}
+		silent.Reset(silentFor)
+	}
+	return have, last
+}
+
+// obtain gets a chunk into our Holdings: by the swarm's elections, which send it
+// once to each site, and when these take long, straight from those who should hold
+// it. An election may wait for a member of which nobody knows yet that it is gone.
+func (g *Guard) obtain(ctx context.Context, rec Record, from []string, id chunk.ID) error {
+	if g.cfg.Holdings.Has(id) {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	outcomes := make(chan error, 1+len(from))
+	under := 1
+	wg.Go(func() { outcomes <- g.cfg.Wire.FetchFrom(ctx, hints(rec), []chunk.ID{id}, nil) })
+	silent := time.NewTimer(silentFor)
+	defer silent.Stop()
+	straight := func() {
+		for _, name := range from {
+			if name == g.cfg.Self {
+				continue
+			}
+			under++
+			wg.Go(func() {
+				b, err := g.cfg.Wire.Read(ctx, name, id)
+				if err == nil {
+					err = g.cfg.Holdings.Put(id, b)
+				}
+				outcomes <- err
+			})
+		}
+		from = nil
+	}
+	for {
+		select {
+		case err := <-outcomes:
+			if err == nil {
+				return nil
+			}
+			if under--; from != nil {
+				straight()
+			}
+			if under == 0 {
+				return err
+			}
+		case <-silent.C:
+			straight()
+		}
+	}
+}
+
+// silentFor is how long the holders that were asked may send nothing before
+// another is asked as well: a guess.
+const silentFor = 2 * time.Second
 
 // Run watches over the objects of which this node keeps parts until ctx ends. It
 // returns once its repairs have ended.

@@ -221,7 +221,7 @@ func TestProtectGoesRoundWhoRefuses(t *testing.T) {
 		}
 		var few *HoldersError
 		w.nodes["member04"].full = true
-		if _, err := w.nodes["member00"].guard.Protect(t.Context(), [32]byte{9}, ids); !errors.As(err, &few) {
+		if _, err := w.nodes["member00"].guard.Protect(t.Context(), [32]byte{9}, ids, nil); !errors.As(err, &few) {
 			t.Errorf("Protect with five holders = %v", err)
 		}
 	})

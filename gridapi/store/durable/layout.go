@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/instantgrid/instantgrid/gridapi/internal/frame"
 	"github.com/instantgrid/instantgrid/gridapi/store/chunk"
@@ -70,6 +71,16 @@ func (r Record) Append(b []byte) []byte {
 		}
 	}
 	return b
+}
+
+// There returns how many slots have a holder that is here.
+func (r Record) There(here func(member string) bool) (slots int) {
+	for _, holders := range r.Holders {
+		if slices.ContainsFunc(holders, here) {
+			slots++
+		}
+	}
+	return slots
 }
 
 // ParseRecord decodes what Append wrote.

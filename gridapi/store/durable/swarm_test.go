@@ -102,7 +102,7 @@ func TestOverSwarm(t *testing.T) {
 		ids = append(ids, id)
 	}
 	object := [32]byte{42}
-	rec, err := all[0].guard.Protect(ctx, object, ids)
+	rec, err := all[0].guard.Protect(ctx, object, ids, nil)
 	must(t, err)
 
 	// Two holders go, and the one that is ended comes back.

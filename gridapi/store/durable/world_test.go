@@ -302,7 +302,7 @@ func (w *world) put(t testing.TB, owner string, seed uint64, chunks, size int) (
 		}
 	}
 	object := [32]byte{byte(seed), byte(seed >> 8), 1}
-	if _, err := w.nodes[owner].guard.Protect(t.Context(), object, ids); err != nil {
+	if _, err := w.nodes[owner].guard.Protect(t.Context(), object, ids, nil); err != nil {
 		t.Fatal(err)
 	}
 	return object, ids
