@@ -1,3 +1,8 @@
+//go:build !race
+
+// Nine agents, of which three are killed: it waits for time-outs of the overlay,
+// and longer still under the race detector.
+
 package main
 
 import (
