@@ -109,7 +109,8 @@ func TestEverythingElseGetsSilence(t *testing.T) {
 		{"TURN Allocate", with(stun.NewType(stun.MethodAllocate, stun.ClassRequest)), stunUnsupported},
 		{"ICE check", binding(t, stun.NewUsername("a:b"), stun.NewShortTermIntegrity("password")), stunUnsupported},
 		{"CHANGE-REQUEST", binding(t, stun.RawAttribute{Type: stun.AttrType(0x0003), Value: []byte{0, 0, 0, 6}}), stunUnsupported},
-		{"RESPONSE-PORT", binding(t, stun.RawAttribute{Type: stun.AttrType(0x0027), Value: []byte{0, 80, 0, 0}}), stunUnsupported},
+		{"RESPONSE-PORT of a service", binding(t, stun.RawAttribute{Type: stun.AttrType(0x0027), Value: []byte{0, 80, 0, 0}}), stunMalformed},
+		{"RESPONSE-PORT without padding", binding(t, stun.RawAttribute{Type: stun.AttrType(0x0027), Value: []byte{0x80, 0, 0, 0}}), stunUnsupported},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newResponder(STUNLimits{})
