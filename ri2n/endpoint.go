@@ -365,8 +365,8 @@ func (e *Endpoint) Close() error {
 	return nil
 }
 
-// addSession registers an established session. It reports false when the
-// endpoint is closed or full.
+// addSession registers an established session, whose mutex the caller holds,
+// unless the endpoint is closed or full.
 func (e *Endpoint) addSession(s *Session) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

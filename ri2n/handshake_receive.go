@@ -115,13 +115,6 @@ func (h *handshake) receive(l *Link, from netip.AddrPort, datagram []byte, prove
 		// packets may be here before that call returns.
 		h.path = t
 		s, err := newSession(h, now)
-		if err == nil {
-			if err = h.endpoint.addSession(s); err != nil {
-				s.mu.Lock()
-				s.leave()
-				s.mu.Unlock()
-			}
-		}
 		if err != nil {
 			h.fail(now, err)
 			return

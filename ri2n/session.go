@@ -228,6 +228,11 @@ func newSession(h *handshake, now time.Time) (*Session, error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// Before there are routes: a packet that comes for a session which is then
+	// refused would have the handshake confirmed.
+	if err := e.addSession(s); err != nil {
+		return nil, err
+	}
 	s.addFirstRoutes()
 	p := s.newPath(0, h.path.link, h.path.addr, now)
 	p.mtu = h.datagramSize(h.path)
@@ -697,7 +702,13 @@ func (s *Session) closedInHandshake(err error, now time.Time) {
 func (s *Session) statelessReset(now time.Time) {
 	s.mu.Lock()
 	if s.state <= sessionLingering {
-		s.end(ErrStatelessReset)
+		err := ErrStatelessReset
+		if s.handshake != nil {
+			// The peer had the keys for it and has never confirmed the handshake:
+			// it has refused us, and its saying so comes later or is lost.
+			err = fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		s.end(err)
 		s.startDraining(now)
 		s.endsAt = now
 	}
