@@ -296,10 +296,10 @@ func TestLyingPeerRelay(t *testing.T) {
 		left bool          // the relay is given up
 		most time.Duration // without a byte
 	}{
-		{"drops", func(*testing.T) liar { return func([]byte, func([]byte)) bool { return false } }, true, 4 * time.Second},
+		{"drops", func(*testing.T) liar { return func([]byte, func([]byte)) bool { return false } }, true, 5 * time.Second},
 		{"corrupts", func(*testing.T) liar {
 			return func(b []byte, _ func([]byte)) bool { b[len(b)/2] ^= 0x10; return true }
-		}, true, 4 * time.Second},
+		}, true, 5 * time.Second},
 		{"doubles", func(*testing.T) liar {
 			return func(b []byte, send func([]byte)) bool { send(bytes.Clone(b)); return true }
 		}, false, time.Second},
@@ -317,7 +317,7 @@ func TestLyingPeerRelay(t *testing.T) {
 				defer mu.Unlock()
 				return random.IntN(3) > 0
 			}
-		}, true, 4 * time.Second},
+		}, true, 5 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
